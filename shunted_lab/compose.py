@@ -1,0 +1,218 @@
+"""From the words of a command line to checked configurations: Hydra's compose API over the dataclasses of `config.py`.
+
+Nothing heavy is imported, so that a mistake is answered at once. Hydra's and OmegaConf's exceptions become one line.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
+
+from shunted_lab.config import PRESETS, Config, ConfigError, RunConfig, nearest, unknown
+
+VARIED = ("model", "data", "recipe")  # what a variant may change
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A composed command: the configuration, and for each variant the one that its runs are trained with."""
+
+    config: Config
+    variants: dict[str, RunConfig]  # name -> configuration with the seed of the first run
+    paper: dict[str, RunConfig]  # the same changes applied to the paper's model; empty without `paper:`
+
+
+def experiment_files() -> dict[str, Path]:
+    """Name -> file. A file in ./experiments wins over the shipped one of the same name."""
+    package = Path(__file__).parent
+    folders = [package / "experiments", package.parent / "experiments", Path("experiments")]
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+
+
+def compose(words: list[str]) -> Experiment:
+    """Compose `key=value` words into an experiment.
+
+    Raises:
+        ConfigError: for anything a user can get wrong in the words or in the experiment's file.
+    """
+    chosen = _choices(words)
+    name = chosen.get("experiment")
+    if name is None:
+        raise ConfigError(f"experiment: none is named; experiment=NAME with one of: {', '.join(experiment_files())}")
+    composer = _Composer(_register(name))
+    config = composer.config(words)
+    _check_variants(config, chosen, composer.path)
+    variants = {key: composer.variant(words, key, changes) for key, changes in config.variants.items()}
+    paper = {}
+    if config.paper is not None:
+        scale = [f"experiment={name}", f"model={config.paper.model}"]
+        paper = {key: composer.variant(scale, key, changes) for key, changes in config.variants.items()}
+    return Experiment(config, variants, paper)
+
+
+def _choices(words: list[str]) -> dict[str, str]:
+    """Key -> value as text; a malformed word is refused. Groups must name a preset."""
+    chosen: dict[str, str] = {}
+    for word in words:
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"'{word}' is not of the form key=value, e.g. seeds=[0,1,2] ({reason})") from None
+        if override.is_add() or override.is_delete() or override.is_force_add():
+            raise ConfigError(f"'{word}': keys cannot be added or deleted; write key=value")
+        if override.is_sweep_override():
+            raise ConfigError(f"'{word}': sweeps are not taken here; vary it in the experiment's variants")
+        key, value = override.key_or_group, override.get_value_element_as_str()
+        if key in PRESETS and value not in PRESETS[key]:
+            raise unknown(key, value, PRESETS[key])
+        chosen[key] = value
+    return chosen
+
+
+def _register(name: str) -> Path:
+    """Put the schema, the presets and the one experiment that is asked for into Hydra's store."""
+    files = experiment_files()
+    if name not in files:
+        raise unknown("experiment", name, files)
+    path = files[name]
+    try:
+        node = OmegaConf.load(path)
+    except (YAMLError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(node, DictConfig):
+        raise ConfigError(f"{path}: an experiment is a mapping of keys to values")
+    store = ConfigStore.instance()
+    store.store(name="config", node=Config)
+    for group, presets in PRESETS.items():
+        for preset, instance in presets.items():
+            store.store(group=group, name=preset, node=instance)
+    node["name"] = name
+    store.store(group="experiment", name=name, node=node, package="_global_")
+    return path
+
+
+class _Composer:
+    """Composes configurations of one experiment's file; words that were composed before are not composed again."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._nodes: dict[tuple[str, ...], DictConfig] = {}
+
+    def config(self, words: list[str], changes: Mapping[str, Any] | None = None) -> Config:
+        """The checked configuration of `words`, with dotted keys (`changes`) set on top."""
+        try:
+            node = copy.deepcopy(self._node(tuple(words)))
+            for key, value in (changes or {}).items():
+                OmegaConf.update(node, key, value, merge=False)
+            return OmegaConf.to_object(node)  # type: ignore[return-value]  # the schema is Config
+        except (HydraException, OmegaConfBaseException) as error:
+            raise _one_line(error, self.path) from None
+
+    def variant(self, words: list[str], name: str, changes: dict[str, Any]) -> RunConfig:
+        """The runs' configuration of one variant: groups (`model: shunted_t`) are composed, dotted keys set on top."""
+        groups = [f"{key}={value}" for key, value in changes.items() if key in PRESETS]
+        dotted = {key: value for key, value in changes.items() if key not in PRESETS}
+        try:
+            _choices(groups)
+            config = self.config([*words, *groups], dotted)
+        except ConfigError as error:
+            raise ConfigError(f"{self.path}: variants.{name}: {str(error).removeprefix(f'{self.path}: ')}") from None
+        run = RunConfig(config.model, config.data, config.recipe, config.launch, config.seeds[0])
+        return run.smoke() if config.smoke else run
+
+    def _node(self, words: tuple[str, ...]) -> DictConfig:
+        if words not in self._nodes:
+            with hydra.initialize(version_base=None, config_path=None):
+                self._nodes[words] = hydra.compose("config", overrides=list(words))
+        return self._nodes[words]
+
+
+def _one_line(error: Exception, path: Path) -> ConfigError:
+    """What Hydra or OmegaConf found, as one line with the key and its choices."""
+    if isinstance(error, MissingMandatoryValue):
+        return ConfigError(f"{error.full_key}: has no value; give it as {error.full_key}=...")
+    where = f"{path}: " if "experiment/" in str(error) else ""
+    cause = next((e for e in _chain(error) if isinstance(e, OmegaConfBaseException)), None)
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and dataclasses.is_dataclass(cause.object_type):
+        names = [f.name for f in dataclasses.fields(cause.object_type) if f.name != "defaults"]
+        key = cause.full_key or str(cause.key)
+        return ConfigError(f"{where}{key}: no such key; {nearest(key.rpartition('.')[2], names)}")
+    first = str(error).splitlines()[0]
+    if cause is not None:
+        first = f"{cause.full_key}: {str(cause).splitlines()[0]}"
+        if cause.object_type is not None and isinstance(error, HydraException) and "override" in str(error):
+            first += f" (in {str(error).splitlines()[0].removeprefix('Error merging override ')})"
+    return ConfigError(where + first)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _check_variants(config: Config, chosen: dict[str, str], path: Path) -> None:
+    """Refuse an experiment without variants or baseline, and a word that would overrule what is varied."""
+    if not config.variants:
+        raise ConfigError(f"{path}: variants: is empty; write at least one NAME: {{dotted key: value}}")
+    if config.baseline is None:
+        raise ConfigError(f"{path}: baseline: is missing; choices: {', '.join(config.variants)}")
+    if config.baseline not in config.variants:
+        raise unknown("baseline", config.baseline, config.variants)
+    for name, changes in config.variants.items():
+        if not name or not name.replace("_", "").replace("-", "").replace(".", "").isalnum():
+            raise ConfigError(f"{path}: variants: '{name}' is no name for a folder; letters, digits, '_', '-' and '.'")
+        for key in changes:
+            if key.split(".")[0] not in VARIED:
+                raise ConfigError(f"{path}: variants.{name}: '{key}' cannot vary; it begins with one of {VARIED}")
+            for word in chosen:
+                if word == key or word.startswith(key + ".") or (key.startswith(word + ".") and word not in PRESETS):
+                    raise ConfigError(f"{word}={chosen[word]}: variant '{name}' of {path} varies {key}; edit it there")
+    if config.paper is not None:
+        _check_paper(config, path)
+
+
+def _check_paper(config: Config, path: Path) -> None:
+    paper = config.paper
+    assert paper is not None
+    if paper.model not in PRESETS["model"]:
+        raise unknown(f"{path}: paper.model", paper.model, PRESETS["model"])
+    for name, row in paper.rows.items():
+        if name not in config.variants:
+            raise unknown(f"{path}: paper.rows", name, config.variants)
+        for key, value in row.items():
+            if key not in ("top1", "params", "flops"):
+                raise unknown(f"{path}: paper.rows.{name}", key, ("top1", "params", "flops"))
+            if not isinstance(value, int | float):
+                raise ConfigError(f"{path}: paper.rows.{name}.{key}: '{value}' is not a number")
+    if paper.rows and not paper.source:
+        raise ConfigError(f"{path}: paper.source: is missing; numbers in paper.rows need a source")
+
+
+def load_run(path: Path) -> RunConfig:
+    """Read the `config.yaml` of a run's folder.
+
+    Raises:
+        ConfigError: if the file does not fit the schema of this version.
+    """
+    try:
+        raw = OmegaConf.load(path)
+        assert isinstance(raw, DictConfig)
+        schema = OmegaConf.structured(RunConfig)
+        schema.data = PRESETS["data"][raw.data.name]  # the class follows the name; the others have one class each
+        return OmegaConf.to_object(OmegaConf.merge(schema, raw))  # type: ignore[return-value]
+    except (OmegaConfBaseException, YAMLError, KeyError, AssertionError) as error:
+        raise ConfigError(f"{path}: is not a run of this version: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,127 @@
+"""The command line: compose the configuration, plan, execute, report.
+
+python -m shunted_lab.run experiment=ablate_embed
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from shunted_lab.compose import Experiment, compose
+from shunted_lab.config import Config, ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+
+    from shunted_lab.nn import Cost
+    from shunted_lab.study.plan import Run, RunState
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run a command. Returns the exit status: 0, 1 for a user's mistake or a failed run, 130 after Ctrl-C."""
+    words = sys.argv[1:] if words is None else words
+    if {"-h", "--help"} & set(words):
+        from shunted_lab.usage import usage
+
+        print(usage())
+        return 0
+    try:
+        return run(compose(words))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing finished is lost, and the same command goes on", file=sys.stderr)
+        return 130
+
+
+def run(experiment: Experiment) -> int:
+    """Plan, train what is missing, and report. Returns 1 if a run of the plan has failed."""
+    from rich.console import Console
+
+    from shunted_lab.study import store
+    from shunted_lab.study.plan import check_space, count_costs, count_paper_costs, plan_runs, study_folder
+
+    config, console = experiment.config, Console()
+    folder = study_folder(config)
+    runs = plan_runs(experiment)
+    study = store.load_study(folder)
+    states = store.read_states(runs, study, store.is_owned(folder))
+    costs = count_costs(experiment)
+    console.print(_plan(config, states, costs, store.other_runs(study, runs)))
+    if config.plan_only:
+        return 0
+    paper_costs = count_paper_costs(experiment)
+    check_space(config, [state.run for state in states if state.state != "done"], costs)
+    with store.owned(folder):
+        states = _execute(experiment, runs, costs, console)
+    return _report(experiment, states, costs, paper_costs, console)
+
+
+def _plan(config: Config, states: list[RunState], costs: dict[str, Cost], others: int) -> Group:
+    """The plan as a table: per variant its costs and the state of each seed, and how long the rest may take."""
+    from rich.console import Group
+    from rich.table import Table
+
+    table = Table("variant", "params (M)", "GMACs", *(f"seed {seed}" for seed in config.seeds), title=config.name)
+    for name, cost in costs.items():
+        cells = [state.state for state in states if state.run.variant == name]
+        table.add_row(name, f"{cost.params / 1e6:.2f}", f"{cost.macs / 1e9:.3f}", *cells)
+    seconds = [state.result["seconds"] for state in states if state.result]
+    left = sum(state.state != "done" for state in states)
+    lines = [f"{len(states) - left} of {len(states)} runs done"]
+    if left and seconds:
+        minutes = left * sum(seconds) / len(seconds) / 60
+        lines.append(f"the rest takes about {minutes:.1f} min, by the finished ones")
+    if others:
+        lines.append(f"{others} finished runs of other seeds or configurations are kept, and stand in no table here")
+    return Group(table, "; ".join(lines))
+
+
+def _execute(experiment: Experiment, runs: list[Run], costs: dict[str, Cost], console: Console) -> list[RunState]:
+    """Train what is missing, one line for each finished run; the states of all runs afterwards."""
+    from shunted_lab.study import store
+    from shunted_lab.study.plan import study_folder
+
+    folder = study_folder(experiment.config)
+    study = store.load_study(folder)
+    states = store.read_states(runs, study)
+    if study is None or any(state.state != "done" for state in states):
+        from shunted_lab.study.worker import work  # lightning: 5 s
+        from shunted_lab.tasks.classification import Classification
+
+        study = study or store.create_study(folder, Classification.mode, Classification.monitor)
+        todo = store.enqueue(study, states, experiment.config.launch.max_attempts)
+        metric, count, total = Classification.monitor, 0, len(todo)
+
+        def tell(run: Run, result: dict[str, Any] | None) -> None:
+            nonlocal count
+            count += 1
+            said = f"{metric} {result['metrics'][metric]:.4f}, {result['seconds']:.0f} s" if result else "failed"
+            console.print(f"[{count}/{total}] {run.variant}, seed {run.seed}: {said}", markup=False, highlight=False)
+
+        work(study, todo, costs, tell, progress=console.is_terminal)
+    return store.read_states(runs, study)
+
+
+def _report(
+    experiment: Experiment,
+    states: list[RunState],
+    costs: dict[str, Cost],
+    paper_costs: dict[str, Cost],
+    console: Console,
+) -> int:
+    from shunted_lab.report.render import to_terminal
+    from shunted_lab.report.write import write_report
+    from shunted_lab.study.plan import study_folder
+
+    folder = study_folder(experiment.config)
+    table = write_report(experiment.config, states, costs, paper_costs, folder)
+    console.print(to_terminal(table))
+    console.print(f"{folder}/table.md, table.csv, table.tex", highlight=False)
+    return 1 if any(state.state == "failed" for state in states) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""What an experiment is made of: runs (variant x seed), each with a fingerprint and a folder, and their costs."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shunted_lab.compose import Experiment
+from shunted_lab.config import Config, ConfigError, RunConfig
+from shunted_lab.data import check_data
+
+if TYPE_CHECKING:
+    from shunted_lab.nn import Cost
+
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a variant with a seed."""
+
+    variant: str
+    seed: int
+    config: RunConfig
+    fingerprint: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What is known of a run: `done`, `missing`, `running`, `interrupted` or `failed`.
+
+    `result` is what `tasks.train` returned, for a run that is done. `error` is the last line of the traceback of a
+    failed one, which failed `attempts` times.
+    """
+
+    run: Run
+    state: str
+    result: dict[str, Any] | None = None
+    error: str | None = None
+    attempts: int = 0
+
+
+def study_folder(config: Config) -> Path:
+    """`runs_dir/NAME`; smoke runs have a study of their own, so that they never meet real ones."""
+    return Path(config.runs_dir) / (config.name + ("-smoke" if config.smoke else ""))
+
+
+def plan_runs(experiment: Experiment) -> list[Run]:
+    """Every variant with every seed, seed by seed, so that a stopped study has complete pairs.
+
+    Raises:
+        ConfigError: for a data set that is missing or not whole.
+    """
+    config = experiment.config
+    facts = {name: check_data(run.data) for name, run in experiment.variants.items()}
+    runs = []
+    for seed in config.seeds:
+        for name, variant in experiment.variants.items():
+            run = replace(variant, seed=seed)
+            fingerprint = run.fingerprint(facts[name].identity)
+            folder = study_folder(config) / name / f"seed{seed}-{fingerprint[:8]}"
+            runs.append(Run(name, seed, run, fingerprint, folder))
+    return runs
+
+
+def count_costs(experiment: Experiment) -> dict[str, Cost]:
+    """The cost of every variant at the experiment's image size, on the `meta` device.
+
+    Building every variant here shows an impossible one before anything is trained.
+
+    Raises:
+        ConfigError: for a variant that cannot be built.
+    """
+    return {
+        name: _cost(f"variants.{name}", run, run.data.image_size, check_data(run.data).num_classes)
+        for name, run in experiment.variants.items()
+    }
+
+
+def count_paper_costs(experiment: Experiment) -> dict[str, Cost]:
+    """The cost of every variant at the paper's scale; empty for an experiment without `paper:`."""
+    paper = experiment.config.paper
+    if paper is None:
+        return {}
+    return {
+        name: _cost(f"variants.{name} at paper scale", run, paper.image_size, IMAGENET_CLASSES)
+        for name, run in experiment.paper.items()
+    }
+
+
+def _cost(where: str, run: RunConfig, image_size: int, num_classes: int) -> Cost:
+    from shunted_lab.nn import Pyramid, count_cost  # torch: 2 s
+
+    try:
+        return count_cost(lambda: Pyramid(**run.model.options(), num_classes=num_classes), image_size)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def check_space(config: Config, missing: list[Run], costs: dict[str, Cost]) -> None:
+    """Refuse to begin what the disk cannot hold: weights and two AdamW moments per checkpoint, and logs.
+
+    Raises:
+        ConfigError: if `runs_dir` cannot be written, or has too little space.
+    """
+    folder = study_folder(config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"runs_dir: {config.runs_dir} cannot be written: {error.strerror}") from None
+    if not missing:
+        return
+    checkpoints = 3 if any(run.config.recipe.select == "best" for run in missing) else 2  # one more while it is written
+    need = sum(costs[run.variant].params * 4 * 3 * checkpoints + 5e6 for run in missing)
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise ConfigError(
+            f"runs_dir: {config.runs_dir} has {free / 1e6:,.0f} MB free; {len(missing)} runs need about "
+            f"{need / 1e6:,.0f} MB; free some, or choose another with runs_dir=..."
+        )

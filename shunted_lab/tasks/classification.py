@@ -1,0 +1,116 @@
+"""Image classification: cross entropy, top-1 and top-5 accuracy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.data.mixup import Mixup
+from timm.optim import param_groups_weight_decay
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from shunted_lab.config import RecipeConfig
+
+BATCHES_PER_EPOCH = 1_000_003  # a prime above any number of batches in an epoch: (epoch, batch) -> one number
+
+
+class Classification(L.LightningModule):
+    """Trains `net`, `(B, 3, H, W) -> (B, num_classes)`, by a recipe.
+
+    `monitor` and `mode` are the only source for checkpoints, the study's direction and the choice of the best epoch;
+    `headline` is the metric of the table.
+    """
+
+    monitor = "val/top1"
+    mode = "max"
+    headline = "test/top1"
+
+    def __init__(self, net: nn.Module, recipe: RecipeConfig, num_classes: int, batch_size: int, seed: int):
+        super().__init__()
+        self.net = net
+        self.recipe = recipe
+        self.batch_size = batch_size
+        self.seed = seed
+        accuracies: dict[str, Any] = {"top1": MulticlassAccuracy(num_classes, average="micro")}
+        if num_classes > 5:
+            accuracies["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
+        metrics = MetricCollection(accuracies)
+        self.metrics = nn.ModuleDict({s: metrics.clone(prefix=f"{s}/") for s in ("val", "test")})
+        self.mixup = _mixup(recipe, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        return self._step(batch, "train", index)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        self._step(batch, "val", index)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        self._step(batch, "test", index)
+
+    def _step(self, batch: tuple[Tensor, Tensor], split: str, index: int) -> Tensor:
+        images, labels = batch
+        training = split == "train"
+        targets: Tensor = labels
+        if training and self.mixup is not None:
+            images, targets = self._mix(images, labels, index)
+        logits = self(images)
+        smoothing = self.recipe.label_smoothing if training and self.mixup is None else 0.0
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        self.log(f"{split}/loss", loss, on_epoch=True, on_step=training, batch_size=len(images), sync_dist=not training)
+        if not training:
+            metrics = self.metrics[split]
+            metrics.update(logits, labels)  # type: ignore[operator]
+            self.log_dict(metrics, on_epoch=True, prog_bar=True, batch_size=len(images))  # type: ignore[arg-type]
+        return loss
+
+    def _mix(self, images: Tensor, labels: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        """Mixup and CutMix by timm, from numpy's global generator: seeded for this batch and put back afterwards."""
+        assert self.mixup is not None
+        even = len(images) // 2 * 2  # timm mixes a batch with its own reverse, and asserts an even number
+        state = np.random.get_state()
+        np.random.seed([self.seed, self.current_epoch * BATCHES_PER_EPOCH % 2**32, index])
+        try:
+            return self.mixup(images[:even], labels[:even])
+        finally:
+            np.random.set_state(state)
+
+    def on_train_epoch_start(self) -> None:
+        """Dropout and stochastic depth draw from the seed and the epoch: a resumed run continues as if never killed."""
+        torch.manual_seed(self.seed * BATCHES_PER_EPOCH + self.current_epoch)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; linear warm-up, then a cosine, per optimiser step."""
+        recipe = self.recipe
+        groups = param_groups_weight_decay(self.net, recipe.weight_decay)
+        devices = self.trainer.world_size
+        lr = recipe.lr * (1.0 if recipe.lr_batch is None else self.batch_size * devices / recipe.lr_batch)
+        optimizer = torch.optim.AdamW(groups, lr=lr, eps=recipe.opt_eps)
+        total = int(self.trainer.estimated_stepping_batches)
+        warmup = round(total * recipe.warmup_epochs / recipe.epochs)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: lr_at(step, total, warmup, lr, recipe.warmup_lr, recipe.min_lr) / lr
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def lr_at(step: int, total: int, warmup: int, peak: float, first: float, last: float) -> float:
+    """The learning rate of a step: linear from `first` to `peak` over `warmup` steps, then a cosine to `last`."""
+    if step < warmup:
+        return first + (peak - first) * step / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    return last + 0.5 * (peak - last) * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _mixup(recipe: RecipeConfig, num_classes: int) -> Mixup | None:
+    if recipe.mixup == recipe.cutmix == 0:
+        return None
+    return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)

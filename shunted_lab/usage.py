@@ -1,0 +1,68 @@
+"""The text of `--help`: the groups with their choices, and every key with its type, default and meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from typing import Any, get_type_hints
+
+from shunted_lab.compose import experiment_files
+from shunted_lab.config import PRESETS, Config
+
+HEAD = """\
+usage: python -m shunted_lab.run experiment=NAME [key=value ...]
+
+Trains every variant of an experiment with every seed and prints the ablation table. Finished runs are never repeated:
+the same command goes on after a kill, and after a seed or a variant was added. Results: runs_dir/NAME.
+
+  python -m shunted_lab.run experiment=ablate_embed
+  python -m shunted_lab.run experiment=ablate_embed smoke=true
+  python -m shunted_lab.run experiment=ablate_embed plan_only=true seeds=[0,1,2,3,4]
+  python -m shunted_lab.run experiment=ablate_embed model=shunted_s recipe=paper data=imagenet data.root=/data/imagenet
+
+groups (GROUP=CHOICE)"""
+
+
+def usage() -> str:
+    """The whole help text."""
+    lines = [HEAD]
+    groups = {"experiment": list(experiment_files())} | {group: list(presets) for group, presets in PRESETS.items()}
+    lines += [f"  {group:<12}{', '.join(choices)}" for group, choices in groups.items()]
+    lines += ["", "keys (KEY=VALUE)"]
+    lines += _keys("", Config)
+    for group, presets in PRESETS.items():
+        for schema, names in _classes(presets).items():
+            shown = next(name for name in names if presets[name] == schema())
+            defaults = f"; the defaults shown are those of {shown}" if len(names) > 1 else ""
+            lines += ["", f"{group}.*  ({group}={'|'.join(names)}{defaults})"]
+            lines += _keys(f"{group}.", schema)
+    return "\n".join(lines)
+
+
+def _classes(presets: dict[str, Any]) -> dict[type, list[str]]:
+    classes: dict[type, list[str]] = {}
+    for name, preset in presets.items():
+        classes.setdefault(type(preset), []).append(name)
+    return classes
+
+
+def _keys(prefix: str, schema: type) -> list[str]:
+    types = get_type_hints(schema)
+    lines = []
+    for item in dataclasses.fields(schema):
+        if "help" not in item.metadata:
+            continue
+        lines.append(f"  {prefix + item.name}: {_type(types[item.name])} = {_default(item)}")
+        lines += textwrap.wrap(item.metadata["help"], 110, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    return lines
+
+
+def _type(hint: Any) -> str:
+    return (
+        hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint).replace("typing.", "")
+    )
+
+
+def _default(item: dataclasses.Field[Any]) -> str:
+    value = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+    return "null" if value is None else "(needed)" if value == "???" else f"{value!r}" if value == "" else str(value)

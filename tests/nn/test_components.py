@@ -1,0 +1,307 @@
+"""Components against references: closed forms, torch, their contract on odd grids, and messages."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from shunted_lab.config import PRESETS
+from shunted_lab.nn import AGGREGATION, ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED, ComponentError, Pyramid, init_weights
+from shunted_lab.nn.attention import SSA, spread_rates
+from shunted_lab.nn.pyramid import DropPath
+from shunted_lab.nn.registry import Registry
+
+LITE = PRESETS["model"]["shunted_lite"].options()
+
+
+def lite(**changes) -> Pyramid:
+    model = Pyramid(**(LITE | {"num_classes": 9} | changes))
+    init_weights(model, 0)
+    return model
+
+
+def ssa(rates, dim=24, **kwargs) -> SSA:
+    torch.manual_seed(0)
+    return SSA(dim, len(rates), rates, **kwargs).eval()
+
+
+def silence(attn: SSA) -> SSA:
+    """Without local enhancement."""
+    for group in attn.groups.values():
+        torch.nn.init.zeros_(group.local.weight)
+        torch.nn.init.zeros_(group.local.bias)
+    return attn
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+def test_all_rates_one_is_multi_head_attention():
+    attn = silence(ssa([1, 1, 1]))
+    reference = torch.nn.MultiheadAttention(24, 3, batch_first=True).eval()
+    group = attn.groups["r1"]
+    with torch.no_grad():
+        reference.in_proj_weight.copy_(torch.cat([attn.q.weight, group.kv.weight]))
+        reference.in_proj_bias.copy_(torch.cat([attn.q.bias, group.kv.bias]))
+        reference.out_proj.load_state_dict(attn.proj.state_dict())
+    x = torch.randn(2, 35, 24)
+    torch.testing.assert_close(attn(x, (5, 7)), reference(x, x, x)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rates", [[2, 1], [4, 4, 2, 1], [1, 2, 1, 4], [3, 3, 3]])
+@pytest.mark.parametrize("grid", [(8, 8), (7, 5), (1, 3)])
+def test_forward_is_the_weights_times_the_values(rates, grid):
+    attn = ssa(rates, dim=8 * len(rates))
+    x = torch.randn(2, grid[0] * grid[1], 8 * len(rates))
+    out = torch.empty(2, len(rates), x.shape[1], 8)
+    for rate, found in attn.attention_weights(x, grid).items():
+        group = attn.groups[f"r{rate}"]
+        assert found.grid == (-(-grid[0] // rate), -(-grid[1] // rate))
+        torch.testing.assert_close(found.weights.sum(-1), torch.ones(found.weights.shape[:-1]))
+        _, v, local, _ = group(x, grid)
+        v, local = (t.unflatten(-1, (-1, 8)).transpose(1, 2) for t in (v, local))
+        out[:, group.heads] = (found.weights @ v + local) if attn.plain else found.weights @ (v + local)
+    torch.testing.assert_close(attn(x, grid), attn.proj(out.transpose(1, 2).flatten(2)), rtol=1e-4, atol=1e-5)
+
+
+def test_heads_keep_their_place_when_rates_interleave():
+    """[2, 1, 2, 1] with the rows of q and the columns of proj moved accordingly is [2, 2, 1, 1]."""
+    mixed, sorted_ = ssa([2, 1, 2, 1], dim=32), ssa([2, 2, 1, 1], dim=32)
+    order = torch.tensor([0, 2, 1, 3])
+    channels = torch.arange(32).view(4, 8)[order].flatten()
+    sorted_.groups.load_state_dict(mixed.groups.state_dict())
+    with torch.no_grad():
+        sorted_.q.weight.copy_(mixed.q.weight[channels])
+        sorted_.q.bias.copy_(mixed.q.bias[channels])
+        sorted_.proj.weight.copy_(mixed.proj.weight[:, channels])
+        sorted_.proj.bias.copy_(mixed.proj.bias)
+    x = torch.randn(2, 30, 32)
+    torch.testing.assert_close(mixed(x, (5, 6)), sorted_(x, (5, 6)))
+
+
+def test_parameter_names_follow_the_rate_and_not_the_order():
+    shapes = [{k: v.shape for k, v in ssa(rates, dim=32).state_dict().items()} for rates in ([4, 2], [2, 4])]
+    assert shapes[0] == shapes[1]
+    assert "groups.r4.aggregation.conv.weight" in shapes[0] and not any(
+        "aggregation" in k for k in ssa([1, 1]).state_dict()
+    )
+
+
+def test_no_attention_matrix_is_kept_for_the_backward_pass():
+    attn, x = ssa([1, 1]), torch.randn(1, 400, 24)
+    kept: list[int] = []
+
+    def pack(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        attn(x, (20, 20)).sum()
+    assert max(kept) < 400 * 400
+
+
+@pytest.mark.parametrize(
+    ("rates", "heads", "spread"),
+    [([8, 4], 4, [8, 8, 4, 4]), ([1], 3, [1, 1, 1]), ([4, 2, 1], 3, [4, 2, 1]), ([2, 8], 4, [2, 2, 8, 8])],
+)
+def test_a_short_list_of_rates_is_spread_in_equal_blocks(rates, heads, spread):
+    assert spread_rates(rates, heads) == spread
+
+
+def test_wrong_rates_are_refused():
+    with pytest.raises(ComponentError, match=r"\[8, 4, 2\] has 3 rates for 4 heads"):
+        spread_rates([8, 4, 2], 4)
+    with pytest.raises(ComponentError, match=r"has 4 rates for 2 heads"):
+        spread_rates([8, 4, 2, 1], 2)
+    with pytest.raises(ComponentError, match=r"\[2, 0\] has a rate that is not a positive integer"):
+        spread_rates([2, 0], 4)
+    with pytest.raises(ComponentError, match=r"num_heads: 5 does not divide dim 24"):
+        SSA(24, 5, [1])
+
+
+# --- the contract, over the registries -------------------------------------------------------------------------------
+
+GRIDS = [(8, 8), (7, 5), (1, 9)]
+CONTEXT = {"dim": 16, "num_heads": 4, "rates": [4, 2, 2, 1], "hidden_dim": 32, "rate": 3}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("slot", [ATTENTION, MLP], ids=lambda slot: slot.kind)
+def test_layers_keep_the_shape_and_every_token_and_parameter_counts(slot, grid):
+    for name in slot.names():
+        layer = slot.build(name, **CONTEXT)
+        x = torch.randn(2, grid[0] * grid[1], 16, requires_grad=True)
+        y = layer(x, grid)
+        assert y.shape == x.shape
+        (y**2).sum().backward()
+        assert (x.grad.abs().sum(-1) > 0).all(), name
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters()), name
+        torch.testing.assert_close(layer(x[:1], grid), y[:1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("name", AGGREGATION.names())
+def test_aggregation_drops_no_token(name, grid):
+    """Each token reaches keys and values: no gradient is zero."""
+    layer = AGGREGATION.build(name, dim=16, rate=3)
+    x = torch.randn(1, grid[0] * grid[1], 16, requires_grad=True)
+    tokens, (H, W) = layer(x, grid)
+    assert (H, W) == (-(-grid[0] // 3), -(-grid[1] // 3)) and tokens.shape == (1, H * W, 16)
+    (tokens**2).sum().backward()
+    assert (x.grad.abs().sum(-1) > 0).all()
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (35, 34), (64, 40)])
+@pytest.mark.parametrize("slot", [PATCH_EMBED, DOWNSAMPLE], ids=lambda slot: slot.kind)
+def test_embeddings_agree_on_the_grid_and_drop_no_pixel(slot, size):
+    stride = 4 if slot is PATCH_EMBED else 2
+    for name in slot.names():
+        layer = slot.build(name, in_chans=3, embed_dim=8).eval()
+        x = torch.randn(2, 3, *size, requires_grad=True)
+        tokens, (H, W) = layer(x)
+        assert (H, W) == (-(-size[0] // stride), -(-size[1] // stride)), name
+        assert tokens.shape == (2, H * W, 8)
+        (tokens**2).sum().backward()
+        assert (x.grad.abs().sum(1) > 0).float().mean() > 0.99, name  # ReLU may close a way, not a border
+        assert (x.grad[..., -1, :].abs().sum(1) > 0).any() and (x.grad[..., -1].abs().sum(1) > 0).any(), name
+
+
+def test_non_overlapping_patches_are_a_linear_layer_of_patches():
+    layer = PATCH_EMBED.build("non_overlapping", in_chans=3, embed_dim=8)
+    x = torch.randn(2, 3, 8, 12)
+    patches = F.unfold(x, 4, stride=4).transpose(1, 2)
+    torch.testing.assert_close(
+        layer(x)[0], layer.norm(F.linear(patches, layer.proj.weight.flatten(1), layer.proj.bias))
+    )
+
+
+def test_stems_have_the_extra_convolutions_of_their_name():
+    for extra in range(4):
+        stem = PATCH_EMBED.build(f"conv_stem{extra}", in_chans=3, embed_dim=8)
+        assert [m.kernel_size for m in stem.conv if isinstance(m, torch.nn.Conv2d)] == [(7, 7)] + [(3, 3)] * extra
+
+
+def test_detail_specific_without_its_convolution_is_a_plain_mlp():
+    detail, plain = (MLP.build(name, dim=8, hidden_dim=16) for name in ("detail_specific", "mlp"))
+    plain.load_state_dict({k: v for k, v in detail.state_dict().items() if "dwconv" not in k})
+    x = torch.randn(2, 12, 8)
+    assert not torch.allclose(detail(x, (3, 4)), plain(x, (3, 4)))
+    torch.nn.init.zeros_(detail.dwconv.weight)
+    torch.nn.init.zeros_(detail.dwconv.bias)
+    torch.testing.assert_close(detail(x, (3, 4)), plain(x, (3, 4)))
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
+    torch.manual_seed(0)
+    drop = DropPath(0.25)
+    y = drop(torch.ones(20_000, 2, 3))
+    assert y.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert (y.flatten(1).std(1) == 0).all() and float(y.mean()) == pytest.approx(1, abs=0.02)
+    x = torch.randn(4, 2, 3)
+    assert torch.equal(drop.eval()(x), x) and (DropPath(1.0)(x) == 0).all()
+
+
+# --- registry --------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_name_lists_the_choices_and_the_nearest():
+    with pytest.raises(
+        ComponentError, match=r"patch_embed: 'overlaping'.*did you mean 'overlapping'\? choices: conv_stem0"
+    ):
+        PATCH_EMBED.build("overlaping", in_chans=3, embed_dim=8)
+
+
+def test_a_component_gets_what_its_signature_names():
+    registry = Registry("thing")
+
+    @registry.register("linear")
+    def linear(dim, scale=2):
+        return torch.nn.Linear(dim, dim * scale)
+
+    assert registry.build("linear", dim=3, rates=[1]).out_features == 6
+    with pytest.raises(ComponentError, match=r"thing: 'linear' needs dim; there is rates"):
+        registry.build("linear", rates=[1])
+    with pytest.raises(ComponentError, match=r"'linear' is registered twice"):
+        registry.register("linear")(linear)
+
+
+# --- pyramid ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (75, 100), (225, 33)])
+@pytest.mark.parametrize("patch_embed", PATCH_EMBED.names())
+def test_four_maps_at_strides_4_to_32_for_any_size(size, patch_embed):
+    model = lite(patch_embed=patch_embed).eval()
+    H, W = (-(-s // 4) for s in size)
+    maps = model.forward_features(torch.randn(1, 3, *size))
+    for found, dim in zip(maps, LITE["embed_dims"], strict=True):
+        assert found.shape == (1, dim, H, W)
+        H, W = -(-H // 2), -(-W // 2)
+    assert model.forward_head(maps[-1]).shape == (1, 9)
+
+
+def test_a_batch_is_its_images():
+    model, x = lite().eval(), torch.randn(3, 3, 64, 64)
+    torch.testing.assert_close(model(x)[1:2], model(x[1:2]), rtol=1e-4, atol=1e-5)
+
+
+def test_no_head():
+    assert lite(num_classes=0)(torch.randn(2, 3, 32, 32)).shape == (2, 256)
+
+
+def test_impossible_pyramids_are_refused():
+    with pytest.raises(ComponentError, match=r"an image of 16 x 64 is too small for 4 stages: at least 32 a side"):
+        lite()(torch.randn(1, 3, 16, 64))
+    with pytest.raises(ComponentError, match=r"num_heads\[1\]=3 does not divide embed_dims\[1\]=64"):
+        lite(num_heads=[2, 3, 8, 16])
+    with pytest.raises(ComponentError, match=r"rates: .* has 2 entries for 4 stages"):
+        lite(rates=[[8, 4], [1]])
+
+
+def test_drop_path_rises_linearly():
+    rates = [block.drop_path.rate for stage in lite(drop_path_rate=0.4).stages for block in stage.blocks]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+
+
+def test_initial_values_depend_on_the_seed_and_the_name_only():
+    state = torch.get_rng_state()
+    first, second = lite(), lite(patch_embed="overlapping", depths=[2, 1, 1, 1], mlp="mlp")
+    assert not torch.equal(torch.get_rng_state(), state)  # constructors draw; init_weights does not:
+    state = torch.get_rng_state()
+    init_weights(first, 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    ours, theirs = dict(first.named_parameters()), dict(second.named_parameters())
+    shared = [name for name in ours.keys() & theirs.keys() if ours[name].shape == theirs[name].shape]
+    assert len(shared) > 80 and all(torch.equal(ours[name], theirs[name]) for name in shared)
+    init_weights(second, 1)
+    assert not torch.equal(ours["head.weight"], theirs["head.weight"])
+
+
+def test_initial_values_follow_the_official_rules():
+    for name, p in lite(embed_dims=[64, 128, 256, 512]).state_dict().items():
+        if "running" in name or "num_batches" in name:
+            continue
+        if name.endswith("bias"):
+            assert (p == 0).all(), name
+        elif p.ndim == 1:
+            assert (p == 1).all(), name
+        elif p.ndim == 2:
+            assert float(p.std()) == pytest.approx(0.02, rel=0.1) and p.abs().max() < 0.12, name
+        elif p.numel() > 10_000:
+            fan_out = p[0, 0].numel() * p.shape[0] // (p.shape[0] if p.shape[1] == 1 else 1)
+            assert float(p.std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.05), name
+
+
+def test_a_users_own_layer_is_reset_under_its_name():
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.empty(3))
+            self.reset_parameters()
+
+        def reset_parameters(self):
+            torch.nn.init.normal_(self.scale)
+
+    first, second = torch.nn.Sequential(Own()), torch.nn.Sequential(Own(), torch.nn.Linear(2, 2))
+    for model in (first, second):
+        init_weights(model, 5)
+    assert torch.equal(first[0].scale, second[0].scale)

@@ -1,0 +1,165 @@
+"""Training: the recipe's numbers, pairing of seeds, and a resumed run that ends where an uninterrupted one does."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from shunted_lab.compose import compose
+from shunted_lab.config import PRESETS, RunConfig
+from shunted_lab.data import make_datamodule
+from shunted_lab.tasks.classification import Classification, lr_at
+from shunted_lab.tasks.train import make_task, make_trainer, train
+
+SMALL = ["experiment=ablate_embed", "launch.accelerator=cpu", "data.batch_size=16"]
+
+
+def variants(*words: str) -> dict[str, RunConfig]:
+    return compose([*SMALL, *words]).variants
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_variants_of_a_seed_share_initial_values_images_order_and_augmentation():
+    runs = variants()
+    tasks = {name: make_task(run, 9) for name, run in runs.items()}
+    shared = set.intersection(*(set(dict(task.net.named_parameters())) for task in tasks.values()))
+    reference = dict(tasks["conv_stem"].net.named_parameters())
+    assert {"head.weight"} < shared and len(shared) > 100
+    for task in tasks.values():
+        for name, value in task.net.named_parameters():
+            if name in shared and value.shape == reference[name].shape:
+                assert torch.equal(value, reference[name]), name
+    batches = []
+    for run, task in zip(runs.values(), tasks.values(), strict=True):
+        task.net(torch.randn(2, 3, 64, 64))  # a model that draws must not move the images
+        loader = make_datamodule(run.data, run.recipe, run.seed).train_dataloader()
+        loader.sampler.set_epoch(1)
+        batches.append(next(iter(loader)))
+    for images, labels in batches[1:]:
+        assert torch.equal(images, batches[0][0]) and torch.equal(labels, batches[0][1])
+
+
+def test_seeds_differ():
+    run = variants()["conv_stem"]
+    first, second = make_task(run, 9), make_task(RunConfig(run.model, run.data, run.recipe, run.launch, 1), 9)
+    assert not torch.equal(first.net.head.weight, second.net.head.weight)
+
+
+def test_learning_rate_has_the_recipes_corners():
+    at = [lr_at(step, 100, 10, 1.0, 0.1, 0.01) for step in range(101)]
+    assert at[0] == 0.1 and at[10] == 1.0 and at[100] == pytest.approx(0.01)
+    assert at[5] == pytest.approx(0.55) and at[55] == pytest.approx(0.505)  # half-way up, half-way down
+    assert lr_at(0, 10, 0, 1.0, 0.1, 0.01) == 1.0
+
+
+def test_paper_recipe_scales_the_rate_by_the_batch_and_decays_only_matrices():
+    run = variants("recipe=paper", "data.batch_size=1024")["conv_stem"]
+    task = make_task(run, 9)
+    task.trainer = type("T", (), {"world_size": 1, "estimated_stepping_batches": 300})()  # type: ignore[assignment]
+    made = task.configure_optimizers()
+    decay = {group["weight_decay"]: group["params"] for group in made["optimizer"].param_groups}
+    assert set(decay) == {0.0, 0.05}
+    assert all(p.ndim <= 1 for p in decay[0.0]) and all(p.ndim > 1 for p in decay[0.05])
+    schedule = made["lr_scheduler"]["scheduler"]
+    assert made["optimizer"].param_groups[0]["lr"] == pytest.approx(1e-6)
+    assert schedule.base_lrs[0] == pytest.approx(1e-3)  # 5e-4 x 1024 / 512
+
+
+def test_mixup_draws_from_the_seed_and_leaves_numpy_alone():
+    import numpy as np
+
+    run = variants("recipe=paper")["conv_stem"]
+    task, again = make_task(run, 9), make_task(run, 9)
+    images, labels = torch.randn(7, 3, 32, 32), torch.arange(7)
+    task.trainer = again.trainer = type("T", (), {"current_epoch": 3})()  # type: ignore[assignment]
+    np.random.seed(0)
+    before = np.random.get_state()[1].tolist()
+    mixed, targets = task._mix(images.clone(), labels, 5)
+    assert np.random.get_state()[1].tolist() == before
+    np.random.seed(1)
+    same, _ = again._mix(images.clone(), labels, 5)
+    other, _ = again._mix(images.clone(), labels, 6)
+    assert torch.equal(mixed, same) and not torch.equal(mixed, other)
+    assert mixed.shape == (6, 3, 32, 32) and torch.allclose(targets.sum(1), torch.ones(6))
+
+
+def test_label_smoothing_is_applied_in_training_only():
+    run = variants()["conv_stem"]
+    task = make_task(run, 9)
+    task.log = task.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    task.net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 9))
+    images, labels = torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 2, 3])
+    log_p = task.net(images).log_softmax(1)
+    plain = -log_p[range(4), labels].mean()
+    smooth = 0.9 * plain - 0.1 * log_p.mean()
+    assert torch.isclose(task._step((images, labels), "val", 0), plain)
+    assert torch.isclose(task._step((images, labels), "train", 0), smooth)
+
+
+@pytest.mark.parametrize("select", ["last", "best"])
+def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(tmp_path, select):
+    words = ("recipe.epochs=3", "recipe.limit_batches=3", "model.drop_path_rate=0.3", f"recipe.select={select}")
+    run = variants(*words)["conv_stem"]
+    whole = train(run, tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    data = make_datamodule(run.data, run.recipe, run.seed)
+    task = make_task(run, 9)
+    trainer = make_trainer(run, tmp_path / "killed", [], progress=False)
+    task.on_train_batch_start = lambda batch, index: _raise(Killed) if (task.current_epoch, index) == (2, 1) else None
+    with pytest.raises(Killed):
+        trainer.fit(task, data)
+    torch.manual_seed(123)  # a new process has another global state
+    resumed = train(run, tmp_path / "killed")
+
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    assert resumed["metrics"] == whole["metrics"] and resumed["epoch"] == whole["epoch"]
+
+
+def _raise(error: type[Exception]) -> None:
+    raise error
+
+
+def test_a_result_says_what_a_table_needs(tmp_path):
+    run = variants("recipe.epochs=1", "recipe.limit_batches=2")["non_overlapping"]
+    result = train(run, tmp_path)
+    assert {"val/top1", "val/top5", "val/loss", "test/top1", "test/top5", "test/loss", "train/loss_epoch"} <= set(
+        result["metrics"]
+    )
+    assert 0 <= result["metrics"]["test/top1"] <= result["metrics"]["test/top5"] <= 1
+    assert math.isfinite(result["metrics"]["train/loss_epoch"])
+    assert result["epoch"] == 0 and result["images_per_second"] > 0 and "thread" in result["device"]
+    assert result["sizes"].keys() == {"train", "val", "test"}
+    assert list(tmp_path.glob("events.out.tfevents*"))
+
+
+def test_best_tests_the_epoch_that_validation_chose(tmp_path):
+    words = ("recipe.epochs=3", "recipe.limit_batches=4", "recipe.select=best", "recipe.lr=0.01")
+    result = train(variants(*words)["non_overlapping"], tmp_path)
+    checkpoint = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+    assert result["epoch"] == checkpoint["epoch"]
+    best = next(c for c in checkpoint["callbacks"].values() if "best_model_score" in c)
+    assert result["metrics"]["val/top1"] == pytest.approx(float(best["best_model_score"]))
+
+
+def test_monitor_never_looks_at_the_test_side():
+    assert Classification.monitor.startswith("val/") and Classification.headline.startswith("test/")
+
+
+def test_a_small_model_learns_the_embedded_tiles(tmp_path):
+    """The numbers of classes guessed right rise well above chance (1 in 9) within a few dozen steps."""
+    run = variants("recipe.epochs=1", "recipe.limit_batches=40", "data.batch_size=32", "model.depths=[1,1,1,1]")
+    result = train(run["overlapping"], tmp_path)
+    assert result["metrics"]["val/top1"] > 0.3
+
+
+def test_presets_are_the_papers():
+    sizes = {name: PRESETS["model"][name].depths for name in ("shunted_t", "shunted_s", "shunted_b")}
+    assert sizes == {"shunted_t": [1, 2, 4, 1], "shunted_s": [2, 4, 12, 1], "shunted_b": [3, 4, 24, 2]}

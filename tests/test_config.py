@@ -1,0 +1,207 @@
+"""Configuration: what users type, what is refused and how, and what a fingerprint covers."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from shunted_lab.compose import compose, experiment_files, load_run
+from shunted_lab.config import COMPONENTS, PRESETS, ConfigError, RunConfig
+
+ROOT = Path(__file__).parents[1]
+BASE = ["experiment=ablate_embed"]
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Write an experiment of the user's own into ./experiments of an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+
+    def write(text: str, name: str = "mine") -> list[str]:
+        (tmp_path / "experiments" / f"{name}.yaml").write_text(text)
+        return [f"experiment={name}"]
+
+    return write
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_experiment_composes_and_says_its_command(path):
+    experiment = compose([f"experiment={path.stem}"])
+    assert experiment.config.baseline in experiment.variants
+    header = path.read_text().split("\ndefaults:")[0]
+    assert f"python -m shunted_lab.run experiment={path.stem}" in header and "Cost" in header
+
+
+def test_command_line_wins_over_the_experiment_and_the_experiment_over_presets():
+    experiment = compose([*BASE, "recipe=paper", "recipe.epochs=7", "seeds=[5]", "data.batch_size=32"])
+    run = experiment.variants["conv_stem"]
+    assert (run.recipe.name, run.recipe.epochs, run.recipe.lr) == ("paper", 7, 5e-4)
+    assert (run.seed, run.data.batch_size) == (5, 32)
+    assert run.model == PRESETS["model"]["shunted_lite"]
+
+
+def test_variants_differ_in_what_they_name_and_in_nothing_else():
+    variants = compose(BASE).variants
+    embeds = {name: run.model.patch_embed for name, run in variants.items()}
+    assert embeds == {"non_overlapping": "non_overlapping", "overlapping": "overlapping", "conv_stem": "conv_stem1"}
+    for run in variants.values():
+        same = dataclasses.replace(run, model=dataclasses.replace(run.model, patch_embed="conv_stem1"))
+        assert same == variants["conv_stem"]
+
+
+def test_paper_scale_ignores_the_command_line_but_keeps_the_variants():
+    paper = compose([*BASE, "model.depths=[1,1,1,1]"]).paper
+    assert paper["overlapping"].model.depths == [2, 4, 12, 1]
+    assert paper["overlapping"].model.patch_embed == "overlapping"
+
+
+def test_a_variant_can_choose_a_preset(own):
+    words = own("baseline: t\nvariants:\n  t: {model: shunted_t}\n  lite: {model: shunted_lite, recipe.lr: 1e-3}")
+    variants = compose(words).variants
+    assert variants["t"].model.depths == [1, 2, 4, 1]
+    assert variants["lite"].recipe.lr == 1e-3  # YAML 1.1 reads a string there
+
+
+def test_a_file_in_the_working_directory_wins(own):
+    own("baseline: a\nvariants: {a: {}}", name="ablate_embed")
+    assert list(compose(BASE).variants) == ["a"]
+    assert "train" in experiment_files()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("model.patch_embd=overlapping", r"model\.patch_embd: no such key; did you mean 'patch_embed'\?"),
+        ("modle=shunted_t", r"modle: no such key; did you mean 'model'\?"),
+        ("model=shunted_x", r"model: 'shunted_x' is not known; did you mean 'shunted_\w+'\? choices: shunted_b"),
+        ("model.attn=sssa", r"model\.attn: 'sssa' is not known; did you mean 'ssa'\? choices: ssa"),
+        ("model.downsample=overlaping", r"model\.downsample: 'overlaping'.*did you mean 'overlapping'"),
+        (
+            "model.rates=[[8,0],[4,2],[2,1],[1]]",
+            r"model\.rates\[0\]: \[8, 0\] has a rate that is not a positive integer",
+        ),
+        ("model.rates=[[8,2.5],[4,2],[2,1],[1]]", r"model\.rates\[0\]: .*2\.5.*int"),
+        ("model.rates=[[8,4],[4,2,1],[2,1],[1]]", r"model\.rates\[1\]: \[4, 2, 1\] has 3 rates for 4 heads"),
+        ("model.rates=[[8,4,2,1],[4,2],[2,1],[1]]", r"model\.rates\[0\]: .* has 4 rates for 2 heads"),
+        ("model.rates=[[8,4],[4,2]]", r"model\.rates: .* has 2 entries for 4 stages"),
+        ("model.num_heads=[3,4,8,16]", r"model\.embed_dims\[0\]: 32 is not divisible by its 3 heads"),
+        ("model.embed_dims=[a,b]", r"model\.embed_dims\[0\]: Value 'a'.*Integer"),
+        ("data.image_size=16", r"data\.image_size: 16 is too small for four stages: at least 32"),
+        ("data.root=/x", r"data\.root: no such key; choices: batch_size, image_size"),
+        ("data=imagenet", r"data\.root: has no value; give it as data\.root=\.\.\."),
+        ("recipe.epochs=0", r"recipe\.epochs: 0 is too small: at least 1"),
+        ("recipe.lr=fast", r"recipe\.lr: Value 'fast'.*Float"),
+        ("recipe.select=first", r"recipe\.select: 'first' is not known; .*choices: best, last"),
+        ("seeds=3", r"seeds: .*in seeds=3"),
+        ("seeds=[]", r"seeds: \[\] is empty"),
+        ("seeds=[1,1]", r"seeds: \[1, 1\] has a seed twice"),
+        ("seeds=[0,", r"'seeds=\[0,' is not of the form key=value"),
+        ("smoke", r"'smoke' is not of the form key=value"),
+        ("+model.x=1", r"keys cannot be added or deleted"),
+        ("baseline=conv_stm", r"baseline: 'conv_stm' is not known; did you mean 'conv_stem'\?"),
+        ("model.patch_embed=overlapping", r"variant 'non_overlapping' of .* varies model\.patch_embed; edit it there"),
+        ("launch.accelerator=tpuu", r"launch\.accelerator: 'tpuu' is not known"),
+    ],
+)
+def test_a_mistake_in_a_word_is_one_line_with_key_value_and_choices(word, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        compose([*BASE, word])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("variants: {a: {}}", r"mine\.yaml: baseline: is missing; choices: a"),
+        ("baseline: a", r"mine\.yaml: variants: is empty"),
+        ("baseline: b\nvariants: {a: {}}", r"baseline: 'b' is not known; .*choices: a"),
+        ("baseline: a\nvariants:\n  a: {}\n  a: {}", r"mine\.yaml: cannot be read as YAML: .*duplicate key a"),
+        (
+            "baseline: a\nvariants: {a: {model.patch_embd: x}}",
+            r"mine\.yaml: variants\.a: model\.patch_embd: no such key",
+        ),
+        ("baseline: a\nvariants: {a: {model.mlp: mpl}}", r"variants\.a: model\.mlp: 'mpl'.*did you mean 'mlp'"),
+        ("baseline: a\nvariants: {a: {model: shunted}}", r"variants\.a: model: 'shunted' is not known"),
+        ("baseline: a\nvariants: {a: {launch.num_workers: 1}}", r"variants\.a: 'launch\.num_workers' cannot vary"),
+        ("baseline: a/b\nvariants: {a/b: {}}", r"'a/b' is no name for a folder"),
+        ("base_line: a\nvariants: {a: {}}", r"mine\.yaml: base_line: no such key; did you mean 'baseline'"),
+        ("- a", r"an experiment is a mapping"),
+        ("baseline: a\nvariants: {a: {}}\npaper: {rows: {a: {top1: 1}}}", r"paper\.source: is missing"),
+        ("baseline: a\nvariants: {a: {}}\npaper: {source: x, rows: {b: {top1: 1}}}", r"paper\.rows: 'b' is not known"),
+        (
+            "baseline: a\nvariants: {a: {}}\npaper: {source: x, rows: {a: {top1: x}}}",
+            r"rows\.a\.top1: 'x' is not a number",
+        ),
+    ],
+)
+def test_a_mistake_in_an_experiment_file_names_the_file(own, text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        compose(own(text))
+    assert "\n" not in str(caught.value)
+
+
+def test_no_experiment_lists_them():
+    with pytest.raises(ConfigError, match=r"none is named; .*ablate_embed"):
+        compose([])
+    with pytest.raises(ConfigError, match=r"experiment: 'ablate_embe' is not known; did you mean 'ablate_embed'\?"):
+        compose(["experiment=ablate_embe"])
+
+
+def test_names_of_components_are_those_of_the_registries():
+    from shunted_lab.nn import registry
+
+    registries = {
+        "patch_embed": registry.PATCH_EMBED,
+        "downsample": registry.DOWNSAMPLE,
+        "attn": registry.ATTENTION,
+        "aggregation": registry.AGGREGATION,
+        "mlp": registry.MLP,
+    }
+    assert {slot: tuple(sorted(found.names())) for slot, found in registries.items()} == COMPONENTS
+
+
+def _changed(run: RunConfig, group: str, name: str) -> RunConfig:
+    config = getattr(run, group)
+    value = getattr(config, name)
+    other = {
+        int: lambda: value + 32,
+        float: lambda: value / 2 + 0.01,
+        bool: lambda: not value,
+        str: lambda: value + "x",
+    }
+    if isinstance(value, list):
+        new = [[1], [1], [1], [2]] if name == "rates" else [v * 2 for v in value]
+    else:
+        new = other[type(value)]() if value is not None else 1
+    copy = object.__new__(type(config))  # past the checks: here only the fingerprint matters
+    copy.__dict__.update(config.__dict__ | {name: new})
+    return dataclasses.replace(run, **{group: copy})
+
+
+def test_a_fingerprint_covers_all_that_can_change_a_result_and_nothing_else():
+    run = compose([*BASE, "data=folder", "data.root=/a"]).variants["conv_stem"]
+    base = run.fingerprint("id")
+    assert base != run.fingerprint("other images") and base != dataclasses.replace(run, seed=9).fingerprint("id")
+    free = {("model", "name"), ("data", "root"), ("recipe", "name")}
+    for group in ("model", "data", "recipe", "launch"):
+        for item in dataclasses.fields(getattr(run, group)):
+            same = _changed(run, group, item.name).fingerprint("id") == base
+            assert same == (group == "launch" or (group, item.name) in free), f"{group}.{item.name}"
+
+
+def test_a_fingerprint_is_the_same_in_every_process():
+    # A stored value: a change here makes every finished run of every user stale.
+    assert compose([*BASE, "recipe=paper"]).variants["conv_stem"].fingerprint("") == "0049c5c9e29e669f"
+
+
+def test_a_run_reads_back_from_its_folder(tmp_path):
+    from omegaconf import OmegaConf
+
+    run = compose([*BASE, "data=folder", "data.root=/a", "smoke=true"]).variants["overlapping"]
+    path = tmp_path / "config.yaml"
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(run)))
+    assert load_run(path) == run
+    path.write_text("model: {colour: red}")
+    with pytest.raises(ConfigError, match=r"config\.yaml: is not a run of this version"):
+        load_run(path)

@@ -1,0 +1,101 @@
+"""The command line as a user meets it, in processes of its own."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*words: str, cwd: Path, **kwargs) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "shunted_lab.run", *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **kwargs)
+
+
+def test_help_lists_groups_choices_and_every_key(tmp_path):
+    found = run("--help", cwd=tmp_path)
+    assert found.returncode == 0 and found.stderr == ""
+    assert re.search(r"^  model +shunted_t, shunted_s, shunted_b, shunted_lite$", found.stdout, re.M)
+    assert re.search(r"^  data +earth, imagenet, folder, cifar100$", found.stdout, re.M)
+    assert re.search(r"^  experiment .*ablate_embed", found.stdout, re.M)
+    for line in (
+        r"  seeds: list\[int\] = \[0, 1, 2\]\n +one run per seed and variant",
+        r"  recipe\.lr: float = 0\.0005\n +peak learning rate",
+        r"  data\.root: str = \(needed\)\n +folder of the data set",
+    ):
+        assert re.search(f"^{line}", found.stdout, re.M), line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["experiment=ablate_embd"], r"error: experiment: 'ablate_embd' is not known; did you mean 'ablate_embed'\?"),
+        (["experiment=ablate_embed", "model.rate=1"], r"error: model\.rate: no such key; did you mean 'rates'\?"),
+        (["experiment=train", "data=folder", "data.root=/no/such"], r"error: data\.root: .*/no/such.*does not exist"),
+        (["experiment=ablate_embed", "runs_dir=/dev/null/runs"], r"error: runs_dir: /dev/null/runs cannot be written"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_status_1(tmp_path, words, message):
+    found = run(*words, cwd=tmp_path)
+    assert found.returncode == 1 and "Traceback" not in found.stderr
+    assert re.search(message, found.stderr) and found.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_plan_only_prints_the_plan_and_writes_nothing(tmp_path):
+    found = run("experiment=ablate_embed", "plan_only=true", "seeds=[0,4]", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert re.search(r"conv_stem .*\d\.\d\d .*0\.\d{3} .*missing .*missing", found.stdout)
+    assert "0 of 6 runs done" in found.stdout and "seed 4" in found.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_smoke_trains_all_nine_runs_and_the_second_call_none(tmp_path):
+    words = ("experiment=ablate_embed", "smoke=true", "launch.accelerator=cpu")
+    first = run(*words, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert len(re.findall(r"^\[\d/9\] \w+, seed \d: val/top1 0\.\d+", first.stdout, re.M)) == 9
+    folder = tmp_path / "runs" / "ablate_embed-smoke"
+    table = (folder / "table.md").read_text()
+    assert "SMOKE TEST" in table and table.count("(3)") + table.count("n = 3") >= 1
+    assert len(list(folder.glob("*/seed*/result.json"))) == 9
+    assert {path.name for path in folder.glob("table.*")} == {"table.md", "table.csv", "table.tex"}
+    second = run(*words, cwd=tmp_path)
+    assert second.returncode == 0 and "9 of 9 runs done" in second.stdout
+    assert not re.search(r"^\[\d", second.stdout, re.M)
+    assert (folder / "table.md").read_text() == table
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_command_goes_on(tmp_path, kill):
+    words = ["experiment=train", "seeds=[0,1]", "recipe.epochs=3", "recipe.limit_batches=12", "launch.accelerator=cpu"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shunted_lab.run", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/train/model/seed1-*/checkpoints/last.ckpt")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(kill)
+    _, errors = process.communicate(timeout=60)
+    if kill == signal.SIGINT:
+        assert process.returncode == 130 and "the same command goes on" in errors and "Traceback" not in errors
+    finished = next(tmp_path.glob("runs/train/model/seed0-*/result.json")).read_text()
+    again = run(*words, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "1 of 2 runs done" in again.stdout and "interrupted" in again.stdout
+    assert len(re.findall(r"^\[1/1\] model, seed 1", again.stdout, re.M)) == 1
+    assert next(tmp_path.glob("runs/train/model/seed0-*/result.json")).read_text() == finished
