@@ -41,14 +41,22 @@ def run(experiment: Experiment) -> int:
     from rich.console import Console
 
     from shunted_lab.study import store
-    from shunted_lab.study.plan import check_space, count_costs, count_paper_costs, plan_runs, study_folder
+    from shunted_lab.study.plan import (
+        check_space,
+        count_costs,
+        count_paper_costs,
+        data_facts,
+        plan_runs,
+        study_folder,
+    )
 
     config, console = experiment.config, Console()
     folder = study_folder(config)
-    runs = plan_runs(experiment)
+    facts = data_facts(experiment)
+    runs = plan_runs(experiment, facts)
     study = store.load_study(folder)
     states = store.read_states(runs, study, store.is_owned(folder))
-    costs = count_costs(experiment)
+    costs = count_costs(experiment, facts)
     console.print(_plan(config, states, costs, store.other_runs(study, runs)))
     if config.plan_only:
         return 0

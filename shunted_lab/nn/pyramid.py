@@ -163,7 +163,8 @@ def init_weights(model: nn.Module, seed: int) -> None:
     So, within a seed, two models start from the same values in every parameter that they share by name and shape,
     whatever else differs (paired seeds). As in the official code, linear: truncated normal 0.02; convolution: normal
     sqrt(2 / fan out); biases 0; norms 1 and 0. A module of another kind that has `reset_parameters` (a user's
-    component) is reset under a seed of its own name. Parameters that a component makes by itself keep the values of its constructor.
+    component) is reset under a seed of its own name. Parameters that a component makes by itself keep the values of
+    its constructor.
     The global generator is left as it was.
     """
     for name, module in model.named_modules():

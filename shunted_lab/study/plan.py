@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from shunted_lab.compose import Experiment
 from shunted_lab.config import Config, ConfigError, RunConfig
-from shunted_lab.data import check_data
+from shunted_lab.data import DataFacts, check_data
 
 if TYPE_CHECKING:
     from shunted_lab.nn import Cost
@@ -48,14 +48,25 @@ def study_folder(config: Config) -> Path:
     return Path(config.runs_dir) / (config.name + ("-smoke" if config.smoke else ""))
 
 
-def plan_runs(experiment: Experiment) -> list[Run]:
-    """Every variant with every seed, seed by seed, so that a stopped study has complete pairs.
+def data_facts(experiment: Experiment) -> dict[str, DataFacts]:
+    """What is known of each variant's data set; each data set is checked once.
 
     Raises:
         ConfigError: for a data set that is missing or not whole.
     """
+    checked: dict[tuple[object, ...], DataFacts] = {}
+    facts = {}
+    for name, run in experiment.variants.items():
+        key = (run.data.name, getattr(run.data, "root", None), run.data.num_classes)
+        if key not in checked:
+            checked[key] = check_data(run.data)
+        facts[name] = checked[key]
+    return facts
+
+
+def plan_runs(experiment: Experiment, facts: dict[str, DataFacts]) -> list[Run]:
+    """Every variant with every seed, seed by seed, so that a stopped study has complete pairs."""
     config = experiment.config
-    facts = {name: check_data(run.data) for name, run in experiment.variants.items()}
     runs = []
     for seed in config.seeds:
         for name, variant in experiment.variants.items():
@@ -66,7 +77,7 @@ def plan_runs(experiment: Experiment) -> list[Run]:
     return runs
 
 
-def count_costs(experiment: Experiment) -> dict[str, Cost]:
+def count_costs(experiment: Experiment, facts: dict[str, DataFacts]) -> dict[str, Cost]:
     """The cost of every variant at the experiment's image size, on the `meta` device.
 
     Building every variant here shows an impossible one before anything is trained.
@@ -75,7 +86,7 @@ def count_costs(experiment: Experiment) -> dict[str, Cost]:
         ConfigError: for a variant that cannot be built.
     """
     return {
-        name: _cost(f"variants.{name}", run, run.data.image_size, check_data(run.data).num_classes)
+        name: _cost(f"variants.{name}", run, run.data.image_size, facts[name].num_classes)
         for name, run in experiment.variants.items()
     }
 

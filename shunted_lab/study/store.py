@@ -10,6 +10,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from shunted_lab.study.plan import Run, RunState
 FORMAT = 1  # of run folders and user attributes; a folder of another format is refused
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", ".*set_metric_names is experimental.*")  # shows the metric in the dashboard
 
 
 def load_study(folder: Path) -> Study | None:

@@ -43,7 +43,7 @@ def train(config: RunConfig, folder: Path, progress: bool = False) -> dict[str, 
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     epoch = config.recipe.epochs - 1
     if config.recipe.select == "best":
-        best = torch.load(_checkpoint(trainer).best_model_path, weights_only=True, map_location="cpu")
+        best = torch.load(last.with_name("best.ckpt"), weights_only=True, map_location="cpu")
         task.load_state_dict(best["state_dict"])
         epoch = int(best["epoch"])
         metrics |= _values(trainer.validate(task, data, verbose=False))
@@ -69,15 +69,12 @@ def make_task(config: RunConfig, num_classes: int) -> Classification:
 def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], progress: bool) -> L.Trainer:
     """The one Trainer: a checkpoint after each epoch, TensorBoard, and no output of its own."""
     recipe = config.recipe
-    checkpoint = ModelCheckpoint(
-        folder / "checkpoints",
-        filename="best",
-        monitor=Classification.monitor,
-        mode=Classification.mode,
-        save_last=True,
-        save_top_k=1 if recipe.select == "best" else 0,
-        enable_version_counter=False,
-    )
+    # Two callbacks: with save_last, one alone writes last.ckpt only when the best one has changed.
+    keep: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
+    checkpoints = [ModelCheckpoint(filename="last", **keep)]
+    if recipe.select == "best":
+        best = ModelCheckpoint(filename="best", monitor=Classification.monitor, mode=Classification.mode, **keep)
+        checkpoints.insert(0, best)
     return L.Trainer(
         accelerator=config.launch.accelerator,
         devices=1,
@@ -88,7 +85,7 @@ def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], pro
         limit_val_batches=recipe.limit_batches,
         limit_test_batches=recipe.limit_batches,
         logger=TensorBoardLogger(folder, name="", version=""),
-        callbacks=[checkpoint, *callbacks, *([RichProgressBar()] if progress else [])],
+        callbacks=[*checkpoints, *callbacks, *([RichProgressBar()] if progress else [])],
         default_root_dir=folder,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
@@ -132,11 +129,6 @@ def device_name(device: torch.device) -> str:
     return f"{name} ({torch.get_num_threads()} threads)"
 
 
-def _checkpoint(trainer: L.Trainer) -> ModelCheckpoint:
-    assert isinstance(trainer.checkpoint_callback, ModelCheckpoint)
-    return trainer.checkpoint_callback
-
-
 def _values(results: Any) -> dict[str, float]:
     return {key: float(value) for result in results for key, value in result.items()}
 
@@ -148,6 +140,7 @@ def _quiet() -> None:
     for text in (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists.*",
-        ".*num_batches.*smaller than.*",
+        ".*training batches .* is smaller than.*",
+        ".*LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", text)

