@@ -50,7 +50,8 @@ def run(experiment: Experiment) -> int:
         study_folder,
     )
 
-    config, console = experiment.config, Console()
+    config = experiment.config
+    console = Console(width=None if sys.stdout.isatty() else 120)
     folder = study_folder(config)
     facts = data_facts(experiment)
     runs = plan_runs(experiment, facts)
@@ -121,13 +122,14 @@ def _report(
     console: Console,
 ) -> int:
     from shunted_lab.report.render import to_terminal
+    from shunted_lab.report.table import build_table
     from shunted_lab.report.write import write_report
     from shunted_lab.study.plan import study_folder
 
-    folder = study_folder(experiment.config)
-    table = write_report(experiment.config, states, costs, paper_costs, folder)
+    table = build_table(experiment.config, experiment.variants, states, costs, paper_costs)
     console.print(to_terminal(table))
-    console.print(f"{folder}/table.md, table.csv, table.tex", highlight=False)
+    for path in write_report(table, study_folder(experiment.config)):
+        console.print(str(path), markup=False, highlight=False)
     return 1 if any(state.state == "failed" for state in states) else 0
 
 

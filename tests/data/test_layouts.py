@@ -190,9 +190,7 @@ def test_a_folder_that_is_no_synset_is_refused(imagenet):
     refused(imagenet, r"zebra")
 
 
-@pytest.mark.xfail(
-    reason="found: images without labels in test/ (as ImageNet is packed) end in a FileNotFoundError", strict=True
-)
+@pytest.mark.xfail(reason="found: test/ without classes ends in a FileNotFoundError", strict=True)
 def test_unlabelled_test_images_are_no_test_side(imagenet):
     (Path(imagenet.root) / "test").mkdir()
     Image.new("RGB", (40, 36)).save(Path(imagenet.root) / "test" / "ILSVRC2012_test_00000001.JPEG")

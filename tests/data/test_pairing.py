@@ -130,7 +130,7 @@ def test_augmented_tiles_are_turned_tiles():
     assert found == set(range(8))
 
 
-@pytest.mark.xfail(reason="found: timm asks Pillow >= 12 to posterize to 0 bits, which it refuses", strict=True)
+@pytest.mark.xfail(reason="found: timm asks Pillow for 0 bits, which Pillow 13 refuses", strict=True)
 def test_the_papers_augmentation_survives_its_strongest_draw():
     augment = image_transform(RECIPES["paper"]).transforms[2]
     posterize = next(op for op in augment.ops if op.name == "PosterizeIncreasing")

@@ -1,0 +1,1 @@
+"""Tables, derived from a study; never edited by hand, always rebuilt."""

@@ -1,0 +1,165 @@
+"""A table as Markdown, LaTeX, CSV and in the terminal. Numbers are rounded in one place, `cells` and `paper_cells`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shunted_lab.report.statistics import Difference, Summary
+from shunted_lab.report.table import Row, Table
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+HEAD = ("Variant", "Params (M)", "GMACs", "Top-1 (%)", "Δ [95 % CI]")
+PAPER_HEAD = ("Variant", "Params (M)", "GMACs", "Paper: top-1 (%)", "Paper: params (M)", "Paper: FLOPs (G)")
+UNKNOWN = "–"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table of text, as it stands in every format but CSV."""
+
+    title: str
+    head: Sequence[str]
+    rows: list[Sequence[str]]
+    caption: str
+
+
+def blocks(table: Table) -> list[Block]:
+    """The ablation, and the same variants at paper scale if the experiment has `paper:`."""
+    found = [Block(table.title, HEAD, [cells(row) for row in table.rows], " ".join(table.caption))]
+    if table.paper_title:
+        rows = [paper_cells(row) for row in table.rows]
+        found.append(Block(table.paper_title, PAPER_HEAD, rows, " ".join(table.paper_caption)))
+    return found
+
+
+def cells(row: Row) -> Sequence[str]:
+    """A row's text."""
+    difference = "baseline" if row.is_baseline else _difference(row.difference)
+    return row.variant, _millions(row.cost.params), _giga(row.cost.macs), _top1(row), difference
+
+
+def paper_cells(row: Row) -> Sequence[str]:
+    """A row's text in the second block."""
+    assert row.paper_cost is not None
+    published = [str(row.paper.get(key, UNKNOWN)) for key in ("top1", "params", "flops")]
+    return row.variant, _millions(row.paper_cost.params), _giga(row.paper_cost.macs), *published
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.2f}"
+
+
+def _giga(count: int) -> str:
+    return f"{count / 1e9:.3f}"
+
+
+def _top1(row: Row) -> str:
+    """`76.21 ± 0.40 (3)`; with open runs `76.21 ± 0.40 (2 of 3: 1 failed)`."""
+    found = row.summary
+    if not row.open:
+        assert found is not None
+        return f"{_mean(found)} ({found.n})"
+    states = ", ".join(f"{count} {state}" for state, count in row.open.items())
+    return f"{_mean(found) if found else UNKNOWN} ({found.n if found else 0} of {row.planned}: {states})"
+
+
+def _mean(found: Summary) -> str:
+    spread = "" if math.isnan(found.std) else f" ± {100 * found.std:.2f}"
+    return f"{100 * found.mean:.2f}{spread}"
+
+
+def _difference(found: Difference | None) -> str:
+    if found is None:
+        return UNKNOWN
+    if found.n < 2:
+        return f"{_signed(found.mean)} (n = 1)"
+    return f"{_signed(found.mean)} [{_signed(found.low)}, {_signed(found.high)}]"
+
+
+def _signed(fraction: float) -> str:
+    return f"{100 * fraction:+.2f}".replace("-", "−")
+
+
+def to_markdown(table: Table) -> str:
+    """Pipe tables with their captions."""
+    parts = []
+    for block in blocks(table):
+        lines = [[cell.replace("|", "\\|") for cell in line] for line in (block.head, *block.rows)]
+        ruled = [lines[0], ["---"] + ["---:"] * (len(lines[0]) - 1), *lines[1:]]
+        body = "\n".join(f"| {' | '.join(line)} |" for line in ruled)
+        parts.append(f"**{block.title}**\n\n{body}\n\n{block.caption}\n")
+    return "\n".join(parts)
+
+
+LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"}
+LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$"}
+LATEX |= {UNKNOWN: "--", "<": "$<$", ">": "$>$", "×": r"$\times$"}
+
+
+def to_latex(table: Table) -> str:
+    """`table` environments with booktabs rules; needs `\\usepackage{booktabs}`."""
+    parts = []
+    for block in blocks(table):
+        columns = "l" + "r" * (len(block.head) - 1)
+        lines = [" & ".join(_escape(cell) for cell in line) + r" \\" for line in (block.head, *block.rows)]
+        body = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
+        body += [*lines[1:], r"\bottomrule", r"\end{tabular}"]
+        body += [rf"\caption{{\textbf{{{_escape(block.title)}.}} {_escape(block.caption)}}}", r"\end{table}"]
+        parts.append("\n".join(body) + "\n")
+    return "\n".join(parts)
+
+
+def _escape(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in text)
+
+
+CSV_HEAD = (
+    *("variant", "baseline", "params", "macs", "macs_attention", "top1_mean", "top1_std", "n", "n_planned", "open"),
+    *("difference", "difference_low", "difference_high", "n_pairs", "paper_scale_params", "paper_scale_macs"),
+    *("paper_top1", "paper_params", "paper_flops"),
+)
+
+
+def to_csv(table: Table) -> str:
+    """One line a variant, numbers in full: accuracies as fractions, costs as counts; empty where unknown."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_HEAD)
+    for row in table.rows:
+        writer.writerow(["" if isinstance(v, float) and math.isnan(v) else v for v in _csv_values(row)])
+    return out.getvalue()
+
+
+def _csv_values(row: Row) -> list[object]:
+    s, d = row.summary, row.difference
+    states = "; ".join(f"{count} {state}" for state, count in row.open.items())
+    values: list[object] = [row.variant, row.is_baseline, row.cost.params, row.cost.macs, row.cost.macs_attention]
+    values += [s.mean, s.std, s.n] if s else ["", "", 0]
+    values += [row.planned, states]
+    values += [d.mean, d.low, d.high, d.n] if d else [""] * 4
+    values += [row.paper_cost.params, row.paper_cost.macs] if row.paper_cost else ["", ""]
+    return values + [row.paper.get(key, "") for key in ("top1", "params", "flops")]
+
+
+def to_terminal(table: Table) -> Group:
+    """For `rich.print`."""
+    from rich.console import Group
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    parts: list[RichTable | Text] = []
+    for block in blocks(table):
+        shown = RichTable(title=Text(block.title), title_justify="left")
+        for index, name in enumerate(block.head):
+            shown.add_column(Text(name), justify="right" if index else "left", overflow="fold")
+        for line in block.rows:
+            shown.add_row(*map(Text, line))
+        parts += [shown, Text(block.caption)]
+    return Group(*parts)
