@@ -1,0 +1,80 @@
+"""Statistics against scipy, closed forms and simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from shunted_lab.report.statistics import paired_difference, smallest_difference, summarize
+
+
+def by_seed(values) -> dict[int, float]:
+    return dict(enumerate(values))
+
+
+def test_summary_is_numpys():
+    values = [0.7, 0.75, 0.74, 0.69]
+    found = summarize(values)
+    assert (found.mean, found.std, found.n) == pytest.approx((np.mean(values), np.std(values, ddof=1), 4))
+    assert math.isnan(summarize([0.5]).std)
+    with pytest.raises(ValueError, match="no values"):
+        summarize([])
+
+
+def test_paired_difference_is_scipys():
+    a, b = [0.71, 0.75, 0.74, 0.69, 0.70], [0.70, 0.72, 0.745, 0.66, 0.69]
+    found = paired_difference(by_seed(a), by_seed(b), 0.9)
+    reference = stats.ttest_rel(a, b).confidence_interval(0.9)
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high))
+    assert found.mean == pytest.approx(np.mean(a) - np.mean(b))
+
+
+def test_three_pairs_in_closed_form():
+    found = paired_difference(by_seed([1, 2, 3]), by_seed([0, 0, 0]))
+    assert found is not None
+    half = 4.302652729911275 * 1 / math.sqrt(3)  # the 97.5 % quantile of t with 2 degrees of freedom
+    assert (found.low, found.high, found.std) == pytest.approx((2 - half, 2 + half, 1))
+
+
+def test_only_seeds_that_both_have_are_paired():
+    found = paired_difference({0: 5, 1: 6, 7: 100}, {7: 99, 0: 4, 3: -50})
+    assert found is not None and (found.mean, found.n) == (1, 2)
+    assert paired_difference({0: 1}, {1: 1}) is None
+
+
+def test_one_pair_has_no_interval_and_proves_nothing():
+    found = paired_difference({0: 0.8}, {0: 0.7})
+    assert found is not None and math.isnan(found.low) and math.isnan(found.high) and found.holds_zero
+
+
+def test_equal_differences_have_an_interval_of_width_zero():
+    found = paired_difference({0: 3, 1: 4}, {0: 2, 1: 3})
+    assert found is not None and found.low == found.high == found.mean == 1 and not found.holds_zero
+
+
+@pytest.mark.parametrize("n", [3, 10])
+def test_the_interval_covers_the_truth_95_times_in_100(n):
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(4000):
+        shared = rng.normal(0, 5, n)  # what a seed does to both
+        found = paired_difference(by_seed(shared + rng.normal(0.3, 1, n)), by_seed(shared))
+        assert found is not None
+        hits += found.low <= 0.3 <= found.high
+    assert 0.93 < hits / 4000 < 0.97
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 20])
+def test_the_smallest_difference_is_found_4_times_in_5(n):
+    rng = np.random.default_rng(1)
+    x = rng.normal(smallest_difference(2.0, n), 2.0, (100_000, n))
+    half = stats.t.ppf(0.975, n - 1) * x.std(1, ddof=1) / math.sqrt(n)
+    assert (abs(x.mean(1)) > half).mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_smallest_difference_agrees_with_the_noncentral_t():
+    shift = smallest_difference(1.0, 30) * math.sqrt(30)
+    assert stats.nct.sf(stats.t.ppf(0.975, 29), 29, shift) == pytest.approx(0.8, abs=1e-3)
+    assert math.isnan(smallest_difference(math.nan, 1)) and smallest_difference(0.0, 3) == 0

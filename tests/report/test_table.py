@@ -1,0 +1,213 @@
+"""The table: it fails closed, pairs by seed, and says the same in every format."""
+
+import io
+import random
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from shunted_lab.compose import Experiment, compose
+from shunted_lab.nn.cost import Cost
+from shunted_lab.report.render import blocks, to_csv, to_latex, to_markdown, to_terminal
+from shunted_lab.report.table import Table, build_table
+from shunted_lab.report.write import write_report
+from shunted_lab.study.plan import Run, RunState
+
+ACCURACY = {
+    "non_overlapping": [0.70, 0.72, 0.74],
+    "overlapping": [0.71, 0.74, 0.77],
+    "conv_stem": [0.699, 0.724, 0.735],
+}
+SIZES = {"train": 5484, "val": 868, "test": 1550}
+
+
+def result(accuracy: float, device: str = "a CPU (2 threads)") -> dict:
+    return {"metrics": {"test/top1": accuracy, "val/top1": 0.9}, "device": device, "sizes": SIZES}
+
+
+def experiment(*words: str) -> Experiment:
+    return compose(["experiment=ablate_embed", *words])
+
+
+def states(found: Experiment) -> list[RunState]:
+    return [
+        RunState(Run(name, seed, run, f"{name}{seed}", Path(name)), "done", result(ACCURACY[name][seed]))
+        for name, run in found.variants.items()
+        for seed in found.config.seeds
+    ]
+
+
+def table(found: Experiment | None = None, runs: list[RunState] | None = None) -> Table:
+    found = found or experiment()
+    costs = {name: Cost(2_002_505 + i, 21_424_320, 21_000_000, 424_320) for i, name in enumerate(found.variants)}
+    paper = {name: Cost(22_401_256, 4_993_077_312, 4_646_411_328, 346_665_984) for name in found.variants}
+    return build_table(found.config, found.variants, runs or states(found), costs, paper)
+
+
+def replaced(runs: list[RunState], variant: str, seed: int, state: str, error: str | None = None) -> list[RunState]:
+    return [RunState(s.run, state, error=error) if (s.run.variant, s.run.seed) == (variant, seed) else s for s in runs]
+
+
+def test_a_complete_table():
+    made = table()
+    assert made.complete
+    assert [line for line in blocks(made)[0].rows] == [
+        ("non_overlapping", "2.00", "0.021", "72.00 ± 2.00 (3)", "baseline"),
+        ("overlapping", "2.00", "0.021", "74.00 ± 3.00 (3)", "+2.00 [−0.48, +4.48]"),
+        ("conv_stem", "2.00", "0.021", "71.93 ± 1.84 (3)", "−0.07 [−1.19, +1.05]"),
+    ]
+    caption = blocks(made)[0].caption
+    for text in (
+        "Top-1 accuracy on the test split of earth (1,550 images; training 5,484, validation 868) at 64 x 64",
+        "Model shunted_lite, recipe lite",
+        "tested: the last epoch",
+        "Trained on a CPU (2 threads).",
+        "over n seeds (0, 1, 2)",
+        "paired difference to non_overlapping with its 95 % t-interval",
+        "Not told apart from non_overlapping by these seeds: overlapping, conv_stem.",
+    ):
+        assert text in caption, text
+    # 3.264 standard deviations of the differences (1 point) is what three pairs show with 80 % power
+    assert "n = 3 shows a true difference of 3.3 points or more with 80 % probability" in caption
+    assert "INCOMPLETE" not in caption and "SMOKE" not in caption
+
+
+def test_the_order_of_runs_does_not_matter():
+    runs = states(experiment())
+    random.Random(0).shuffle(runs)
+    assert to_markdown(table(runs=runs)) == to_markdown(table())
+
+
+@pytest.mark.parametrize("state", ["missing", "interrupted", "failed", "running"])
+def test_a_run_that_is_not_done_shows_in_its_row_and_in_the_caption(state):
+    runs = replaced(
+        states(experiment()), "overlapping", 1, state, "ValueError: loss is nan" if state == "failed" else None
+    )
+    made = table(runs=runs)
+    assert not made.complete
+    for text in (to_markdown(made), to_latex(made)):
+        assert f"(2 of 3: 1 {state})" in text and "INCOMPLETE, 1 of 9 runs are not done" in text
+    assert blocks(made)[0].rows[1][3] == f"74.00 ± 4.24 (2 of 3: 1 {state})"
+    assert f"overlapping seed 1 {state}" in blocks(made)[0].caption
+    assert ("(ValueError: loss is nan)" in blocks(made)[0].caption) == (state == "failed")
+    assert made.rows[1].difference.n == 2  # seeds 0 and 2 of both
+    read = pd.read_csv(io.StringIO(to_csv(made)))
+    assert (read.n[1], read.n_planned[1], read.open[1]) == (2, 3, f"1 {state}")
+
+
+def test_a_variant_without_a_finished_run_is_a_dash():
+    runs = states(experiment())
+    for seed in range(3):
+        runs = replaced(runs, "conv_stem", seed, "missing")
+    assert blocks(table(runs=runs))[0].rows[2][3:] == ("– (0 of 3: 3 missing)", "–")
+    nothing = [RunState(s.run, "missing") for s in runs]
+    assert "Nothing is trained yet." in blocks(table(runs=nothing))[0].caption
+
+
+def test_without_its_baseline_a_row_has_no_difference():
+    runs = states(experiment())
+    for seed in range(3):
+        runs = replaced(runs, "non_overlapping", seed, "failed")
+    assert {line[4] for line in blocks(table(runs=runs))[0].rows} == {"baseline", "–"}
+
+
+def test_one_seed_proves_nothing():
+    made = table(experiment("seeds=[1]"))
+    assert blocks(made)[0].rows[1][3:] == ("74.00 (1)", "+2.00 (n = 1)")
+    assert "One seed proves no difference." in blocks(made)[0].caption
+
+
+def test_smoke_is_never_a_result():
+    assert blocks(table(experiment("smoke=true")))[0].caption.startswith("SMOKE TEST, not a result")
+
+
+def test_the_chosen_epoch_and_all_devices_are_named():
+    found = experiment("recipe.select=best")
+    runs = states(found)
+    runs[4] = RunState(runs[4].run, "done", result(0.74, "an H100"))
+    caption = blocks(table(found, runs))[0].caption
+    assert "tested: the epoch that was best on the validation split" in caption
+    assert "Trained on a CPU (2 threads), an H100." in caption
+
+
+def test_paper_columns_hold_numbers_with_a_source_and_dashes():
+    block = blocks(table())[1]
+    assert block.title == "The same variants at paper scale (shunted_s, 224 x 224)"
+    assert block.rows[1] == ("overlapping", "22.40", "4.993", "–", "–", "–")
+    assert block.rows[2] == ("conv_stem", "22.40", "4.993", "82.9", "22.4", "4.9")
+    assert "arXiv 2111.15193" in block.caption
+    assert "The accuracies above are of earth; they say nothing about ImageNet." in block.caption
+    assert "attention products" in block.caption
+
+
+def test_without_a_paper_there_is_one_block():
+    found = compose(["experiment=train"])
+    runs = [
+        RunState(Run("model", s, found.variants["model"], str(s), Path(".")), "done", result(0.7)) for s in range(3)
+    ]
+    made = build_table(found.config, found.variants, runs, {"model": Cost(1, 2, 2, 0)}, {})
+    assert len(blocks(made)) == 1 and to_csv(made).count("\n") == 2
+    assert "points or more" not in blocks(made)[0].caption  # nothing is compared
+
+
+def test_every_format_shows_the_same_cells():
+    made = table()
+    markdown, latex = to_markdown(made), to_latex(made)
+    from rich.console import Console
+
+    console = Console(width=200, file=io.StringIO())
+    console.print(to_terminal(made))
+    terminal = console.file.getvalue()
+    for block in blocks(made):
+        for line in block.rows:
+            assert f"| {' | '.join(line)} |" in markdown
+            plain = [
+                cell.replace("_", r"\_").replace("±", r"$\pm$").replace("−", "$-$").replace("–", "--") for cell in line
+            ]
+            assert " & ".join(plain) in latex
+            assert all(cell in terminal for cell in line)
+
+
+def test_markdown_is_a_table():
+    lines = [line for line in to_markdown(table()).splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in lines} == {6, 7} and len(lines) == 10
+
+
+def test_csv_reads_back_in_full_precision():
+    read = pd.read_csv(io.StringIO(to_csv(table()))).set_index("variant")
+    row = read.loc["overlapping"]
+    assert row.top1_mean == pytest.approx(0.74) and row.top1_std == pytest.approx(0.03)
+    assert row.difference == pytest.approx(0.02) and row.n_pairs == 3 and row.macs == 21_424_320
+    assert row.difference_low == pytest.approx(0.02 - 4.302652729911275 * 0.01 / 3**0.5)
+    assert read.baseline.to_dict() == {"non_overlapping": True, "overlapping": False, "conv_stem": False}
+    assert read.loc["conv_stem"].paper_top1 == 82.9 and pd.isna(row.paper_top1)
+    assert read.paper_scale_macs.unique().tolist() == [4_993_077_312]
+
+
+def test_latex_escapes_what_latex_would_read():
+    runs = replaced(states(experiment()), "overlapping", 1, "failed", r"KeyError: 'a_b' & 50% {x} #1 ~^ C:\new <y>")
+    text = to_latex(table(runs=runs))
+    assert (
+        r"KeyError: 'a\_b' \& 50\% \{x\} \#1 \textasciitilde{}\textasciicircum{} C:\textbackslash{}new $<$y$>$" in text
+    )
+    assert not re.search(r"(?<!\\)[%#]", text) and text.count(r"\toprule") == 2
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles(tmp_path):
+    head = "\\documentclass{article}\\usepackage{booktabs}\\usepackage[utf8]{inputenc}\\begin{document}\n"
+    (tmp_path / "t.tex").write_text(head + to_latex(table()) + "\\end{document}\n")
+    done = subprocess.run(["pdflatex", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_a_report_is_written_whole_and_again(tmp_path):
+    paths = write_report(table(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.md", "table.tex"]
+    before = [path.read_text() for path in paths]
+    write_report(table(), tmp_path)
+    assert [path.read_text() for path in paths] == before
