@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -245,6 +246,16 @@ class RecipeConfig:
         for name in ("lr_batch", "clip_grad", "limit_batches"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"recipe.{name}", value, "is not above 0")
+        _require(
+            not (self.dihedral and self.hflip),
+            "recipe.hflip",
+            self.hflip,
+            "does nothing beside recipe.dihedral; set it to 0",
+        )
+        if self.rand_augment is not None and not re.fullmatch(r"rand(-[a-z]+[\d.]+)+", self.rand_augment):
+            raise ConfigError(
+                f"recipe.rand_augment: '{self.rand_augment}' is not of timm's form, e.g. rand-m9-mstd0.5-inc1"
+            )
         if self.select not in ("last", "best"):
             raise unknown("recipe.select", self.select, ("last", "best"))
         if self.precision not in PRECISIONS:

@@ -92,6 +92,8 @@ def test_a_file_in_the_working_directory_wins(own):
         ("data=imagenet", r"data\.root: has no value; give it as data\.root=\.\.\."),
         ("recipe.epochs=0", r"recipe\.epochs: 0 is too small: at least 1"),
         ("recipe.lr=fast", r"recipe\.lr: Value 'fast'.*Float"),
+        ("recipe.rand_augment=auto", r"recipe\.rand_augment: 'auto' is not of timm's form, e\.g\. rand-m9"),
+        ("recipe.hflip=0.5", r"recipe\.hflip: 0\.5 does nothing beside recipe\.dihedral"),
         ("recipe.select=first", r"recipe\.select: 'first' is not known; .*choices: best, last"),
         ("seeds=3", r"seeds: .*in seeds=3"),
         ("seeds=[]", r"seeds: \[\] is empty"),

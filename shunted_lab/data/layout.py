@@ -10,10 +10,15 @@ from pathlib import Path
 
 from shunted_lab.config import CIFAR100Config, ConfigError, DataConfig, EarthConfig, FolderConfig, ImageNetConfig
 
+EARTH = "earth-1"  # to be counted up when its tiles, labels or sides change
 IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision's ImageFolder
 IMAGENET_TRAIN_MIN = 732  # images in the smallest training class of ImageNet-1K
 IMAGENET_VAL = 50  # images in every validation class
-CIFAR100_FILES = ("train", "test", "meta")
+CIFAR100_FILES = {  # name: MD5, as in torchvision
+    "train": "16019d7e3df5f24257cddd939b257f8d",
+    "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+    "meta": "7973b15100ade9c7d40fb424638fde48",
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ def check_data(data: DataConfig) -> DataFacts:
         ConfigError: with the expected tree and the first path that is absent.
     """
     if isinstance(data, EarthConfig):
-        return DataFacts(9)
+        return DataFacts(9, EARTH)
     assert isinstance(data, FolderConfig)
     root = Path(data.root).expanduser()
     if not root.is_dir():
@@ -59,44 +64,60 @@ def _absent(data: FolderConfig, path: Path, what: str = "is absent") -> ConfigEr
 
 
 def _check_cifar100(data: FolderConfig, root: Path) -> DataFacts:
-    for name in CIFAR100_FILES:
+    for name, md5 in CIFAR100_FILES.items():
         path = root / "cifar-100-python" / name
         if not path.is_file():
             raise _absent(data, path)
+        with open(path, "rb") as file:
+            if hashlib.file_digest(file, "md5").hexdigest() != md5:
+                raise _absent(data, path, "is damaged (its MD5 is another); unpack the archive again")
     return DataFacts(100)
 
 
 def _check_imagenet(data: FolderConfig, root: Path) -> DataFacts:
-    for split, least in (("train", IMAGENET_TRAIN_MIN), ("val", IMAGENET_VAL)):
-        for name in imagenet_classes():
-            folder = root / split / name
+    synsets = imagenet_classes()
+    for side, least in (("train", IMAGENET_TRAIN_MIN), ("val", IMAGENET_VAL)):
+        for name in synsets:
+            folder = root / side / name
             if not folder.is_dir():
                 raise _absent(data, folder)
             count = len(_images(folder))
             if count < least:
                 raise _absent(data, folder, f"has {count} images, and at least {least} belong there (half unpacked?)")
-    return DataFacts(len(imagenet_classes()))
+        for name in sorted(set(classes_of(root / side)) - set(synsets)):
+            raise _absent(data, root / side / name, "is no class of ImageNet-1K")
+    return DataFacts(len(synsets))
 
 
 def _check_folder(data: FolderConfig, root: Path) -> DataFacts:
-    splits = ["train", "val"] + (["test"] if (root / "test").is_dir() else [])
-    for split in splits:
-        if not (root / split).is_dir():
-            raise _absent(data, root / split)
-    names = {split: {entry.name for entry in os.scandir(root / split) if entry.is_dir()} for split in splits}
+    sides = sides_of(root)
+    for side in sides:
+        if not (root / side).is_dir():
+            raise _absent(data, root / side)
+    names = {side: set(classes_of(root / side)) for side in sides}
     digest = hashlib.sha256()
-    for split in splits:
+    for side in sides:
         for name in sorted(set.union(*names.values())):
-            folder = root / split / name
-            if name not in names[split]:
+            folder = root / side / name
+            if name not in names[side]:
                 raise _absent(data, folder)
             images = _images(folder)
             if not images:
                 raise _absent(data, folder, "has no images")
-            digest.update(repr((split, name, images)).encode())
+            digest.update(repr((side, name, images)).encode())
     if not names["train"]:
         raise _absent(data, root / "train" / "CLASS")
     return DataFacts(len(names["train"]), digest.hexdigest()[:16])
+
+
+def sides_of(root: Path) -> list[str]:
+    """`train`, `val`, and `test` if it has classes: images without labels, as ImageNet's, are no test side."""
+    return ["train", "val", *(["test"] if (root / "test").is_dir() and classes_of(root / "test") else [])]
+
+
+def classes_of(folder: Path) -> list[str]:
+    """Names of the classes below `train`, `val` or `test`, in the order of their labels."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
 
 
 def _images(folder: Path) -> list[tuple[str, int]]:

@@ -4,21 +4,43 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision.datasets import CIFAR100, ImageFolder
+from torchvision.datasets.folder import default_loader
 
-from shunted_lab.config import CIFAR100Config, ConfigError, DataConfig, EarthConfig, FolderConfig, RecipeConfig
+from shunted_lab.config import CIFAR100Config, DataConfig, EarthConfig, FolderConfig, RecipeConfig
 from shunted_lab.data.augment import Pictures, Stats, eval_transform, train_transform
+from shunted_lab.data.layout import classes_of, sides_of
 from shunted_lab.data.module import Splits
 
 IMAGENET: Stats = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 CIFAR: Stats = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))  # of the 50,000 training images
 
-Side = tuple[Callable[[int], Image.Image], Sequence[int], Sequence[str]]  # picture, labels, a name for each
+
+@dataclass(frozen=True)
+class Side:
+    """Images, either paths or arrays `(H, W, 3)`, with their labels and a name for each. Calls give PIL images.
+
+    It holds no function, so that it can be sent to the workers of a loader that are spawned.
+    """
+
+    images: Sequence[Any]
+    labels: Sequence[int]
+    names: Sequence[str]
+
+    def __call__(self, index: int) -> Image.Image:
+        image = self.images[index]
+        return default_loader(image) if isinstance(image, str) else Image.fromarray(image)
+
+    def take(self, indices: Sequence[int]) -> Side:
+        images, labels, names = ([part[i] for i in indices] for part in (self.images, self.labels, self.names))
+        return Side(images, labels, names)  # type: ignore[arg-type]  # mypy sees the union of the three
 
 
 def make_splits(data: DataConfig, recipe: RecipeConfig, seed: int) -> Splits:
@@ -35,50 +57,36 @@ def make_splits(data: DataConfig, recipe: RecipeConfig, seed: int) -> Splits:
 
 def _folders(data: FolderConfig, recipe: RecipeConfig, seed: int) -> Splits:
     root = Path(data.root).expanduser()
-    train = ImageFolder(str(root / "train"))
-    if (root / "test").is_dir():
-        val, test = ImageFolder(str(root / "val")), ImageFolder(str(root / "test"))
-        sides = [_side(train, root), _side(val, root), _side(test, root)]
+    train, val = _folder(root, "train"), _folder(root, "val")
+    if "test" in sides_of(root):
+        sides = [train, val, _folder(root, "test")]
     else:
-        whole = _side(train, root)
-        kept, held = hold_out(whole[1], whole[2], data.val_fraction)
-        sides = [_take(whole, kept), _take(whole, held), _side(ImageFolder(str(root / "val")), root)]
-    return _splits(data, recipe, seed, sides, train.classes, IMAGENET)
+        kept, held = hold_out(train.labels, train.names, data.val_fraction)
+        sides = [train.take(kept), train.take(held), val]
+    return _splits(data, recipe, seed, sides, classes_of(root / "train"), IMAGENET)
 
 
-def _side(folder: ImageFolder, root: Path) -> Side:
-    names = [Path(path).relative_to(root).as_posix() for path, _ in folder.samples]
-    return lambda index: folder.loader(folder.samples[index][0]), folder.targets, names
+def _folder(root: Path, side: str) -> Side:
+    samples = ImageFolder(str(root / side)).samples
+    names = [Path(path).relative_to(root).as_posix() for path, _ in samples]
+    return Side([path for path, _ in samples], [label for _, label in samples], names)
 
 
 def _cifar100(data: CIFAR100Config, recipe: RecipeConfig, seed: int) -> Splits:
-    try:
-        train, test = (
-            CIFAR100(str(Path(data.root).expanduser()), train=side, download=False) for side in (True, False)
-        )
-    except RuntimeError as error:
-        raise ConfigError(f"data.root: '{data.root}': {str(error).splitlines()[0]} unpack the archive again") from None
-
-    def side(found: CIFAR100) -> Side:
-        names = [str(index) for index in range(len(found.targets))]
-        return lambda index: Image.fromarray(found.data[index]), found.targets, names
-
-    kept, held = hold_out(train.targets, side(train)[2], data.val_fraction)
-    sides = [_take(side(train), kept), _take(side(train), held), side(test)]
-    return _splits(data, recipe, seed, sides, train.classes, CIFAR)
+    train, test = (CIFAR100(str(Path(data.root).expanduser()), train=side) for side in (True, False))
+    sides = [Side(found.data, found.targets, [str(i) for i in range(len(found.targets))]) for found in (train, test)]
+    kept, held = hold_out(sides[0].labels, sides[0].names, data.val_fraction)
+    return _splits(data, recipe, seed, [sides[0].take(kept), sides[0].take(held), sides[1]], train.classes, CIFAR)
 
 
 def _splits(
-    data: FolderConfig, recipe: RecipeConfig, seed: int, sides: list[Side], class_names: list[str], stats: Stats
+    data: FolderConfig, recipe: RecipeConfig, seed: int, sides: Sequence[Side], class_names: list[str], stats: Stats
 ) -> Splits:
-    train = Pictures(*sides[0][:2], train_transform(recipe, data.image_size, data.interpolation, stats), recipe, seed)
-    transform = eval_transform(data.image_size, data.interpolation, data.crop_pct, stats)
-    return Splits(train, Pictures(*sides[1][:2], transform), Pictures(*sides[2][:2], transform), class_names)
-
-
-def _take(side: Side, indices: Sequence[int]) -> Side:
-    picture, labels, names = side
-    return lambda index: picture(indices[index]), [labels[i] for i in indices], [names[i] for i in indices]
+    transform = train_transform(recipe, data.image_size, data.interpolation, stats)
+    train = Pictures(sides[0], sides[0].labels, transform, recipe, seed)
+    plain = eval_transform(data.image_size, data.interpolation, data.crop_pct, stats)
+    val, test = (Pictures(side, side.labels, plain) for side in sides[1:])
+    return Splits(train, val, test, class_names)
 
 
 def hold_out(labels: Sequence[int], names: Sequence[str], fraction: float) -> tuple[list[int], list[int]]:

@@ -130,7 +130,6 @@ def test_augmented_tiles_are_turned_tiles():
     assert found == set(range(8))
 
 
-@pytest.mark.xfail(reason="found: timm asks Pillow for 0 bits, which Pillow 13 refuses", strict=True)
 def test_the_papers_augmentation_survives_its_strongest_draw():
     augment = image_transform(RECIPES["paper"]).transforms[2]
     posterize = next(op for op in augment.ops if op.name == "PosterizeIncreasing")
@@ -148,6 +147,10 @@ def test_an_epoch_has_every_image_once():
     assert len(keys) == len(sampler) == 50
     assert sorted(index for _, index, _ in keys) == list(range(50)) and keys != sorted(keys)
     assert {(epoch, copy) for epoch, _, copy in keys} == {(4, 0)}
+    order = [index for _, index, _ in keys]
+    assert order != [index for _, index, _ in EpochSampler(50, seed=3)]  # epoch 0
+    sampler.seed = 5
+    assert order != [index for _, index, _ in sampler]
 
 
 def test_repeated_augmentation_repeats_in_a_row_and_keeps_the_length():
