@@ -264,7 +264,7 @@ class RecipeConfig:
 
 LITE_RECIPE = RecipeConfig(
     name="lite",
-    epochs=5,
+    epochs=4,
     lr=1.5e-3,
     lr_batch=None,
     min_lr=1e-5,
@@ -354,10 +354,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "shunted_t": ModelConfig("shunted_t", depths=[1, 2, 4, 1], patch_embed="conv_stem0", drop_path_rate=0.1),
         "shunted_s": ModelConfig(),
         "shunted_b": ModelConfig("shunted_b", depths=[3, 4, 24, 2], patch_embed="conv_stem2", drop_path_rate=0.3),
-        # The same structure for 64 px images on a CPU: heads of 16 channels, 2 blocks at most in a stage.
+        # The same structure for 64 px images on a CPU: heads of 12 channels, 2 blocks at most in a stage.
         "shunted_lite": ModelConfig(
             "shunted_lite",
-            embed_dims=[32, 64, 128, 256],
+            embed_dims=[24, 48, 96, 192],
             depths=[1, 1, 2, 1],
             mlp_ratios=[4, 4, 4, 4],
             drop_path_rate=0.0,

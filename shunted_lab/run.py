@@ -77,15 +77,19 @@ def _plan(config: Config, states: list[RunState], costs: dict[str, Cost], others
     for name, cost in costs.items():
         cells = [state.state for state in states if state.run.variant == name]
         table.add_row(name, f"{cost.params / 1e6:.2f}", f"{cost.macs / 1e9:.3f}", *cells)
-    seconds = [state.result["seconds"] for state in states if state.result]
     left = sum(state.state != "done" for state in states)
     lines = [f"{len(states) - left} of {len(states)} runs done"]
-    if left and seconds:
-        minutes = left * sum(seconds) / len(seconds) / 60
-        lines.append(f"the rest takes about {minutes:.1f} min, by the finished ones")
+    lines += _time_left([state.result["seconds"] for state in states if state.result], left)
     if others:
         lines.append(f"{others} finished runs of other seeds or configurations are kept, and stand in no table here")
     return Group(table, "; ".join(lines))
+
+
+def _time_left(seconds: list[float], left: int) -> list[str]:
+    """How long `left` runs may take, by the `seconds` of those that are done; nothing where that cannot be said."""
+    if not left or not seconds:
+        return []
+    return [f"about {left * sum(seconds) / len(seconds) / 60:.1f} min left"]
 
 
 def _execute(experiment: Experiment, runs: list[Run], costs: dict[str, Cost], console: Console) -> list[RunState]:
@@ -102,13 +106,21 @@ def _execute(experiment: Experiment, runs: list[Run], costs: dict[str, Cost], co
 
         study = study or store.create_study(folder, Classification.mode, Classification.monitor)
         todo = store.enqueue(study, states, experiment.config.launch.max_attempts)
-        metric, count, total = Classification.monitor, 0, len(todo)
+        metric = Classification.monitor
+        told: list[float] = []  # seconds of each run
+        count = 0
 
         def tell(run: Run, result: dict[str, Any] | None) -> None:
             nonlocal count
             count += 1
-            said = f"{metric} {result['metrics'][metric]:.4f}, {result['seconds']:.0f} s" if result else "failed"
-            console.print(f"[{count}/{total}] {run.variant}, seed {run.seed}: {said}", markup=False, highlight=False)
+            said = ["failed"]
+            if result:
+                told.append(result["seconds"])
+                said = [f"{metric} {result['metrics'][metric]:.4f}", f"{result['seconds']:.0f} s"]
+            line = ", ".join(said + _time_left(told, len(todo) - count))
+            console.print(
+                f"[{count}/{len(todo)}] {run.variant}, seed {run.seed}: {line}", markup=False, highlight=False
+            )
 
         work(study, todo, costs, tell, progress=console.is_terminal)
     return store.read_states(runs, study)
@@ -130,7 +142,21 @@ def _report(
     console.print(to_terminal(table))
     for path in write_report(table, study_folder(experiment.config)):
         console.print(str(path), markup=False, highlight=False)
+    for line in _failures(states, experiment.config.launch.max_attempts):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 1 if any(state.state == "failed" for state in states) else 0
+
+
+def _failures(states: list[RunState], limit: int) -> list[str]:
+    """A line for each failed run: where its traceback is, and how it is tried again."""
+    from shunted_lab.study.plan import TRACEBACK
+
+    lines = []
+    for run, attempts in ((state.run, state.attempts) for state in states if state.state == "failed"):
+        again = "the same command tries again" if attempts < limit else f"launch.max_attempts={limit + 1} tries again"
+        tried = f"{attempts} of {limit} attempts"
+        lines.append(f"failed: {run.variant}, seed {run.seed}, {tried}; {run.folder / TRACEBACK}; {again}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+RESULT = {"metrics": {"val/top1": 0.5, "test/top1": 0.4}, "epoch": 0, "device": "none", "sizes": None}
 
 
 def run(*words: str, cwd: Path, **kwargs) -> subprocess.CompletedProcess[str]:
@@ -99,3 +99,29 @@ def test_a_stopped_command_goes_on(tmp_path, kill):
     assert "1 of 2 runs done" in again.stdout and "interrupted" in again.stdout
     assert len(re.findall(r"^\[1/1\] model, seed 1", again.stdout, re.M)) == 1
     assert next(tmp_path.glob("runs/train/model/seed0-*/result.json")).read_text() == finished
+
+
+@pytest.mark.slow
+def test_a_failed_run_is_shown_with_its_traceback_and_status_1(tmp_path, monkeypatch, capsys):
+    from shunted_lab import run as command
+    from shunted_lab.study import worker
+
+    def train(config, folder, progress):
+        if config.model.patch_embed == "overlapping":
+            raise RuntimeError("loss is nan")
+        return dict(RESULT)
+
+    monkeypatch.setattr(worker, "train", train)
+    monkeypatch.chdir(tmp_path)
+    words = ["experiment=ablate_embed", "seeds=[0]", "launch.max_attempts=2"]
+    assert command.main(words) == 1
+    out = capsys.readouterr().out
+    assert "INCOMPLETE, 1 of 3 runs are not done: overlapping seed 0 failed (RuntimeError: loss is nan)" in " ".join(
+        out.split()
+    )
+    shown = re.search(r"failed: overlapping, seed 0, 1 of 2 attempts; (\S+); the same command tries again", out)
+    assert shown and "RuntimeError: loss is nan" in Path(shown[1]).read_text()
+    assert command.main(words) == 1 and "launch.max_attempts=3 tries again" in capsys.readouterr().out
+    monkeypatch.setattr(worker, "train", lambda *args: dict(RESULT))
+    assert command.main([*words[:2], "launch.max_attempts=3"]) == 0
+    assert "INCOMPLETE" not in capsys.readouterr().out

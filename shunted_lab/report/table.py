@@ -143,12 +143,11 @@ def _proof(config: Config, rows: Sequence[Row]) -> list[str]:
         return []
     if all(difference.n < 2 for difference in differences.values()):
         return ["One seed proves no difference."]
-    smallest = [smallest_difference(d.std, d.n, power=POWER) for d in differences.values()]
-    largest = max(value for value in smallest if not math.isnan(value))
-    n = min(d.n for d in differences.values())
+    smallest = {name: smallest_difference(d.std, d.n, power=POWER) for name, d in differences.items()}
+    shown = [f"{name} {100 * value:.1f}" for name, value in smallest.items() if not math.isnan(value)]
     lines = [
-        f"With the spread seen here, n = {n} shows a true difference of {100 * largest:.1f} points or more "
-        f"with {100 * POWER:.0f} % probability."
+        f"With the spread seen here, n = {min(d.n for d in differences.values())} shows a true difference to "
+        f"{config.baseline} with {100 * POWER:.0f} % probability from so many points on: {', '.join(shown)}."
     ]
     undecided = [name for name, difference in differences.items() if difference.holds_zero]
     if undecided:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from shunted_lab.nn import Cost
 
 IMAGENET_CLASSES = 1000
+TRACEBACK = "traceback.txt"  # in the folder of a run that failed
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The record of an experiment: one Optuna study in SQLite, every run a trial, and the folders that back it up.
 
 A trial's user attributes name its run (`fingerprint`, `variant`, `seed`, `folder`, `config`) and, when it is done, hold
-the `result`. A result is written into the run's folder first, so that a kill between the two loses nothing.
+its result, key by key. A result is written into the run's folder first, so that a kill between the two loses nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from shunted_lab.config import ConfigError
 from shunted_lab.study.plan import Run, RunState
 
 FORMAT = 1  # of run folders and user attributes; a folder of another format is refused
+
+IDENTITY = ("fingerprint", "variant", "seed", "folder", "config")  # user attributes that are not the result's
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", ".*set_metric_names is experimental.*")  # shows the metric in the dashboard
@@ -121,7 +123,7 @@ def read_states(runs: list[Run], study: Study | None, owned_by_other: bool = Fal
 def _state(run: Run, trials: list[FrozenTrial], running: str) -> RunState:
     for trial in trials:
         if trial.state == TrialState.COMPLETE:
-            return RunState(run, "done", trial.user_attrs["result"])
+            return RunState(run, "done", {k: v for k, v in trial.user_attrs.items() if k not in IDENTITY})
     result = read_result(run)
     if result is not None:
         return RunState(run, "done", result)
@@ -170,8 +172,7 @@ def enqueue(study: Study, states: list[RunState], max_attempts: int) -> dict[str
 
 def adopt(study: Study, run: Run, result: dict[str, Any]) -> None:
     """Take a result into the study that was written into the run's folder before a kill."""
-    user_attrs = attributes(run) | {"result": result}
-    study.add_trial(create_trial(value=objective(study, result), user_attrs=user_attrs))
+    study.add_trial(create_trial(value=objective(study, result), user_attrs=result | attributes(run)))
 
 
 def objective(study: Study, result: dict[str, Any]) -> float:

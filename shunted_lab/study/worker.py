@@ -20,7 +20,7 @@ import shunted_lab
 from shunted_lab.config import ConfigError
 from shunted_lab.nn import Cost
 from shunted_lab.study import store
-from shunted_lab.study.plan import Run
+from shunted_lab.study.plan import TRACEBACK, Run
 from shunted_lab.tasks.train import train
 
 LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "optuna", "numpy")
@@ -70,9 +70,11 @@ def _attempt(study: Study, trial: Trial, run: Run, cost: Cost, progress: bool) -
                 f"{run.folder}: the disk is full; free some space, then the same command goes on"
             ) from None
         trial.set_user_attr("error", traceback.format_exc())
+        (run.folder / TRACEBACK).write_text(traceback.format_exc())
         study.tell(trial, state=TrialState.FAIL)
         return None
-    trial.set_user_attr("result", result)
+    for key, value in result.items():
+        trial.set_user_attr(key, value)
     study.tell(trial, store.objective(study, result))
     return result
 
@@ -95,7 +97,7 @@ def execute(run: Run, cost: Cost, progress: bool = False) -> dict[str, Any]:
     result = train(run.config, run.folder, progress)
     result["seconds"] = round(time.perf_counter() - start, 2)
     result["costs"] = {"params": cost.params, "macs": cost.macs, "macs_attention": cost.macs_attention}
-    result |= {"folder": str(run.folder), "git": origin["git"], "versions": origin["versions"]}
+    result |= {"git": origin["git"], "versions": origin["versions"]}
     store.write_json(run.folder / "result.json", result)
     return result
 

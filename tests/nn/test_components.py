@@ -245,14 +245,14 @@ def test_a_batch_is_its_images():
 
 
 def test_no_head():
-    assert lite(num_classes=0)(torch.randn(2, 3, 32, 32)).shape == (2, 256)
+    assert lite(num_classes=0)(torch.randn(2, 3, 32, 32)).shape == (2, 192)
 
 
 def test_impossible_pyramids_are_refused():
     with pytest.raises(ComponentError, match=r"an image of 16 x 64 is too small for 4 stages: at least 32 a side"):
         lite()(torch.randn(1, 3, 16, 64))
-    with pytest.raises(ComponentError, match=r"num_heads\[1\]=3 does not divide embed_dims\[1\]=64"):
-        lite(num_heads=[2, 3, 8, 16])
+    with pytest.raises(ComponentError, match=r"num_heads\[1\]=5 does not divide embed_dims\[1\]=48"):
+        lite(num_heads=[2, 5, 8, 16])
     with pytest.raises(ComponentError, match=r"rates: .* has 2 entries for 4 stages"):
         lite(rates=[[8, 4], [1]])
 

@@ -71,8 +71,9 @@ def test_a_complete_table():
         "Not told apart from non_overlapping by these seeds: overlapping, conv_stem.",
     ):
         assert text in caption, text
-    # 3.264 standard deviations of the differences (1 point) is what three pairs show with 80 % power
-    assert "n = 3 shows a true difference of 3.3 points or more with 80 % probability" in caption
+    # three pairs show 3.264 standard deviations of the differences (1 and 0.45 points) with 80 % power
+    assert "n = 3 shows a true difference to non_overlapping with 80 % probability from so many points on" in caption
+    assert "points on: overlapping 3.3, conv_stem 1.5." in caption
     assert "INCOMPLETE" not in caption and "SMOKE" not in caption
 
 
@@ -151,7 +152,7 @@ def test_without_a_paper_there_is_one_block():
     ]
     made = build_table(found.config, found.variants, runs, {"model": Cost(1, 2, 2, 0)}, {})
     assert len(blocks(made)) == 1 and to_csv(made).count("\n") == 2
-    assert "points or more" not in blocks(made)[0].caption  # nothing is compared
+    assert "true difference" not in blocks(made)[0].caption  # nothing is compared
 
 
 def test_every_format_shows_the_same_cells():

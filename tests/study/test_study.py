@@ -113,15 +113,16 @@ def test_smoke_runs_have_a_study_of_their_own(tmp_path, trained):
 def test_a_trial_holds_configuration_metrics_costs_origin_and_folder(tmp_path, trained):
     command(tmp_path, "seeds=[4]")
     trial = trials(tmp_path)[0]
-    attrs, result = trial.user_attrs, trial.user_attrs["result"]
+    attrs = trial.user_attrs
     assert trial.value == 0.5  # the validation side, never the test
     assert (attrs["variant"], attrs["seed"]) == ("non_overlapping", 4)
     assert attrs["config"]["model"]["patch_embed"] == "non_overlapping"
-    assert result["metrics"]["test/top1"] == 0.4
-    assert result["costs"] == {"params": 1_000_000, "macs": 3, "macs_attention": 1}
-    assert {"torch", "lightning", "optuna", "python"} <= result["versions"].keys()
-    assert result["git"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", result["git"])
-    assert json.loads((tmp_path / attrs["folder"] / "result.json").read_text()) == result
+    assert attrs["metrics"]["test/top1"] == 0.4
+    assert attrs["costs"] == {"params": 1_000_000, "macs": 3, "macs_attention": 1}
+    assert {"torch", "lightning", "optuna", "python"} <= attrs["versions"].keys()
+    assert attrs["git"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", attrs["git"])
+    written = json.loads((tmp_path / attrs["folder"] / "result.json").read_text())
+    assert written == {key: attrs[key] for key in attrs if key not in store.IDENTITY}
 
 
 def test_a_failed_run_keeps_its_traceback_and_the_others_go_on(tmp_path, trained):
@@ -130,6 +131,7 @@ def test_a_failed_run_keeps_its_traceback_and_the_others_go_on(tmp_path, trained
     assert states(found) == ["done", "failed", "done"]
     assert found[1].error == "in ('overlapping', 0)" and found[1].attempts == 1
     failed = next(trial for trial in trials(tmp_path) if trial.state == TrialState.FAIL)
+    assert (found[1].run.folder / "traceback.txt").read_text() == failed.user_attrs["error"]
     assert "Traceback" in failed.user_attrs["error"] and "loss is nan" in failed.user_attrs["error"]
 
 
