@@ -42,6 +42,7 @@ def run(experiment: Experiment) -> int:
 
     from shunted_lab.study import store
     from shunted_lab.study.plan import (
+        check_runs_dir,
         check_space,
         count_costs,
         count_paper_costs,
@@ -53,6 +54,7 @@ def run(experiment: Experiment) -> int:
     config = experiment.config
     console = Console(width=None if sys.stdout.isatty() else 120)
     folder = study_folder(config)
+    check_runs_dir(config)
     facts = data_facts(experiment)
     runs = plan_runs(experiment, facts)
     study = store.load_study(folder)
@@ -63,6 +65,7 @@ def run(experiment: Experiment) -> int:
         return 0
     paper_costs = count_paper_costs(experiment)
     check_space(config, [state.run for state in states if state.state != "done"], costs)
+    folder.mkdir(parents=True, exist_ok=True)
     with store.owned(folder):
         states = _execute(experiment, runs, costs, console)
     return _report(experiment, states, costs, paper_costs, console)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,22 +113,31 @@ def _cost(where: str, run: RunConfig, image_size: int, num_classes: int) -> Cost
         raise ConfigError(f"{where}: {error}") from None
 
 
+def check_runs_dir(config: Config) -> Path:
+    """The folder that exists already, of those that lead to the study's; nothing is made.
+
+    Raises:
+        ConfigError: if the study's folder cannot be made or written there.
+    """
+    folder = study_folder(config).absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    reason = "is no folder" if not there.is_dir() else None if os.access(there, os.W_OK) else "is not writable"
+    if reason:
+        raise ConfigError(f"runs_dir: {config.runs_dir} cannot be written: {there} {reason}")
+    return there
+
+
 def check_space(config: Config, missing: list[Run], costs: dict[str, Cost]) -> None:
     """Refuse to begin what the disk cannot hold: weights and two AdamW moments per checkpoint, and logs.
 
     Raises:
-        ConfigError: if `runs_dir` cannot be written, or has too little space.
+        ConfigError: if the disk of `runs_dir` has too little space.
     """
-    folder = study_folder(config)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"runs_dir: {config.runs_dir} cannot be written: {error.strerror}") from None
     if not missing:
         return
     checkpoints = 3 if any(run.config.recipe.select == "best" for run in missing) else 2  # one more while it is written
     need = sum(costs[run.variant].params * 4 * 3 * checkpoints + 5e6 for run in missing)
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(check_runs_dir(config)).free
     if free < need:
         raise ConfigError(
             f"runs_dir: {config.runs_dir} has {free / 1e6:,.0f} MB free; {len(missing)} runs need about "

@@ -46,13 +46,14 @@ def train(config: RunConfig, folder: Path, progress: bool = False) -> dict[str, 
         best = torch.load(last.with_name("best.ckpt"), weights_only=True, map_location="cpu")
         task.load_state_dict(best["state_dict"])
         epoch = int(best["epoch"])
-        metrics |= _values(trainer.validate(task, data, verbose=False))
+    # Also for the last epoch: after a kill between the last checkpoint and the test, fit has nothing left to validate.
+    metrics |= _values(trainer.validate(task, data, verbose=False))
     metrics |= _values(trainer.test(task, data, verbose=False))
     return {
         "metrics": metrics,
         "epoch": epoch,
         "select": config.recipe.select,
-        "device": device_name(task.device if trainer.num_devices == 0 else trainer.strategy.root_device),
+        "device": device_name(trainer.strategy.root_device),
         "sizes": dict(data.sizes),
         "train_seconds": round(clock.seconds, 2),
         "images_per_second": round(clock.images / clock.seconds, 1) if clock.seconds else None,

@@ -263,8 +263,9 @@ def test_a_full_disk_is_refused_before_training(tmp_path, monkeypatch):
 def test_a_runs_dir_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     experiment = compose(["experiment=ablate_embed", f"runs_dir={tmp_path}/file"])
-    with pytest.raises(ConfigError, match=r"runs_dir: .*file cannot be written: Not a directory"):
-        plan.check_space(experiment.config, [], COSTS)
+    with pytest.raises(ConfigError, match=r"runs_dir: .*file cannot be written: .*/file is no folder"):
+        plan.check_runs_dir(experiment.config)
+    assert plan.check_runs_dir(compose(["experiment=train", f"runs_dir={tmp_path}/a/b"]).config) == tmp_path
 
 
 def test_a_disk_that_fills_up_stops_the_command_and_the_same_command_goes_on(tmp_path, trained, monkeypatch):

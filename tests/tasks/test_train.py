@@ -123,6 +123,21 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(tmp_path
     assert resumed["metrics"] == whole["metrics"] and resumed["epoch"] == whole["epoch"]
 
 
+@pytest.mark.parametrize("select", ["last", "best"])
+def test_a_run_that_was_killed_before_its_test_is_tested_on_the_same_weights(tmp_path, select, monkeypatch):
+    run = variants("recipe.epochs=2", "recipe.limit_batches=2", f"recipe.select={select}")["overlapping"]
+    whole = train(run, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr("lightning.pytorch.Trainer.validate", lambda *args, **kwargs: _raise(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(run, tmp_path / "killed")
+    resumed = train(run, tmp_path / "killed")
+    sides = ("val/", "test/")
+    for found in (whole, resumed):
+        found["metrics"] = {key: value for key, value in found["metrics"].items() if key.startswith(sides)}
+    assert resumed["metrics"] == whole["metrics"] and len(whole["metrics"]) == 6 and resumed["epoch"] == whole["epoch"]
+
+
 def _raise(error: type[Exception]) -> None:
     raise error
 
