@@ -200,19 +200,3 @@ def _check_paper(config: Config, path: Path) -> None:
                 raise ConfigError(f"{path}: paper.rows.{name}.{key}: '{value}' is not a number")
     if paper.rows and not paper.source:
         raise ConfigError(f"{path}: paper.source: is missing; numbers in paper.rows need a source")
-
-
-def load_run(path: Path) -> RunConfig:
-    """Read the `config.yaml` of a run's folder.
-
-    Raises:
-        ConfigError: if the file does not fit the schema of this version.
-    """
-    try:
-        raw = OmegaConf.load(path)
-        assert isinstance(raw, DictConfig)
-        schema = OmegaConf.structured(RunConfig)
-        schema.data = PRESETS["data"][raw.data.name]  # the class follows the name; the others have one class each
-        return OmegaConf.to_object(OmegaConf.merge(schema, raw))  # type: ignore[return-value]
-    except (OmegaConfBaseException, YAMLError, KeyError, AssertionError) as error:
-        raise ConfigError(f"{path}: is not a run of this version: {str(error).splitlines()[0]}") from None

@@ -267,7 +267,6 @@ LITE_RECIPE = RecipeConfig(
     epochs=4,
     lr=1.5e-3,
     lr_batch=None,
-    min_lr=1e-5,
     warmup_epochs=0.5,
     mixup=0.0,
     cutmix=0.0,
@@ -363,12 +362,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             drop_path_rate=0.0,
         ),
     },
-    "data": {
-        "earth": EarthConfig(),
-        "imagenet": ImageNetConfig(),
-        "folder": FolderConfig(),
-        "cifar100": CIFAR100Config(),
-    },
+    "data": {schema.name: schema() for schema in (EarthConfig, ImageNetConfig, FolderConfig, CIFAR100Config)},
     "recipe": {"paper": RecipeConfig(), "lite": LITE_RECIPE},
     "launch": {"local": LaunchConfig()},
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shunted_lab.compose import compose, experiment_files, load_run
+from shunted_lab.compose import compose, experiment_files
 from shunted_lab.config import COMPONENTS, PRESETS, ConfigError, RunConfig
 
 ROOT = Path(__file__).parents[1]
@@ -195,15 +195,3 @@ def test_a_fingerprint_covers_all_that_can_change_a_result_and_nothing_else():
 def test_a_fingerprint_is_the_same_in_every_process():
     # A stored value: a change here makes every finished run of every user stale.
     assert compose([*BASE, "recipe=paper"]).variants["conv_stem"].fingerprint("") == "d764071b6f147390"
-
-
-def test_a_run_reads_back_from_its_folder(tmp_path):
-    from omegaconf import OmegaConf
-
-    run = compose([*BASE, "data=folder", "data.root=/a", "smoke=true"]).variants["overlapping"]
-    path = tmp_path / "config.yaml"
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(run)))
-    assert load_run(path) == run
-    path.write_text("model: {colour: red}")
-    with pytest.raises(ConfigError, match=r"config\.yaml: is not a run of this version"):
-        load_run(path)

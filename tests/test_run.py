@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-RESULT = {"metrics": {"val/top1": 0.5, "test/top1": 0.4}, "epoch": 0, "device": "none", "sizes": None}
+RESULT = {"metrics": {"val/top1": 0.5, "test/top1": 0.4}, "headline": "test/top1", "device": "none", "sizes": None}
 
 
 def run(*words: str, cwd: Path, **kwargs) -> subprocess.CompletedProcess[str]:

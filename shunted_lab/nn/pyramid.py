@@ -177,7 +177,7 @@ def init_weights(model: nn.Module, seed: int) -> None:
             module.weight.normal_(0, (2 / fan_out) ** 0.5, generator=generator)
         elif callable(reset := getattr(module, "reset_parameters", None)):
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(generator.initial_seed())
+                torch.default_generator.manual_seed(generator.initial_seed())  # torch.manual_seed would seed GPUs too
                 reset()
         if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
             module.bias.zero_()

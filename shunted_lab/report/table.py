@@ -53,7 +53,6 @@ def build_table(
     states: Sequence[RunState],
     costs: Mapping[str, Cost],
     paper_costs: Mapping[str, Cost],
-    metric: str = "test/top1",
 ) -> Table:
     """The table of an experiment.
 
@@ -62,12 +61,11 @@ def build_table(
         variants: the configuration of each, as composed.
         states: one for each planned run, in any order.
         costs, paper_costs: by variant, at the experiment's size and at the paper's (empty without `paper:`).
-        metric: key of the runs' results, a fraction.
     """
     values: dict[str, dict[int, float]] = {name: {} for name in variants}
     for state in states:
         if state.result is not None:
-            values[state.run.variant][state.run.seed] = state.result["metrics"][metric]
+            values[state.run.variant][state.run.seed] = state.result["metrics"][state.result["headline"]]
     baseline = values[config.baseline or ""]
     rows = []
     for name in variants:

@@ -30,8 +30,9 @@ def train(config: RunConfig, folder: Path, progress: bool = False) -> dict[str, 
         progress: show a progress bar.
 
     Returns:
-        Plain values for `result.json`: `metrics` (fractions in [0, 1] and losses), the `epoch` that was tested,
-        `device`, `sizes` of the splits, `train_seconds` and `images_per_second` of this session's training epochs.
+        Plain values for `result.json`: `metrics` (fractions in [0, 1], losses), `headline` (the table's metric),
+        the `epoch` that was tested, `device`, `sizes` of the splits, `train_seconds` and `images_per_second` of this
+        session's training epochs.
     """
     _quiet()
     data = make_datamodule(config.data, config.recipe, config.seed, config.launch.num_workers)
@@ -51,6 +52,7 @@ def train(config: RunConfig, folder: Path, progress: bool = False) -> dict[str, 
     metrics |= _values(trainer.test(task, data, verbose=False))
     return {
         "metrics": metrics,
+        "headline": task.headline,
         "epoch": epoch,
         "select": config.recipe.select,
         "device": device_name(trainer.strategy.root_device),

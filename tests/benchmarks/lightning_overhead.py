@@ -2,7 +2,8 @@
 
     python tests/benchmarks/lightning_overhead.py
 
-Both loops run in turn, several times; the ratio of each pair is printed, and their median. Goal: at least 0.95.
+Both loops run in turn, several times. Printed: each pair, the median of their ratios, and the ratio of the fastest of
+both, which a busy machine disturbs least. Goal: at least 0.95.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from shunted_lab.config import RunConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.tasks.train import device_name, make_task, train
 
-BATCHES, WARM_UP, PAIRS = 30, 1, 5
+BATCHES, WARM_UP, PAIRS = 30, 1, 9
 
 
 def bare(config: RunConfig) -> float:
@@ -56,12 +57,16 @@ def main() -> None:
     config = compose(["experiment=ablate_embed", "launch.accelerator=cpu", "recipe.epochs=1"]).variants["conv_stem"]
     config = replace(config, recipe=replace(config.recipe, limit_batches=BATCHES))
     ratios = []
+    fastest = {"bare": 0.0, "through_lightning": 0.0}
     for pair in range(PAIRS):
         loops = [through_lightning, bare] if pair % 2 else [bare, through_lightning]
         speed = {loop.__name__: loop(config) for loop in loops}
+        fastest = {name: max(fastest[name], found) for name, found in speed.items()}
         ratios.append(speed["through_lightning"] / speed["bare"])
         print(f"bare {speed['bare']:.1f} images/s, lightning {speed['through_lightning']:.1f}, ratio {ratios[-1]:.3f}")
-    print(f"median ratio {statistics.median(ratios):.3f} on {device_name(torch.device('cpu'))}")
+    best = fastest["through_lightning"] / fastest["bare"]
+    median = statistics.median(ratios)
+    print(f"median ratio {median:.3f}, ratio of the fastest {best:.3f} on {device_name(torch.device('cpu'))}")
 
 
 if __name__ == "__main__":
