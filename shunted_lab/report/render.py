@@ -158,7 +158,7 @@ def to_terminal(table: Table) -> Group:
     for block in blocks(table):
         shown = RichTable(title=Text(block.title), title_justify="left")
         for index, name in enumerate(block.head):
-            shown.add_column(Text(name), justify="right" if index else "left", overflow="fold")
+            shown.add_column(Text(name), justify="right" if index else "left", no_wrap=not index)
         for line in block.rows:
             shown.add_row(*map(Text, line))
         parts += [shown, Text(block.caption)]
