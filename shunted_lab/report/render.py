@@ -41,7 +41,7 @@ def blocks(table: Table) -> list[Block]:
 
 def cells(row: Row) -> Sequence[str]:
     """A row's text."""
-    difference = "baseline" if row.is_baseline else _difference(row.difference)
+    difference = "baseline" if row.is_baseline else _difference(row.difference, row.planned)
     return row.variant, _millions(row.cost.params), _giga(row.cost.macs), _top1(row), difference
 
 
@@ -75,12 +75,13 @@ def _mean(found: Summary) -> str:
     return f"{100 * found.mean:.2f}{spread}"
 
 
-def _difference(found: Difference | None) -> str:
+def _difference(found: Difference | None, planned: int) -> str:
+    """`+2.00 [−0.48, +4.48]`; with fewer pairs than planned, or a single one, their number: `+1.00 (n = 1)`."""
     if found is None:
         return UNKNOWN
-    if found.n < 2:
-        return f"{_signed(found.mean)} (n = 1)"
-    return f"{_signed(found.mean)} [{_signed(found.low)}, {_signed(found.high)}]"
+    interval = f" [{_signed(found.low)}, {_signed(found.high)}]" if found.n > 1 else ""
+    pairs = f" (n = {found.n})" if found.n < max(planned, 2) else ""
+    return f"{_signed(found.mean)}{interval}{pairs}"
 
 
 def _signed(fraction: float) -> str:

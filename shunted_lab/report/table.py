@@ -1,13 +1,14 @@
 """The ablation table: one row a variant, from the states of its runs. It fails closed.
 
-A run that is missing, interrupted or failed shows in its row and in the caption; it is never averaged away.
+A run that is missing, interrupted or failed, or whose metric is not finite, shows in its row and in the caption; it is
+never averaged away.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shunted_lab.config import Config, RunConfig
 from shunted_lab.nn.cost import Cost
@@ -15,6 +16,7 @@ from shunted_lab.report.statistics import Difference, Summary, paired_difference
 from shunted_lab.study.plan import RunState
 
 POWER = 0.8
+TINY = 1e-12  # a spread of fractions that is rounding of the arithmetic only
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def build_table(
         states: one for each planned run, in any order.
         costs, paper_costs: by variant, at the experiment's size and at the paper's (empty without `paper:`).
     """
+    states = [_checked(state) for state in states]
     values: dict[str, dict[int, float]] = {name: {} for name in variants}
     for state in states:
         if state.result is not None:
@@ -88,6 +91,15 @@ def build_table(
     return Table(title, rows, caption, *_paper_captions(config, variants))
 
 
+def _checked(state: RunState) -> RunState:
+    """A run without a finite metric has failed: its NaN would stand for the whole row."""
+    if state.result is None:
+        return state
+    metric = state.result["headline"]
+    value = state.result["metrics"][metric]
+    return state if math.isfinite(value) else replace(state, state="failed", result=None, error=f"{metric} is {value}")
+
+
 def _open(states: Sequence[RunState]) -> dict[str, int]:
     found: dict[str, int] = {}
     for state in states:
@@ -99,16 +111,11 @@ def _open(states: Sequence[RunState]) -> dict[str, int]:
 def _caption(
     config: Config, variants: Mapping[str, RunConfig], states: Sequence[RunState], rows: Sequence[Row]
 ) -> list[str]:
-    first = next(iter(variants.values()))
     results = [state.result for state in states if state.result is not None]
     lines = ["SMOKE TEST, not a result: a few batches of training."] if config.smoke else []
     lines += [_incomplete(states)] if any(row.open for row in rows) else []
-    lines.append(_accuracy_of(first, results))
-    epochs = {"last": "the last epoch", "best": "the epoch that was best on the validation split"}
-    lines.append(
-        f"Model {first.model.name}, recipe {first.recipe.name}, {first.recipe.epochs} epochs; "
-        f"tested: {epochs[first.recipe.select]}."
-    )
+    lines += _shared({name: _accuracy_of(run, _sizes(run, states)) for name, run in variants.items()})
+    lines += _shared({name: _training_of(run) for name, run in variants.items()})
     devices = sorted({result["device"] for result in results})
     lines.append(f"Trained on {', '.join(devices)}." if devices else "Nothing is trained yet.")
     lines.append(
@@ -118,8 +125,26 @@ def _caption(
     return lines + _proof(config, rows)
 
 
-def _accuracy_of(run: RunConfig, results: Sequence[Mapping]) -> str:
-    sizes = results[0].get("sizes") if results else None
+def _shared(sentences: Mapping[str, str]) -> list[str]:
+    """Each sentence once; where variants differ, with the names of those that it holds for."""
+    names: dict[str, list[str]] = {}
+    for name, sentence in sentences.items():
+        names.setdefault(sentence, []).append(name)
+    return list(names) if len(names) == 1 else [f"{', '.join(of)}: {sentence}" for sentence, of in names.items()]
+
+
+def _training_of(run: RunConfig) -> str:
+    tested = {"last": "the last epoch", "best": "the epoch that was best on the validation split"}[run.recipe.select]
+    return f"Model {run.model.name}, recipe {run.recipe.name}, {run.recipe.epochs} epochs; tested: {tested}."
+
+
+def _sizes(run: RunConfig, states: Sequence[RunState]) -> Mapping[str, int] | None:
+    """Images in each split, from any finished run on the same data."""
+    done = [s.result for s in states if s.result is not None and s.run.config.data == run.data]
+    return done[0].get("sizes") if done else None
+
+
+def _accuracy_of(run: RunConfig, sizes: Mapping[str, int] | None) -> str:
     images = f" ({sizes['test']:,} images; training {sizes['train']:,}, validation {sizes['val']:,})" if sizes else ""
     size = run.data.image_size
     return f"Top-1 accuracy on the test split of {run.data.name}{images} at {size} x {size}; costs at the same size."
@@ -141,16 +166,26 @@ def _proof(config: Config, rows: Sequence[Row]) -> list[str]:
         return []
     if all(difference.n < 2 for difference in differences.values()):
         return ["One seed proves no difference."]
-    smallest = {name: smallest_difference(d.std, d.n, power=POWER) for name, d in differences.items()}
-    shown = [f"{name} {100 * value:.1f}" for name, value in smallest.items() if not math.isnan(value)]
-    lines = [
-        f"With the spread seen here, n = {min(d.n for d in differences.values())} shows a true difference to "
-        f"{config.baseline} with {100 * POWER:.0f} % probability from so many points on: {', '.join(shown)}."
-    ]
+    lines = _power(config, {name: d for name, d in differences.items() if d.n > 1 and d.std > TINY})
+    same = [name for name, d in differences.items() if d.n > 1 and d.std <= TINY]
+    if same:
+        lines.append(f"No spread over seeds, which proves nothing about others: {', '.join(same)}.")
     undecided = [name for name, difference in differences.items() if difference.holds_zero]
     if undecided:
         lines.append(f"Not told apart from {config.baseline} by these seeds: {', '.join(undecided)}.")
     return lines
+
+
+def _power(config: Config, differences: Mapping[str, Difference]) -> list[str]:
+    """From which true difference on each comparison would show it, with the pairs that it has."""
+    by_n: dict[int, list[str]] = {}
+    for name, d in differences.items():
+        by_n.setdefault(d.n, []).append(f"{name} {100 * smallest_difference(d.std, d.n, power=POWER):.1f}")
+    return [
+        f"With the spread seen here, n = {n} shows a true difference to {config.baseline} with {100 * POWER:.0f} % "
+        f"probability from so many points on: {', '.join(shown)}."
+        for n, shown in sorted(by_n.items())
+    ]
 
 
 def _paper_captions(config: Config, variants: Mapping[str, RunConfig]) -> tuple[str | None, list[str]]:
@@ -160,7 +195,7 @@ def _paper_captions(config: Config, variants: Mapping[str, RunConfig]) -> tuple[
     size = f"{paper.image_size} x {paper.image_size}"
     lines = ["Costs are counted; GMACs hold convolutions, linear layers and attention products."]
     lines.append(f"Paper columns: {paper.source}; – where no source is at hand." if paper.rows else "No paper numbers.")
-    data = next(iter(variants.values())).data.name
-    if data != "imagenet":
-        lines.append(f"The accuracies above are of {data}; they say nothing about ImageNet.")
+    small = sorted({run.data.name for run in variants.values()} - {"imagenet"})
+    if small:
+        lines.append(f"The accuracies above are of {', '.join(small)}; they say nothing about ImageNet.")
     return f"The same variants at paper scale ({paper.model}, {size})", lines

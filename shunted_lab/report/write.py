@@ -16,7 +16,7 @@ def write_report(table: Table, folder: Path) -> list[Path]:
     paths = []
     for name, render in FORMATS.items():
         temporary = folder / f".{name}"
-        temporary.write_text(render(table))
+        temporary.write_text(render(table), encoding="utf-8")
         os.replace(temporary, folder / name)
         paths.append(folder / name)
     return paths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import platform
 import subprocess
 import time
@@ -95,6 +96,9 @@ def execute(run: Run, cost: Cost, progress: bool = False) -> dict[str, Any]:
     store.write_json(run.folder / "run.json", origin)
     start = time.perf_counter()
     result = train(run.config, run.folder, progress)
+    bad = [f"{key} is {value}" for key, value in result["metrics"].items() if not math.isfinite(value)]
+    if bad:
+        raise FloatingPointError(", ".join(bad))  # a run that diverged has failed; its NaN is no result
     result["seconds"] = round(time.perf_counter() - start, 2)
     result["costs"] = {"params": cost.params, "macs": cost.macs, "macs_attention": cost.macs_attention}
     result |= {"git": origin["git"], "versions": origin["versions"]}

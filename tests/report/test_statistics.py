@@ -49,6 +49,13 @@ def test_one_pair_has_no_interval_and_proves_nothing():
     assert found is not None and math.isnan(found.low) and math.isnan(found.high) and found.holds_zero
 
 
+def test_an_interval_on_either_side_of_zero_excludes_it():
+    higher, lower = {0: 1.0, 1: 1.1, 2: 0.9}, {0: 0.0, 1: 0.0, 2: 0.0}
+    for a, b in ((higher, lower), (lower, higher)):
+        found = paired_difference(a, b)
+        assert found is not None and not found.holds_zero
+
+
 def test_equal_differences_have_an_interval_of_width_zero():
     found = paired_difference({0: 3, 1: 4}, {0: 2, 1: 3})
     assert found is not None and found.low == found.high == found.mean == 1 and not found.holds_zero
@@ -72,6 +79,12 @@ def test_the_smallest_difference_is_found_4_times_in_5(n):
     x = rng.normal(smallest_difference(2.0, n), 2.0, (100_000, n))
     half = stats.t.ppf(0.975, n - 1) * x.std(1, ddof=1) / math.sqrt(n)
     assert (abs(x.mean(1)) > half).mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_both_tails_count_where_the_power_is_low():
+    shift = smallest_difference(1.0, 30, power=0.06) * math.sqrt(30)
+    bar = stats.t.ppf(0.975, 29)
+    assert stats.nct.sf(bar, 29, shift) + stats.nct.cdf(-bar, 29, shift) == pytest.approx(0.06, abs=1e-4)
 
 
 def test_the_smallest_difference_agrees_with_the_noncentral_t():

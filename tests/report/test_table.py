@@ -1,6 +1,8 @@
 """The table: it fails closed, pairs by seed, and says the same in every format."""
 
+import dataclasses
 import io
+import math
 import random
 import re
 import shutil
@@ -110,6 +112,7 @@ def test_a_variant_without_a_finished_run_is_a_dash():
     for seed in range(3):
         runs = replaced(runs, "conv_stem", seed, "missing")
     assert blocks(table(runs=runs))[0].rows[2][3:] == ("– (0 of 3: 3 missing)", "–")
+    assert blocks(table(runs=runs))[0].caption.count("Top-1 accuracy on") == 1
     nothing = [RunState(s.run, "missing") for s in runs]
     assert "Nothing is trained yet." in blocks(table(runs=nothing))[0].caption
 
@@ -125,6 +128,57 @@ def test_one_seed_proves_nothing():
     made = table(experiment("seeds=[1]"))
     assert blocks(made)[0].rows[1][3:] == ("74.00 (1)", "+2.00 (n = 1)")
     assert "One seed proves no difference." in blocks(made)[0].caption
+
+
+def test_a_difference_over_fewer_pairs_shows_their_number():
+    made = table(runs=replaced(states(experiment()), "non_overlapping", 1, "failed", "E: x"))
+    assert blocks(made)[0].rows[1][3:] == ("74.00 ± 3.00 (3)", "+2.00 [−10.71, +14.71] (n = 2)")
+
+
+def test_the_caption_never_gives_the_power_of_other_pairs():
+    runs = states(experiment())
+    for seed in (1, 2):
+        runs = replaced(runs, "overlapping", seed, "missing")
+    caption = blocks(table(runs=runs))[0].caption
+    assert "n = 1 shows" not in caption
+    assert (
+        "n = 3 shows a true difference to non_overlapping with 80 % probability from so many points on: conv" in caption
+    )
+    runs = replaced(states(experiment()), "overlapping", 1, "missing")
+    caption = blocks(table(runs=runs))[0].caption
+    assert "n = 2 shows" in caption and "n = 3 shows" in caption
+
+
+def test_seeds_without_spread_prove_nothing():
+    runs = [
+        dataclasses.replace(s, result=result(0.7 if s.run.variant == "overlapping" else 0.5))
+        for s in states(experiment())
+    ]
+    caption = blocks(table(runs=runs))[0].caption
+    assert "No spread over seeds, which proves nothing about others: overlapping, conv_stem." in caption
+    assert "shows a true difference" not in caption
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_metric_that_is_not_finite_is_a_failed_run(value):
+    runs = [
+        dataclasses.replace(s, result=result(value)) if (s.run.variant, s.run.seed) == ("overlapping", 1) else s
+        for s in states(experiment())
+    ]
+    made = table(runs=runs)
+    assert not made.complete and blocks(made)[0].rows[1][3] == "74.00 ± 4.24 (2 of 3: 1 failed)"
+    assert f"overlapping seed 1 failed (test/top1 is {value})" in blocks(made)[0].caption
+
+
+def test_variants_of_different_data_and_recipes_are_told_apart_in_the_caption():
+    found = experiment()
+    run = found.variants["overlapping"]
+    data, recipe = dataclasses.replace(run.data, image_size=96), dataclasses.replace(run.recipe, epochs=40)
+    variants = {**found.variants, "overlapping": dataclasses.replace(run, data=data, recipe=recipe)}
+    caption = blocks(table(Experiment(found.config, variants, found.paper)))[0].caption
+    assert "overlapping: Top-1 accuracy on the test split of earth" in caption and "at 96 x 96" in caption
+    assert "non_overlapping, conv_stem: Model shunted_lite, recipe lite, 4 epochs" in caption
+    assert "overlapping: Model shunted_lite, recipe lite, 40 epochs" in caption
 
 
 def test_smoke_is_never_a_result():
@@ -217,3 +271,12 @@ def test_a_report_is_written_whole_and_again(tmp_path):
     before = [path.read_text() for path in paths]
     write_report(table(), tmp_path)
     assert [path.read_text() for path in paths] == before
+
+
+def test_a_report_is_written_as_utf8_whatever_the_locale(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "write_text", _ascii_by_default(Path.write_text))
+    assert "Δ" in write_report(table(), tmp_path)[0].read_text(encoding="utf-8")
+
+
+def _ascii_by_default(write_text):
+    return lambda path, text, encoding="ascii": write_text(path, text, encoding=encoding)

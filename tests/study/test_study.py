@@ -135,6 +135,14 @@ def test_a_failed_run_keeps_its_traceback_and_the_others_go_on(tmp_path, trained
     assert "Traceback" in failed.user_attrs["error"] and "loss is nan" in failed.user_attrs["error"]
 
 
+def test_a_run_that_diverged_has_failed(tmp_path, trained, monkeypatch):
+    nan = {"metrics": {"val/top1": 0.1, "val/loss": float("nan"), "test/top1": 0.1}, "epoch": 0}
+    monkeypatch.setattr(worker, "train", lambda *args: nan)
+    found = command(tmp_path, "seeds=[0]")
+    assert states(found) == ["failed"] * 3 and found[0].error == "FloatingPointError: val/loss is nan"
+    assert not list(tmp_path.rglob("result.json"))
+
+
 def test_a_failed_run_is_tried_again_a_bounded_number_of_times(tmp_path, trained):
     trained.fail = (("overlapping", 0),)
     for _ in range(4):
