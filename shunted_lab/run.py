@@ -37,7 +37,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def run(experiment: Experiment) -> int:
-    """Plan, train what is missing, and report. Returns 1 if a run of the plan has failed."""
+    """Plan, train what is missing, and report. Returns 1 if the table is not complete: a run has failed."""
     from rich.console import Console
 
     from shunted_lab.study import store
@@ -147,7 +147,7 @@ def _report(
         console.print(str(path), markup=False, highlight=False)
     for line in _failures(states, experiment.config.launch.max_attempts):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return 1 if any(state.state == "failed" for state in states) else 0
+    return 0 if table.complete else 1
 
 
 def _failures(states: list[RunState], limit: int) -> list[str]:

@@ -26,7 +26,8 @@ def test_the_two_lines_are_there():
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_command_composes(words):
     if words != ["--help"]:
-        compose([word.rstrip("\\") for word in words])
+        found = compose(words)
+        assert f"experiment={found.config.name}" in words and found.variants
 
 
 def test_the_error_that_is_shown_is_the_error():

@@ -128,7 +128,9 @@ def test_workers_and_seeds_are_paired_for_files_too(tmp_path):
 
 def test_sides_can_be_sent_to_spawned_workers(tmp_path):
     root = tree(tmp_path, train={"a": 2}, val={"a": 1})
-    pickle.dumps(make_datamodule(FolderConfig(root=str(root), image_size=32), LITE_RECIPE, 0).splits.train)
+    side = make_datamodule(FolderConfig(root=str(root), image_size=32), LITE_RECIPE, 0).splits.train
+    sent = pickle.loads(pickle.dumps(side))
+    assert len(sent) == len(side) and torch.equal(sent[0, 0, 0][0], side[0, 0, 0][0])
 
 
 def test_hold_out_takes_the_same_share_of_each_class_and_leaves_one():
