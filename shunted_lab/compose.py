@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from shunted_lab.config import PRESETS, Config, ConfigError, RunConfig, nearest, unknown
+from shunted_lab.config import PRESETS, Config, ConfigError, CostConfig, RunConfig, nearest, unknown
 
 VARIED = ("model", "data", "recipe")  # what a variant may change
 
@@ -62,6 +62,23 @@ def compose(words: list[str]) -> Experiment:
     return Experiment(config, variants, paper)
 
 
+def compose_cost(words: list[str]) -> CostConfig:
+    """Compose `key=value` words into the configuration of the cost command.
+
+    Raises:
+        ConfigError: for anything a user can get wrong in the words.
+    """
+    _choices(words)
+    _store_groups()
+    ConfigStore.instance().store(name="cost", node=CostConfig)
+    try:
+        with hydra.initialize(version_base=None, config_path=None):
+            node = hydra.compose("cost", overrides=words)
+        return OmegaConf.to_object(node)  # type: ignore[return-value]  # the schema is CostConfig
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _one_line(error) from None
+
+
 def _choices(words: list[str]) -> dict[str, str]:
     """Key -> value as text; a malformed word is refused. Groups must name a preset."""
     chosen: dict[str, str] = {}
@@ -94,14 +111,18 @@ def _register(name: str) -> Path:
         raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(node, DictConfig):
         raise ConfigError(f"{path}: an experiment is a mapping of keys to values")
+    _store_groups()
     store = ConfigStore.instance()
     store.store(name="config", node=Config)
-    for group, presets in PRESETS.items():
-        for preset, instance in presets.items():
-            store.store(group=group, name=preset, node=instance)
     node["name"] = name
     store.store(group="experiment", name=name, node=node, package="_global_")
     return path
+
+
+def _store_groups() -> None:
+    for group, presets in PRESETS.items():
+        for preset, instance in presets.items():
+            ConfigStore.instance().store(group=group, name=preset, node=instance)
 
 
 class _Composer:
@@ -140,7 +161,7 @@ class _Composer:
         return self._nodes[words]
 
 
-def _one_line(error: Exception, path: Path) -> ConfigError:
+def _one_line(error: Exception, path: Path | None = None) -> ConfigError:
     """What Hydra or OmegaConf found, as one line with the key and its choices."""
     if isinstance(error, MissingMandatoryValue):
         return ConfigError(f"{error.full_key}: has no value; give it as {error.full_key}=...")

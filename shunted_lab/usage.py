@@ -7,7 +7,7 @@ import textwrap
 from typing import Any, get_type_hints
 
 from shunted_lab.compose import experiment_files
-from shunted_lab.config import PRESETS, Config
+from shunted_lab.config import PRESETS, Config, CostConfig, ModelConfig
 
 HEAD = """\
 usage: python -m shunted_lab.run experiment=NAME [key=value ...]
@@ -19,6 +19,16 @@ the same command goes on after a kill, and after a seed or a variant was added. 
   python -m shunted_lab.run experiment=ablate_embed smoke=true
   python -m shunted_lab.run experiment=ablate_embed plan_only=true seeds=[0,1,2,3,4]
   python -m shunted_lab.run experiment=ablate_embed model=shunted_s recipe=paper data=imagenet data.root=/data/imagenet
+
+groups (GROUP=CHOICE)"""
+
+COST_HEAD = """\
+usage: python -m shunted_lab.cost [model=NAME] [size=224|800x1333] [key=value ...]
+
+Parameters and multiply-accumulates of a model, stage by stage, counted without running it; measure=true runs it.
+
+  python -m shunted_lab.cost model=shunted_s size=800x1333
+  python -m shunted_lab.cost model=pvt_v2_b2 measure=true batch_size=8
 
 groups (GROUP=CHOICE)"""
 
@@ -37,6 +47,14 @@ def usage() -> str:
             lines += ["", f"{group}.*  ({group}={'|'.join(names)}{defaults})"]
             lines += _keys(f"{group}.", schema)
     return "\n".join(lines)
+
+
+def cost_usage() -> str:
+    """The help text of the cost command."""
+    lines = [COST_HEAD, f"  model       {', '.join(PRESETS['model'])}", "", "keys (KEY=VALUE)", *_keys("", CostConfig)]
+    return "\n".join(
+        [*lines, "", "model.*  (the defaults shown are those of shunted_s)", *_keys("model.", ModelConfig)]
+    )
 
 
 def _classes(presets: dict[str, Any]) -> dict[type, list[str]]:
@@ -58,6 +76,8 @@ def _keys(prefix: str, schema: type) -> list[str]:
 
 
 def _type(hint: Any) -> str:
+    if hint is Any:
+        return "component"
     return (
         hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint).replace("typing.", "")
     )

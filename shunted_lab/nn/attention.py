@@ -5,18 +5,23 @@ Shapes: B batch, N = H*W tokens, M reduced key/value tokens, C channels, h heads
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shunted_lab.nn.aggregation import Grid, to_map, to_tokens
-from shunted_lab.nn.registry import AGGREGATION, ATTENTION, ComponentError
+from shunted_lab.nn.aggregation import ConvAggregation, FixedPooling
+from shunted_lab.nn.layout import Grid, ResidualDWConv, to_map, to_tokens
+from shunted_lab.nn.registry import AGGREGATION, ATTENTION, ComponentError, Spec
+
+torch.fx.wrap("enlarge")  # branches on the grid: a leaf for torch.fx
+LOCAL = ("published", "values", "output", "none")
 
 
-def spread_rates(rates: list[int], num_heads: int) -> list[int]:
+def spread_rates(rates: Sequence[int], num_heads: int) -> list[int]:
     """One rate per head; a shorter list is spread in equal blocks: [8, 4] on four heads is [8, 8, 4, 4].
 
     Raises:
@@ -31,6 +36,14 @@ def spread_rates(rates: list[int], num_heads: int) -> list[int]:
     return [r for r in rates for _ in range(num_heads // len(rates))]
 
 
+def enlarge(x: Tensor, reduced: Grid, grid: Grid, rate: int) -> Tensor:
+    """Reduced tokens (B, M, C) -> (B, N, C): each token of the grid gets the one that covers its place."""
+    if reduced == grid:
+        return x
+    x = F.interpolate(to_map(x, reduced), scale_factor=float(rate))  # (B, C, H'*r, W'*r)
+    return to_tokens(x[:, :, : grid[0], : grid[1]])
+
+
 class GroupWeights(NamedTuple):
     """Attention weights of the heads of one rate, for figures."""
 
@@ -40,107 +53,237 @@ class GroupWeights(NamedTuple):
 
 
 class HeadGroup(nn.Module):
-    """Keys and values of the heads that share a rate, and the local enhancement of their values.
+    """The heads of a layer that share a rate: their aggregation, keys and values, and local enhancement.
 
-    `aggregation=None` takes the tokens as they are.
+    Args:
+        heads: which heads of the layer.
+        aggregation: None takes the tokens as they are.
+        local: a 3x3 depthwise convolution of the values is added to the "values" or to the "output"; "none" has none.
     """
 
-    def __init__(self, dim: int, head_dim: int, heads: list[int], rate: int, bias: bool, aggregation: str | None):
+    def __init__(
+        self,
+        dim: int,
+        head_dim: int,
+        heads: list[int],
+        rate: int,
+        bias: bool,
+        aggregation: nn.Module | None,
+        local: str,
+    ):
         super().__init__()
-        self.heads = heads
-        self.rate = rate
-        self.aggregation = AGGREGATION.build(aggregation, dim=dim, rate=rate) if aggregation else None
         width = len(heads) * head_dim
+        self.heads = heads
+        self.head_dim = head_dim
+        self.rate = rate
+        self.aggregation = aggregation
         self.kv = nn.Linear(dim, 2 * width, bias=bias)
-        self.local = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.enhances_values = local == "values"
+        self.enhances_output = local == "output"
+        self.local: nn.Module = nn.Identity()
+        if self.enhances_values:
+            self.local = ResidualDWConv(width)
+        elif self.enhances_output:
+            self.local = nn.Conv2d(width, width, 3, padding=1, groups=width)
 
-    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor, Grid]:
-        """(B, N, C) -> keys, values and the values' local enhancement, each (B, M, h*d), and their grid."""
+    def keys_values(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Grid]:
+        """(B, N, C) -> keys and values, each (B, M, h*d), and their grid."""
         if self.aggregation is not None:
             x, grid = self.aggregation(x, grid)  # (B, M, C)
-        k, v = self.kv(x).chunk(2, dim=-1)  # (B, M, h*d)
-        return k, v, to_tokens(self.local(to_map(v, grid))), grid
+        k, v = self.kv(x).chunk(2, dim=-1)
+        if self.enhances_values:
+            v = to_tokens(self.local(to_map(v, grid)))
+        return k, v, grid
+
+    def forward(self, q: Tensor, x: Tensor, grid: Grid, dropout: float) -> Tensor:
+        """Queries (B, h, N, d) of these heads, and all tokens (B, N, C) -> (B, N, h*d)."""
+        k, v, reduced = self.keys_values(x, grid)
+        y = F.scaled_dot_product_attention(
+            q, split_heads(k, self.head_dim), split_heads(v, self.head_dim), None, dropout
+        )
+        y = y.transpose(1, 2).flatten(2)
+        if self.enhances_output:
+            y = y + enlarge(to_tokens(self.local(to_map(v, reduced))), reduced, grid, self.rate)
+        return y
 
 
-@ATTENTION.register("ssa")
-class SSA(nn.Module):
-    """Shunted self-attention: heads of one layer see keys and values at different rates (paper, section 3.1, eq. 3-5).
+def split_heads(x: Tensor, head_dim: int) -> Tensor:
+    """(B, N, h*d) -> (B, h, N, d)."""
+    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)
 
-    The local enhancement is added to the values; where all rates are 1 there is no aggregation, and it is added to the
-    output (as in the official model's last stage).
+
+class GroupedAttention(nn.Module):
+    """What MSA, SRA and SSA have in common: queries of all heads, and for each rate a group of heads.
 
     Args:
         dim: channels C.
         num_heads: h; divides `dim`.
         rates: one rate per head, in any order (see `spread_rates` for shorter lists).
-        aggregation: registry name.
+        aggregate: rate -> the aggregation of its group.
+        local: rate -> its local enhancement (see `HeadGroup`).
+
+    Raises:
+        ComponentError: for rates or heads that do not fit.
     """
 
     def __init__(
         self,
         dim: int,
         num_heads: int,
-        rates: list[int],
-        qkv_bias: bool = True,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        aggregation: str = "conv",
+        rates: Sequence[int],
+        qkv_bias: bool,
+        attn_drop: float,
+        proj_drop: float,
+        aggregate: Callable[[int], nn.Module | None],
+        local: str = "none",
     ):
         super().__init__()
         if dim % num_heads:
             raise ComponentError(f"num_heads: {num_heads} does not divide dim {dim}")
         self.head_dim = dim // num_heads
         self.rates = spread_rates(rates, num_heads)
-        self.plain = set(self.rates) == {1}
         self.attn_drop = attn_drop
         self.q = nn.Linear(dim, dim, bias=qkv_bias)
         # Named by rate, not by place: variants that share a rate are paired by parameter name.
         self.groups = nn.ModuleDict()
-        order: list[int] = []
+        self.order: list[int] = []  # heads, group by group
         for rate in dict.fromkeys(self.rates):
             heads = [head for head, r in enumerate(self.rates) if r == rate]
-            used = None if self.plain else aggregation
-            order += heads
-            self.groups[f"r{rate}"] = HeadGroup(dim, self.head_dim, heads, rate, qkv_bias, used)
-        self.place = [order.index(head) for head in range(num_heads)]  # head -> its place in the groups' output
+            self.order += heads
+            self.groups[f"r{rate}"] = HeadGroup(dim, self.head_dim, heads, rate, qkv_bias, aggregate(rate), local)
+        self.place = [self.order.index(head) for head in range(num_heads)]  # head -> its place in `order`
+        self.sizes = [self.rates.count(rate) for rate in dict.fromkeys(self.rates)]
+        self.mixed = self.order != sorted(self.order)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
-        q = self._split(self.q(x))  # (B, h, N, d)
+        q = split_heads(self.q(x), self.head_dim)  # (B, h, N, d)
+        if self.mixed:
+            q = q[:, self.order]
+        parts = q.split(self.sizes, dim=1)
         dropout = self.attn_drop if self.training else 0.0
-        out = []
-        for group in self._groups():
-            k, v, local, _ = group(x, grid)
-            v, local = self._split(v), self._split(local)  # (B, h, M, d)
-            if not self.plain:
-                v = v + local
-            y = F.scaled_dot_product_attention(self._heads(q, group), self._split(k), v, dropout_p=dropout)
-            out.append(y + local if self.plain else y)  # (B, h, N, d)
-        y = out[0] if len(out) == 1 else torch.cat(out, dim=1)
-        if self.place != sorted(self.place):
-            y = y[:, self.place]
-        return self.proj_drop(self.proj(y.transpose(1, 2).flatten(2)))
+        outs = []
+        for i, group in enumerate(self.groups.values()):
+            outs.append(group(parts[i], x, grid, dropout))
+        y = outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)  # (B, N, C)
+        if self.mixed:
+            y = y.unflatten(-1, (-1, self.head_dim))[:, :, self.place].flatten(2)
+        return self.proj_drop(self.proj(y))
 
     @torch.no_grad()
     def attention_weights(self, x: Tensor, grid: Grid) -> dict[int, GroupWeights]:
         """Rate -> softmax(q k^T / sqrt(d)) of its heads. For figures: this holds the whole matrix in memory."""
-        q = self._split(self.q(x)) * self.head_dim**-0.5
+        q = split_heads(self.q(x), self.head_dim) * self.head_dim**-0.5
         found = {}
-        for group in self._groups():
-            k, _, _, reduced = group(x, grid)
-            weights = (self._heads(q, group) @ self._split(k).mT).softmax(-1)
+        for group in self.groups.values():
+            assert isinstance(group, HeadGroup)
+            k, _, reduced = group.keys_values(x, grid)
+            weights = (q[:, group.heads] @ split_heads(k, self.head_dim).mT).softmax(-1)
             found[group.rate] = GroupWeights(group.heads, weights, reduced)
         return found
 
-    def _groups(self) -> Iterator[HeadGroup]:
-        return cast(Iterator[HeadGroup], iter(self.groups.values()))
 
-    def _split(self, x: Tensor) -> Tensor:
-        """(B, N, h*d) -> (B, h, N, d)."""
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+@ATTENTION.register("msa")
+class MSA(GroupedAttention):
+    """Multi-head self-attention: every head sees every token (ViT, arXiv 2010.11929). Its rates are all 1."""
 
-    def _heads(self, q: Tensor, group: HeadGroup) -> Tensor:
-        first, last = group.heads[0], group.heads[-1]
-        return q[:, first : last + 1] if last - first + 1 == len(group.heads) else q[:, group.heads]
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        rates: Sequence[int] = (1,),
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ):
+        _require_ones("msa", rates)
+        super().__init__(dim, num_heads, rates, qkv_bias, attn_drop, proj_drop, lambda rate: None)
+
+
+@ATTENTION.register("sra")
+class SRA(GroupedAttention):
+    """Spatial reduction: one rate for all heads, by LN(strided convolution) (PVT, arXiv 2102.12122, sec. 3.3)."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        rates: Sequence[int],
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ):
+        if len(set(rates)) > 1:
+            raise ComponentError(f"rates: {list(rates)} differ; sra has one rate for all heads of a stage")
+
+        def aggregate(rate: int) -> nn.Module | None:
+            return ConvAggregation(dim, rate, gelu=False) if rate > 1 else None
+
+        super().__init__(dim, num_heads, rates, qkv_bias, attn_drop, proj_drop, aggregate)
+
+
+@ATTENTION.register("linear_sra")
+class LinearSRA(GroupedAttention):
+    """Keys and values pooled to a fixed grid, so the cost is linear in N (PVT v2, arXiv 2106.13797, section 3.2)."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        rates: Sequence[int] = (1,),
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        pool_size: int = 7,
+    ):
+        _require_ones("linear_sra", rates)
+        super().__init__(
+            dim, num_heads, rates, qkv_bias, attn_drop, proj_drop, lambda rate: FixedPooling(dim, pool_size)
+        )
+
+
+def _require_ones(name: str, rates: Sequence[int]) -> None:
+    if set(rates) != {1}:
+        raise ComponentError(f"rates: {list(rates)} would do nothing; {name} does not use rates, so they must be all 1")
+
+
+@ATTENTION.register("ssa")
+class SSA(GroupedAttention):
+    """Shunted self-attention: heads of one layer see keys and values at different rates (paper, section 3.1, eq. 3-5).
+
+    Where all rates are 1 there is no aggregation.
+
+    Args:
+        aggregation: a component of the registry.
+        local: where the local enhancement is added: to the "values", to the "output", "none"; "published" as in the
+            official model: to the values, but to the output where all rates are 1.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        rates: Sequence[int],
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        aggregation: Spec = "conv",
+        local: str = "published",
+    ):
+        if local not in LOCAL:
+            raise ComponentError(f"local: '{local}' is not known; choices: {', '.join(LOCAL)}")
+        plain = set(rates) == {1}
+        if local == "published":
+            local = "output" if plain else "values"
+
+        def aggregate(rate: int) -> nn.Module | None:
+            return None if plain else AGGREGATION.build(aggregation, dim=dim, rate=rate)
+
+        super().__init__(dim, num_heads, rates, qkv_bias, attn_drop, proj_drop, aggregate, local)
+
+
+ATTENTION.register("ssa_local_values")(partial(SSA, local="values"))
+ATTENTION.register("ssa_local_output")(partial(SSA, local="output"))
+ATTENTION.register("ssa_no_local")(partial(SSA, local="none"))

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
-from shunted_lab.nn.aggregation import Grid, pad_to_multiple, to_tokens
+from shunted_lab.nn.layout import Grid, pad_to_multiple, to_tokens
 from shunted_lab.nn.registry import DOWNSAMPLE, PATCH_EMBED
+
+torch.fx.wrap("pad_to_multiple")  # branches on the size: a leaf for torch.fx
 
 
 class ConvEmbed(nn.Module):
@@ -18,13 +21,13 @@ class ConvEmbed(nn.Module):
 
     def __init__(self, in_chans: int, embed_dim: int, kernel: int, stride: int):
         super().__init__()
-        self.stride = stride
+        self.pad_to = stride if kernel == stride else 1
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel, stride, padding=0 if kernel == stride else kernel // 2)
         self.norm = nn.LayerNorm(embed_dim, eps=1e-5)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
         """(B, C, H, W) -> (B, N, C'), (ceil(H / stride), ceil(W / stride))."""
-        x = self.proj(x if self.proj.padding[0] else pad_to_multiple(x, self.stride))
+        x = self.proj(pad_to_multiple(x, self.pad_to))
         H, W = x.shape[-2:]
         return self.norm(to_tokens(x)), (H, W)
 

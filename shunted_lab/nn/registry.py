@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from torch import nn
 
 C = TypeVar("C", bound=Callable[..., nn.Module])
+Spec = str | Mapping[str, Any]
+"""Which component: a registered name, the dotted path of a class, or a mapping `{name: ..., option: value}`."""
 
 
 class ComponentError(ValueError):
@@ -37,25 +40,96 @@ class Registry:
     def names(self) -> list[str]:
         return sorted(self._entries)
 
-    def build(self, name: str, **context: Any) -> nn.Module:
-        """Build an entry from those parts of the `context` that its signature names.
+    def find(self, name: str) -> Callable[..., nn.Module]:
+        """The entry of a registered name, or what stands at a dotted path, e.g. `my_package.blocks.WindowAttention`.
 
         Raises:
-            ComponentError: for an unknown name, or an argument that the entry needs and the context lacks.
+            ComponentError: if there is none; the message names the choices and the nearest.
         """
-        if name not in self._entries:
-            near = difflib.get_close_matches(name, self._entries, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'? " if near else ""
-            raise ComponentError(f"{self.kind}: '{name}' is not known; {hint}choices: {', '.join(self.names())}")
-        parameters = inspect.signature(self._entries[name]).parameters.values()
-        needed = [
-            p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-        ]
-        if missing := [p for p in needed if p not in context]:
-            raise ComponentError(f"{self.kind}: '{name}' needs {', '.join(missing)}; there is {', '.join(context)}")
-        if any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return self._entries[name](**context)
-        return self._entries[name](**{p.name: context[p.name] for p in parameters if p.name in context})
+        if name in self._entries:
+            return self._entries[name]
+        if "." in name:
+            return self._import(name)
+        raise ComponentError(f"{self.kind}: '{name}' is not known; {_nearest(name, self.names())}")
+
+    def accepts(self, spec: Spec, parameter: str) -> bool:
+        """Whether the component takes an argument of this name."""
+        parameters = inspect.signature(self.find(_split(self.kind, spec)[0])).parameters
+        return parameter in parameters or _takes_any(parameters.values())
+
+    def build(self, spec: Spec, **context: Any) -> nn.Module:
+        """Build a component from those parts of the `context` that its signature names, and from its own options.
+
+        An option wins over a part of the context of the same name.
+
+        Raises:
+            ComponentError: for an unknown name or option, or an argument that the component needs and nobody gives.
+        """
+        name, options = _split(self.kind, spec)
+        entry = self.find(name)
+        parameters = inspect.signature(entry).parameters
+        used = context
+        if not _takes_any(parameters.values()):
+            for option in options:
+                if option not in parameters:
+                    hint = _nearest(option, parameters)
+                    raise ComponentError(f"{self.kind}: '{option}' is no option of '{name}'; {hint}")
+            used = {key: value for key, value in context.items() if key in parameters}
+        given = used | options
+        variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind not in variadic]
+        if missing := [key for key in needed if key not in given]:
+            raise ComponentError(
+                f"{self.kind}: '{name}' needs {', '.join(missing)}; there is {', '.join(context | options)}"
+            )
+        built = entry(**given)
+        if not isinstance(built, nn.Module):
+            raise ComponentError(f"{self.kind}: '{name}' builds a {type(built).__name__}, not an nn.Module")
+        return built
+
+    def _import(self, path: str) -> Callable[..., nn.Module]:
+        where, _, attribute = path.rpartition(".")
+        module = import_module(where, f"{self.kind}: '{path}'")
+        if not hasattr(module, attribute):
+            names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+            raise ComponentError(f"{self.kind}: '{path}': no '{attribute}' in {where}; {_nearest(attribute, names)}")
+        entry = getattr(module, attribute)
+        if not callable(entry):
+            raise ComponentError(f"{self.kind}: '{path}' is a {type(entry).__name__}, not a class or function")
+        return entry
+
+
+def import_module(name: str, where: str) -> Any:
+    """Import a user's module; where it is missing, the message begins with `where`. Errors inside it are left alone."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
+            raise  # the user's module was found; something that it imports was not
+        raise ComponentError(
+            f"{where}: there is no module '{error.name}' in the working directory or installed"
+        ) from None
+
+
+def _split(kind: str, spec: Spec) -> tuple[str, dict[str, Any]]:
+    """A spec as its name and its options."""
+    if isinstance(spec, str):
+        return spec, {}
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+        raise ComponentError(
+            f"{kind}: {spec!r} is neither a name nor a mapping with a name: {{name: ..., option: ...}}"
+        )
+    return spec["name"], {str(key): value for key, value in spec.items() if key != "name"}
+
+
+def _takes_any(parameters: Iterable[inspect.Parameter]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _nearest(name: str, choices: Iterable[str]) -> str:
+    choices = sorted(choices)
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    return (f"did you mean '{near[0]}'? " if near else "") + f"choices: {', '.join(choices)}"
 
 
 ATTENTION = Registry("attn")

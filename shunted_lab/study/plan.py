@@ -105,11 +105,12 @@ def count_paper_costs(experiment: Experiment) -> dict[str, Cost]:
 
 
 def _cost(where: str, run: RunConfig, image_size: int, num_classes: int) -> Cost:
-    from shunted_lab.nn import Pyramid, count_cost  # torch: 2 s
+    from shunted_lab.nn import count_cost  # torch: 2 s
+    from shunted_lab.tasks.model import build_model
 
     try:
-        return count_cost(lambda: Pyramid(**run.model.options(), num_classes=num_classes), image_size)
-    except ValueError as error:
+        return count_cost(lambda: build_model(run.model, num_classes), image_size)
+    except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 
 

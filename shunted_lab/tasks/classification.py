@@ -16,6 +16,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from shunted_lab.config import RecipeConfig
+from shunted_lab.nn import Pyramid
 
 BATCHES_PER_EPOCH = 1_000_003  # a prime above any number of batches in an epoch: (epoch, batch) -> one number
 
@@ -90,7 +91,8 @@ class Classification(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW; linear warm-up, then a cosine, per optimiser step."""
         recipe = self.recipe
-        groups = param_groups_weight_decay(self.net, recipe.weight_decay)
+        exempt = self.net.no_weight_decay() if isinstance(self.net, Pyramid) else ()
+        groups = param_groups_weight_decay(self.net, recipe.weight_decay, no_weight_decay_list=exempt)
         devices = self.trainer.world_size
         lr = recipe.lr * (1.0 if recipe.lr_batch is None else self.batch_size * devices / recipe.lr_batch)
         optimizer = torch.optim.AdamW(groups, lr=lr, eps=recipe.opt_eps)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import time
 import warnings
 from pathlib import Path
@@ -17,8 +16,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from shunted_lab.config import RunConfig
 from shunted_lab.data import make_datamodule
-from shunted_lab.nn import Pyramid, init_weights
+from shunted_lab.nn import device_name, init_weights
 from shunted_lab.tasks.classification import Classification
+from shunted_lab.tasks.model import build_model
 
 
 def train(config: RunConfig, folder: Path, progress: bool = False) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def train(config: RunConfig, folder: Path, progress: bool = False) -> dict[str, 
 
 def make_task(config: RunConfig, num_classes: int) -> Classification:
     """The LightningModule of a run, with the initial values that all variants of its seed share."""
-    net = Pyramid(**config.model.options(), num_classes=num_classes)
+    net = build_model(config.model, num_classes)
     init_weights(net, config.seed)
     return Classification(net, config.recipe, num_classes, config.data.batch_size, config.seed)
 
@@ -116,20 +116,6 @@ class Clock(Callback):
             self.seconds += now - self._start
             self.images += len(batch[0])
         self._warm, self._start = True, now
-
-
-def device_name(device: torch.device) -> str:
-    """The name that stands in a table's caption, e.g. `NVIDIA H100` or `AMD EPYC (2 threads)`."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type != "cpu":
-        return f"{platform.machine()} {device.type}"
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        name = lines[0] if lines else name
-    return f"{name} ({torch.get_num_threads()} threads)"
 
 
 def _values(results: Any) -> dict[str, float]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from shunted_lab.config import PRESETS
 from shunted_lab.nn import Pyramid, count_cost
+from shunted_lab.nn.official import load_official, published_names
 
 DATA = Path(__file__).parent / "data"
 NAMES = json.loads((DATA / "official_state_dict.json").read_text())
@@ -25,38 +26,15 @@ def build(name: str) -> Pyramid:
     return Pyramid(**options)
 
 
-def official_name(ours: str, model: Pyramid) -> str:
-    """`stages.0.blocks.1.attn.groups.r8.kv.weight` -> `block1.1.attn.kv1.weight`."""
-    parts = ours.split(".")
-    if parts[0] != "stages":
-        return ours
-    stage, rest = int(parts[1]), parts[2:]
-    if rest[0] == "norm":
-        return f"norm{stage + 1}.{rest[1]}"
-    if rest[0] == "embed":
-        return f"patch_embed{stage + 1}." + _embed(rest[1:], stage, model)
-    prefix = f"block{stage + 1}.{rest[1]}."
-    if rest[2:4] == ["attn", "groups"]:
-        attn = model.stages[stage].blocks[int(rest[1])].attn
-        number = "" if attn.plain else str(list(attn.groups).index(rest[4]) + 1)
-        part = {"aggregation.conv": "sr", "aggregation.norm": "norm", "kv": "kv", "local": "local_conv"}
-        return f"{prefix}attn.{part['.'.join(rest[5:-1])]}{number}.{rest[-1]}"
-    return prefix + ".".join(rest[2:]).replace("dwconv.", "dwconv.dwconv.")
-
-
-def _embed(rest: list[str], stage: int, model: Pyramid) -> str:
-    if stage == 0 and rest[0] == "proj":
-        return f"conv.{len(model.stages[0].embed.conv)}.{rest[1]}"
-    return ".".join(rest)
-
-
 def weights(model: Pyramid, salt: str) -> dict[str, Tensor]:
+    """An official checkpoint of deterministic values."""
     made = {}
+    names = published_names(model)
     for name, value in model.state_dict().items():
+        official = names[name]
         if not value.is_floating_point():
-            made[name] = torch.zeros_like(value)
+            made[official] = torch.zeros_like(value)
             continue
-        official = official_name(name, model)
         seed = zlib.crc32(f"{salt}:{official}".encode())
         z = np.random.RandomState(seed).standard_normal(value.shape).astype(np.float32)
         last = official.rpartition(".")[2]
@@ -68,7 +46,7 @@ def weights(model: Pyramid, salt: str) -> dict[str, Tensor]:
             z = 1 + 0.1 * z
         else:
             z = z / np.sqrt(z[0].size)
-        made[name] = torch.from_numpy(np.asarray(z, dtype=np.float32))
+        made[official] = torch.from_numpy(np.asarray(z, dtype=np.float32))
     return made
 
 
@@ -76,7 +54,8 @@ def weights(model: Pyramid, salt: str) -> dict[str, Tensor]:
 def test_names_and_shapes_are_the_official_ones(name):
     with torch.device("meta"):
         model = build(name)
-    ours = {official_name(key, model): list(value.shape) for key, value in model.state_dict().items()}
+    names = published_names(model)
+    ours = {names[key]: list(value.shape) for key, value in model.state_dict().items()}
     assert ours == NAMES[name]
 
 
@@ -85,14 +64,14 @@ def test_names_and_shapes_are_the_official_ones(name):
 )
 def test_outputs_are_the_official_ones(case):
     model = build(case["model"]).eval()
-    model.load_state_dict(weights(model, case["salt"]))
+    load_official(model, {"model": weights(model, case["salt"])})
     shape = (case["batch"], 3, case["height"], case["width"])
     size = f"{case['batch']}x{case['height']}x{case['width']}"
     seed = zlib.crc32(f"{case['salt']}:image:{size}".encode())
     images = torch.from_numpy(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
     with torch.no_grad():
-        maps = model.forward_features(images)
-        logits = model.forward_head(maps[-1])
+        last, maps = model.forward_intermediates(images)
+        logits = model.forward_head(last)
     torch.testing.assert_close(logits[:, :8], torch.tensor(case["logits_first8"]), rtol=1e-4, atol=1e-4)
     assert float(logits.norm()) == pytest.approx(case["logits_norm"], rel=1e-4)
     assert logits.argmax(1).tolist() == case["argmax"]
@@ -105,7 +84,8 @@ def test_outputs_are_the_official_ones(case):
         assert found[0, :4, H // 2, W // 2].tolist() == pytest.approx(stage["centre"], rel=1e-4, abs=1e-4)
     model.train()
     (model(images) ** 2).mean().backward()
-    norms = {official_name(key, model): float(p.grad.norm()) for key, p in model.named_parameters()}
+    names = published_names(model)
+    norms = {names[key]: float(p.grad.norm()) for key, p in model.named_parameters()}
     for key, value in case["train_grad_norm"].items():
         assert norms[key] == pytest.approx(value, rel=1e-4), key
 

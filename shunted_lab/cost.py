@@ -1,0 +1,123 @@
+"""What a model costs, stage by stage: python -m shunted_lab.cost model=shunted_s size=800x1333
+
+Counted on the `meta` device; `measure=true` times it on a real one.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from shunted_lab.compose import compose_cost
+from shunted_lab.config import ConfigError, CostConfig
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from shunted_lab.nn import Cost, Speed
+
+WARMUP = 3
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command. Returns the exit status: 0, or 1 for a user's mistake."""
+    words = sys.argv[1:] if words is None else words
+    if {"-h", "--help"} & set(words):
+        from shunted_lab.usage import cost_usage
+
+        print(cost_usage())
+        return 0
+    try:
+        return cost(compose_cost(words))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def cost(config: CostConfig) -> int:
+    """Print the table, and what was measured."""
+    from rich.console import Console
+
+    from shunted_lab.nn import count_parts
+    from shunted_lab.tasks.model import build_model
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    parts = count_parts(lambda: build_model(config.model, config.num_classes), config.height_width)
+    console.print(_table(config, parts))
+    if config.measure:
+        console.print(_measured(config, _measure(config)), highlight=False)
+    return 0
+
+
+def _table(config: CostConfig, parts: dict[str, Cost]) -> Table:
+    """One row per stage: its blocks, parameters, and GMACs by part."""
+    from rich.table import Table
+
+    height, width = config.height_width
+    columns = ("stage", "grid", "width", "blocks", "params (M)", "embed", "attn", "attn products", "mlp", "GMACs")
+    table = Table(title=f"{config.model.name} at {height} x {width}, one image; GMACs by part")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for i, (dim, depth) in enumerate(zip(config.model.embed_dims, config.model.depths, strict=True)):
+        stride = 2 ** (i + 2)
+        attns = [parts[f"stages.{i}.blocks.{j}.attn"] for j in range(depth)]
+        mlps = [parts[f"stages.{i}.blocks.{j}.mlp"] for j in range(depth)]
+        stage = parts[f"stages.{i}"]
+        macs = [
+            parts[f"stages.{i}.embed"].macs,
+            sum(c.macs_linear for c in attns),
+            sum(c.macs_attention for c in attns),
+            sum(c.macs for c in mlps),
+            stage.macs,
+        ]
+        grid = f"{-(-height // stride)} x {-(-width // stride)}"
+        table.add_row(str(i + 1), grid, str(dim), str(depth), _millions(stage), *(f"{m / 1e9:.3f}" for m in macs))
+    table.add_row("head", "", "", "", _millions(parts["head"]), "", "", "", "", f"{parts['head'].macs / 1e9:.3f}")
+    total = parts[""]
+    attention = f"{total.macs_attention / 1e9:.3f}"
+    table.add_section()
+    table.add_row("total", "", "", "", _millions(total), "", "", attention, "", f"{total.macs / 1e9:.3f}")
+    return table
+
+
+def _millions(cost: Cost) -> str:
+    return f"{cost.params / 1e6:.3f}"
+
+
+def _measure(config: CostConfig) -> Speed:
+    import torch
+
+    from shunted_lab.nn import init_weights, measure
+    from shunted_lab.tasks.model import build_model
+
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    device = config.device
+    if device == "auto":
+        device = next(name for name in ("cuda", "mps", "cpu") if there[name])
+    if not there[device]:
+        raise ConfigError(f"device: '{device}' is not there; choices: {', '.join(d for d in there if there[d])}")
+    model = build_model(config.model, config.num_classes)
+    init_weights(model, 0)
+    return measure(
+        model,
+        config.height_width,
+        config.batch_size,
+        device,
+        repeats=config.repeats,
+        warmup=WARMUP,
+        training=config.training,
+    )
+
+
+def _measured(config: CostConfig, speed: Speed) -> str:
+    what = "forward and backward" if config.training else "forward"
+    memory = "unknown" if speed.peak_memory is None else f"{speed.peak_memory / 1e6:,.0f} MB"
+    return (
+        f"{what}, batch {config.batch_size}, float32: {speed.latency * 1e3:.1f} ms (median of {config.repeats}), "
+        f"{speed.throughput:.1f} images/s, peak memory above the weights {memory}; "
+        f"{speed.device}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Published checkpoints in our models: the official Shunted Transformer, and PVT v2 as published or as in timm.
+
+    load_official(timm.create_model("shunted_s"), "ckpt_S.pth")
+
+Nothing but tensors is read (`weights_only=True`): a file that holds pickled code is refused, and none of it runs.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shunted_lab.nn.attention import SSA
+from shunted_lab.nn.pyramid import Block, Pyramid, Stage
+
+SHOWN = 3  # differences that a message names, of each kind
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, or a checkpoint that does not fit the model."""
+
+
+def load_official(model: Pyramid, checkpoint: str | Path | Mapping[str, Any]) -> None:
+    """Load published weights into `model`.
+
+    Args:
+        checkpoint: a file, or what one holds: a state dict, or `{"model": state dict}`. The names are the official
+            ones of the Shunted Transformer or of PVT v2, or those of timm's `pvt_v2_*`. A head for another number of
+            classes is dropped with a warning.
+
+    Raises:
+        CheckpointError: for a file that is missing, truncated, no checkpoint or holds more than tensors, and for names
+            or shapes that are not the model's; the message names the first differences. The model is left as it was.
+    """
+    where = str(checkpoint) if isinstance(checkpoint, str | Path) else "the state dict"
+    found = read_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else _state_dict(checkpoint, where)
+    ours = model.state_dict()
+    theirs = published_names(model, found)
+    missing, shapes, loaded = [], [], {}
+    for name, value in ours.items():
+        other = theirs[name]
+        if other not in found:
+            if not name.endswith("num_batches_tracked"):  # older checkpoints lack it
+                missing.append(other)
+            continue
+        tensor = _reshaped(found[other], value)
+        if tensor.shape == value.shape:
+            loaded[name] = tensor
+        elif not name.startswith("head."):
+            shapes.append(f"{other} is {_size(tensor)} and not {_size(value)}")
+    known = set(theirs.values())
+    extra = [name for name in found if name not in known and not name.startswith("head.")]
+    if missing or shapes or extra:
+        listed = _first("missing", missing) + _first("not in the model", extra) + _first("shapes", shapes)
+        raise CheckpointError(f"{where} does not fit the model: {'; '.join(listed)}")
+    if any(name.startswith("head.") and name not in loaded for name in (*ours, *found)):
+        there = f"for {len(found['head.weight'])} classes" if "head.weight" in found else "of another kind"
+        warnings.warn(
+            f"{where}: its head, {there}, is dropped; the model has {model.num_classes or 'none'}", stacklevel=2
+        )
+    model.load_state_dict(ours | loaded)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a file.
+
+    Raises:
+        CheckpointError: see `load_official`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's message is many lines long and recommends to read the file without this guard.
+        named = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
+        what = f" ({named[1]})" if named else ""
+        raise CheckpointError(
+            f"{path}: is no checkpoint, or holds more than tensors{what}; nothing in it was executed"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: is truncated, or no checkpoint ({reason})") from None
+    return _state_dict(found, str(path))
+
+
+def _state_dict(found: Any, where: str) -> dict[str, Tensor]:
+    if isinstance(found, Mapping) and isinstance(found.get("model"), Mapping):
+        found = found["model"]
+    if not isinstance(found, Mapping) or not found or not all(isinstance(v, Tensor) for v in found.values()):
+        raise CheckpointError(f"{where}: holds no state dict; expected names to tensors, or a 'model' with them")
+    return dict(found)
+
+
+def published_names(model: Pyramid, state_dict: Iterable[str] = ()) -> dict[str, str]:
+    """Our name of each parameter and buffer -> the name in `state_dict`: official, or timm's where that uses them."""
+    names = {ours: _official_name(ours, model) for ours in model.state_dict()}
+    if "patch_embed.proj.weight" in state_dict:
+        return {ours: _timm_name(official) for ours, official in names.items()}
+    return names
+
+
+def from_published(state_dict: dict[str, Tensor], model: Pyramid) -> dict[str, Tensor]:
+    """timm's `pretrained_filter_fn`: published names become ours; a state dict with our names is returned as it is."""
+    if any(name.startswith("stages.0.embed.") for name in state_dict):
+        return state_dict
+    ours = {theirs: name for name, theirs in published_names(model, state_dict).items()}
+    shapes = model.state_dict()
+    renamed = {ours.get(name, name): value for name, value in _state_dict(state_dict, "the checkpoint").items()}
+    return {name: _reshaped(value, shapes[name]) if name in shapes else value for name, value in renamed.items()}
+
+
+def _official_name(ours: str, model: Pyramid) -> str:
+    """`stages.0.blocks.1.attn.groups.r8.kv.weight` -> `block1.1.attn.kv1.weight`."""
+    parts = ours.split(".")
+    if parts[0] != "stages":
+        return ours
+    stage = model.stages[int(parts[1])]
+    assert isinstance(stage, Stage)
+    number, rest = int(parts[1]) + 1, parts[2:]
+    if rest[0] == "norm":
+        return f"norm{number}.{rest[1]}"
+    if rest[0] == "embed":
+        if rest[1] == "proj" and hasattr(stage.embed, "conv"):  # the last layer of the stem
+            rest = ["embed", "conv", str(len(stage.embed.conv)), rest[2]]  # type: ignore[arg-type]
+        return f"patch_embed{number}." + ".".join(rest[1:])
+    prefix = f"block{number}.{rest[1]}."
+    if rest[2:4] != ["attn", "groups"]:
+        return prefix + ".".join(rest[2:]).replace("dwconv.", "dwconv.dwconv.")
+    block = stage.blocks[int(rest[1])]
+    assert isinstance(block, Block)
+    numbered = isinstance(block.attn, SSA) and set(block.attn.rates) != {1}
+    group = list(block.attn.groups).index(rest[4]) + 1 if numbered else ""  # type: ignore[arg-type]
+    part = ".".join(rest[5:-1])
+    known = {"aggregation.conv": "sr", "aggregation.proj": "sr", "aggregation.norm": "norm", "local": "local_conv"}
+    return f"{prefix}attn.{known.get(part, part)}{group}.{rest[-1]}"
+
+
+def _timm_name(official: str) -> str:
+    """`block1.0.attn.kv.weight` -> `stages.0.blocks.0.attn.kv.weight`, as in timm's pvt_v2."""
+    for pattern, name in ((r"block(\d)\.", "blocks."), (r"norm(\d)\.", "norm."), (r"patch_embed(\d)\.", "downsample.")):
+        if match := re.match(pattern, official):
+            official = f"stages.{int(match[1]) - 1}.{name}{official[match.end() :]}"
+    return official.replace("stages.0.downsample.", "patch_embed.").replace("dwconv.dwconv.", "dwconv.")
+
+
+def _reshaped(tensor: Tensor, like: Tensor) -> Tensor:
+    """A 1x1 convolution (C', C, 1, 1) where we have a linear layer (C', C) is the same; anything else as it is."""
+    return tensor.flatten(1) if tensor.ndim == 4 and like.ndim == 2 and tensor.shape[2:] == (1, 1) else tensor
+
+
+def _size(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _first(what: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return [f"{what}: {', '.join(names[:SHOWN])}{more}"]

@@ -1,0 +1,49 @@
+"""What every configuration dataclass is written with: options with their help, and checks that answer in one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import field
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """What the user asked for cannot be done. The message is one line: key, value and what would be allowed."""
+
+
+def nearest(value: object, choices: Iterable[object]) -> str:
+    """`did you mean 'x'? choices: x, y` for a `value` that is none of `choices`."""
+    names = sorted(str(c) for c in choices)
+    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+    return (f"did you mean '{near[0]}'? " if near else "") + f"choices: {', '.join(names)}"
+
+
+def unknown(what: str, value: object, choices: Iterable[object]) -> ConfigError:
+    """The error for a `value` of the key `what` that is none of `choices`."""
+    return ConfigError(f"{what}: '{value}' is not known; {nearest(value, choices)}")
+
+
+def option(default: Any, help: str, *, result: bool = True) -> Any:
+    """A field with its line of help. `result=False`: it cannot change the outcome of a run (see `fingerprint`)."""
+    metadata = {"help": help, "result": result}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def require(ok: bool, key: str, value: object, rule: str) -> None:
+    if not ok:
+        raise ConfigError(f"{key}: {value} {rule}")
+
+
+def at_least(low: float, prefix: str, config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        require(value >= low, f"{prefix}.{name}", value, f"is too small: at least {low:g}")
+
+
+def fractions(prefix: str, config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        require(0 <= value <= 1, f"{prefix}.{name}", value, "is not between 0 and 1")
