@@ -5,6 +5,7 @@ Counted on the `meta` device; `measure=true` times it on a real one.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ def cost(config: CostConfig) -> int:
     """Print the table, and what was measured."""
     from rich.console import Console
 
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler greets on stderr; read when torch is imported
     from shunted_lab.nn import count_parts
     from shunted_lab.tasks.model import build_model
 

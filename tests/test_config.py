@@ -33,6 +33,25 @@ def test_every_shipped_experiment_composes_and_says_its_command(path):
     assert f"python -m shunted_lab.run experiment={path.stem}" in header and "Cost" in header
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_experiment_builds_on_embedded_data_and_at_paper_scale(path):
+    from shunted_lab.data import DataFacts
+    from shunted_lab.study.plan import count_costs, count_paper_costs
+
+    experiment = compose([f"experiment={path.stem}"])
+    facts = {name: DataFacts(9) for name in experiment.variants}
+    costs = count_costs(experiment, facts)
+    assert all(cost.macs > 0 for cost in costs.values())
+    if experiment.config.paper is not None:
+        paper = count_paper_costs(experiment)
+        assert list(paper) == list(costs)
+        changed = [name for name in paper if paper[name] != paper[experiment.config.baseline]]
+        assert len(changed) == len(paper) - 1  # each variant costs something else
+    words = ["model=shunted_s", "data=imagenet", "data.root=/data", "recipe=paper"]
+    big = compose([f"experiment={path.stem}", *words]).variants
+    assert all((run.data.image_size, run.recipe.epochs) == (224, 300) for run in big.values())
+
+
 def test_command_line_wins_over_the_experiment_and_the_experiment_over_presets():
     experiment = compose([*BASE, "recipe=paper", "recipe.epochs=7", "seeds=[5]", "data.batch_size=32"])
     run = experiment.variants["conv_stem"]

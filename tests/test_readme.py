@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shunted_lab.compose import compose
+from shunted_lab.compose import compose, compose_cost
 from shunted_lab.config import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -16,6 +16,11 @@ COMMANDS = [
     shlex.split(line, comments=True)[3:]
     for line in re.findall(r"^(?:pip install \. && )?(python -m shunted_lab\.run .*)$", TEXT, re.M)
 ]
+
+
+@pytest.mark.parametrize("line", re.findall(r"^python -m shunted_lab\.cost (.*)$", TEXT, re.M))
+def test_every_cost_command_composes(line):
+    assert compose_cost(shlex.split(line, comments=True)).model.name
 
 
 def test_the_two_lines_are_there():

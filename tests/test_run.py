@@ -18,10 +18,23 @@ def run(*words: str, cwd: Path, **kwargs) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **kwargs)
 
 
+ABLATIONS = ["aggregation", "attention", "components", "ffn", "local_enhancement", "rates"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_ablation_trains_its_variants(tmp_path, name):
+    found = run(f"experiment=ablate_{name}", "smoke=true", "seeds=[0]", "launch.accelerator=cpu", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    results = list(tmp_path.glob("runs/*/*/seed0-*/result.json"))
+    done = re.search(r"^\[(\d+)/\1\] ", found.stdout, re.M)
+    assert done and len(results) == int(done[1]) >= 3
+
+
 def test_help_lists_groups_choices_and_every_key(tmp_path):
     found = run("--help", cwd=tmp_path)
     assert found.returncode == 0 and found.stderr == ""
-    assert re.search(r"^  model +shunted_t, shunted_s, shunted_b, shunted_lite$", found.stdout, re.M)
+    assert re.search(r"^  model +shunted_t, shunted_s, shunted_b, shunted_lite, pvt_v2_b0, ", found.stdout, re.M)
     assert re.search(r"^  data +earth, imagenet, folder, cifar100$", found.stdout, re.M)
     assert re.search(r"^  experiment .*ablate_embed", found.stdout, re.M)
     for line in (

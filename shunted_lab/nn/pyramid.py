@@ -123,8 +123,7 @@ class Pyramid(nn.Module):
         for name, value in (("depths", depths), ("num_heads", num_heads), ("mlp_ratios", mlp_ratios), ("rates", rates)):
             if len(value) != stages:
                 raise ComponentError(f"{name}: {value} has {len(value)} entries for {stages} stages")
-        if global_pool not in ("avg", ""):
-            raise ComponentError(f"global_pool: '{global_pool}' is not known; choices: 'avg', ''")
+        _check_pool(global_pool)
         attns, mlps = _per_stage(ATTENTION, attn, stages), _per_stage(MLP, mlp, stages)
         aggregations = _per_stage(ATTENTION, aggregation, stages, "aggregation")
         embeds = [patch_embed, *_per_stage(DOWNSAMPLE, downsample, stages - 1)]
@@ -224,6 +223,7 @@ class Pyramid(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new head, where the old weights are and of their type; `global_pool` as it was, if None."""
         if global_pool is not None:
+            _check_pool(global_pool)
             self.global_pool = global_pool
         self.num_classes = num_classes
         like = next(self.parameters())
@@ -277,6 +277,11 @@ def check_size(x: Tensor, least: int) -> Tensor:
     if min(H, W) < least:
         raise ComponentError(f"an image of {H} x {W} is too small for this model: at least {least} pixels a side")
     return x
+
+
+def _check_pool(global_pool: str) -> None:
+    if global_pool not in ("avg", ""):
+        raise ComponentError(f"global_pool: '{global_pool}' is not known; choices: 'avg', ''")
 
 
 def _take_indices(stages: int, indices: int | list[int] | None) -> list[int]:

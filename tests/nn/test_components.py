@@ -3,10 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from shunted_lab.config import PRESETS
-from shunted_lab.nn import MLP, PATCH_EMBED, ComponentError, Pyramid, init_weights
+from shunted_lab.nn import AGGREGATION, MLP, PATCH_EMBED, ComponentError, Pyramid, init_weights
 from shunted_lab.nn.attention import SSA, spread_rates
+from shunted_lab.nn.layout import ResidualDWConv
 from shunted_lab.nn.pyramid import DropPath
 
 LITE = PRESETS["model"]["shunted_lite"].options()
@@ -148,6 +150,63 @@ def test_detail_specific_without_its_convolution_is_a_plain_mlp():
     torch.testing.assert_close(detail(x, (3, 4)), plain(x, (3, 4)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_residual_convolution_is_the_sum_as_written(dtype):
+    conv = ResidualDWConv(6).to(dtype)
+    x = torch.randn(2, 6, 5, 7, dtype=dtype, requires_grad=True)
+    plain = x + F.conv2d(x, conv.weight, conv.bias, padding=1, groups=6)
+    tolerance = {} if dtype == torch.float32 else {"rtol": 0, "atol": 0}
+    torch.testing.assert_close(conv(x), plain, **tolerance)
+    expected = torch.autograd.grad(plain.square().sum(), [x, conv.weight, conv.bias])
+    found = torch.autograd.grad(conv(x).square().sum(), [x, conv.weight, conv.bias])
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_the_local_enhancement_stands_where_its_name_says():
+    rates, grid = [2, 2, 1], (5, 6)
+    x = torch.randn(2, 30, 24)
+    layers = {}
+    for where in ("none", "values", "output"):
+        layers[where] = ssa(rates, local=where)
+        layers[where].load_state_dict(ssa(rates, local="output").state_dict(), strict=False)
+    outs = {where: layer(x, grid) for where, layer in layers.items()}
+    assert not torch.allclose(outs["values"], outs["none"]) and not torch.allclose(outs["output"], outs["none"])
+    for where in ("values", "output"):  # without the convolution all are one
+        torch.testing.assert_close(silence(layers[where])(x, grid), outs["none"])
+    layer = ssa(rates, local="output")
+    found, added = layer(x, grid), []
+    for group in layer.groups.values():  # each token gets what the window that covers it has
+        _, v, (H, W) = group.keys_values(x, grid)
+        local = group.local(v.transpose(1, 2).unflatten(2, (H, W)))
+        rows, columns = torch.arange(5) // group.rate, torch.arange(6) // group.rate
+        added.append(local[:, :, rows][:, :, :, columns].flatten(2).transpose(1, 2))
+    plain = ssa(rates, local="none")
+    plain.load_state_dict(layer.state_dict(), strict=False)
+    difference = F.linear(torch.cat(added, -1), layer.proj.weight)
+    torch.testing.assert_close(found, plain(x, grid) + difference, rtol=1e-4, atol=1e-5)
+
+
+def test_pooling_is_the_mean_of_the_tokens_that_there_are():
+    layer = AGGREGATION.build("pooling", dim=4, rate=3)
+    x = torch.randn(1, 4 * 5, 4)
+    tokens, grid = layer(x, (4, 5))
+    image = x.unflatten(1, (4, 5))
+    means = torch.stack([image[0, r : r + 3, c : c + 3].mean((0, 1)) for r in (0, 3) for c in (0, 3)])
+    assert grid == (2, 2)
+    torch.testing.assert_close(tokens[0], F.gelu(layer.norm(layer.proj(means))))
+
+
+def test_no_aggregation_gives_every_head_every_token():
+    weights = ssa([4, 2, 1], aggregation="none").attention_weights(torch.randn(1, 30, 24), (5, 6))
+    assert [found.weights.shape[-1] for found in weights.values()] == [30, 30, 30]
+
+
+def test_the_gated_layer_costs_about_what_the_others_do():
+    sizes = {name: sum(p.numel() for p in MLP.build(name, dim=64, hidden_dim=512).parameters()) for name in MLP.names()}
+    assert sizes["conv_glu"] == pytest.approx(sizes["detail_specific"], rel=0.03)
+
+
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     torch.manual_seed(0)
     drop = DropPath(0.25)
@@ -171,6 +230,73 @@ def test_four_maps_at_strides_4_to_32_for_any_size(size, patch_embed):
         assert found.shape == (1, dim, H, W)
         H, W = -(-H // 2), -(-W // 2)
     assert model.forward_head(last).shape == (1, 9)
+
+
+@pytest.mark.parametrize("size", [(225, 225), (800, 1333)])
+def test_every_pixel_and_token_takes_part_where_no_rate_divides(size):
+    """Shunted's rates on grids that they do not divide: the last row and column reach the output, and all tokens."""
+    options = LITE | {"embed_dims": [4, 8, 12, 16], "num_heads": [2, 2, 2, 2], "mlp_ratios": [1] * 4, "mlp": "mlp"}
+    model = Pyramid(**options, num_classes=2)
+    init_weights(model, 0)
+    for stage, side in zip(model.stages, (4, 8, 16, 32), strict=True):
+        grid = (-(-size[0] // side), -(-size[1] // side))
+        attn = stage.blocks[0].attn
+        for group in attn.groups.values():
+            x = torch.randn(1, grid[0] * grid[1], attn.proj.out_features, requires_grad=True)
+            k, v, reduced = group.keys_values(x, grid)
+            assert reduced == (-(-grid[0] // group.rate), -(-grid[1] // group.rate))
+            (k.square().sum() + v.square().sum()).backward()
+            assert (x.grad.abs().sum(-1) > 0).all()
+    images = torch.randn(1, 3, *size, requires_grad=True)
+    model.eval()(images).square().sum().backward()
+    reached = images.grad.abs().sum(1)[0] > 0
+    assert reached[-1].any() and reached[:, -1].any() and float(reached.float().mean()) > 0.9
+
+
+def test_padding_changes_nothing_where_every_rate_divides():
+    """A padded map of zeros gives other tokens at the border only: the whole windows are those of a smaller map."""
+    group = ssa([4, 4]).groups["r4"]
+    x = torch.randn(1, 9, 12, 24)
+    whole, _ = group.aggregation(x[:, :8].reshape(1, 96, 24), (8, 12))
+    padded, grid = group.aggregation(x.reshape(1, 108, 24), (9, 12))
+    assert grid == (3, 3)
+    torch.testing.assert_close(padded[:, :6], whole)
+
+
+class Copies(TorchDispatchMode):
+    """Counts elements that operators copy from one layout into another."""
+
+    def __init__(self):
+        super().__init__()
+        self.copied = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket in (torch.ops.aten.clone, torch.ops.aten.copy_, torch.ops.aten.contiguous):
+            self.copied += args[0].numel()
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_features_stay_channels_last_so_no_layer_copies(batch):
+    model = lite().eval()
+    images = torch.randn(batch, 3, 64, 64)
+    with torch.inference_mode(), Copies() as count:
+        _, maps = model.forward_intermediates(images)
+    kernels = sum(m.weight.numel() for m in model.modules() if isinstance(m, ResidualDWConv))
+    assert count.copied == images.numel() + kernels  # the images, once, and the kernels that take up the identity
+    assert all(m.is_contiguous(memory_format=torch.channels_last) for m in maps)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_attention_is_fused(batch):
+    """At a batch of one a wrong stride once sent it to the kernel that holds the whole matrix."""
+    model = lite().eval()
+    with torch.inference_mode(), torch.profiler.profile() as profile:
+        model(torch.randn(batch, 3, 64, 64))
+    ran = {event.key: event.count for event in profile.key_averages()}
+    groups = sum(len(m.groups) for m in model.modules() if isinstance(m, SSA))
+    assert ran["aten::_scaled_dot_product_flash_attention_for_cpu"] == groups
+    assert "aten::_scaled_dot_product_attention_math" not in ran
 
 
 def test_a_batch_is_its_images():
