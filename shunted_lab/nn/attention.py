@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shunted_lab.nn.aggregation import ConvAggregation, FixedPooling
-from shunted_lab.nn.layout import Grid, ResidualDWConv, to_map, to_tokens
+from shunted_lab.nn.layout import Grid, ResidualDWConv, TokenLinear, to_map, to_tokens
 from shunted_lab.nn.registry import AGGREGATION, ATTENTION, ComponentError, Spec
 
 torch.fx.wrap("enlarge")  # branches on the grid: a leaf for torch.fx
@@ -77,7 +77,7 @@ class HeadGroup(nn.Module):
         self.head_dim = head_dim
         self.rate = rate
         self.aggregation = aggregation
-        self.kv = nn.Linear(dim, 2 * width, bias=bias)
+        self.kv = TokenLinear(dim, 2 * width, bias=bias)
         self.enhances_values = local == "values"
         self.enhances_output = local == "output"
         self.local: nn.Module = nn.Identity()
@@ -119,8 +119,8 @@ class GroupedAttention(nn.Module):
         dim: channels C.
         num_heads: h; divides `dim`.
         rates: one rate per head, in any order (see `spread_rates` for shorter lists).
-        aggregate: rate -> the aggregation of its group.
-        local: rate -> its local enhancement (see `HeadGroup`).
+        aggregate: rate -> the aggregation of its group, or None.
+        local: where the local enhancement is added (see `HeadGroup`).
 
     Raises:
         ComponentError: for rates or heads that do not fit.
@@ -143,7 +143,7 @@ class GroupedAttention(nn.Module):
         self.head_dim = dim // num_heads
         self.rates = spread_rates(rates, num_heads)
         self.attn_drop = attn_drop
-        self.q = nn.Linear(dim, dim, bias=qkv_bias)
+        self.q = TokenLinear(dim, dim, bias=qkv_bias)
         # Named by rate, not by place: variants that share a rate are paired by parameter name.
         self.groups = nn.ModuleDict()
         self.order: list[int] = []  # heads, group by group
@@ -154,7 +154,7 @@ class GroupedAttention(nn.Module):
         self.place = [self.order.index(head) for head in range(num_heads)]  # head -> its place in `order`
         self.sizes = [self.rates.count(rate) for rate in dict.fromkeys(self.rates)]
         self.mixed = self.order != sorted(self.order)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = TokenLinear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:

@@ -1,4 +1,4 @@
-"""Between tokens and maps, without copies, and the depthwise convolution with a residual.
+"""Between tokens and maps, without copies; and the two layers that can be had cheaper for it.
 
 Shapes: B batch, N = H*W tokens, C channels, H W grid, r rate. Tokens (B, N, C) and maps (B, C, H, W) that are
 channels-last in memory hold the same bytes in the same order: each is a view of the other.
@@ -30,6 +30,38 @@ def pad_to_multiple(x: Tensor, r: int) -> Tensor:
     """(B, C, H, W) -> (B, C, ceil(H/r)*r, ceil(W/r)*r): zeros at the right and the bottom; nothing is dropped."""
     H, W = x.shape[-2:]
     return F.pad(x, (0, -W % r, 0, -H % r)) if H % r or W % r else x
+
+
+def token_linear(x: Tensor, weight: Tensor, bias: Tensor | None, onednn: bool) -> Tensor:
+    """A linear layer of tokens, (B, N, C) -> (B, N, C').
+
+    In a compiled inference in float32 on a CPU it is a 1x1 convolution of the same memory, because the compiler gives
+    oneDNN's convolution the bias, and adds that of a matrix product in a pass of its own. Elsewhere a matrix product is
+    as fast, or faster (tests/benchmarks/speed.py).
+    """
+    if not torch.jit.is_scripting():  # noqa: SIM102  # TorchScript skips what stands below this line, and no `and`
+        if onednn and _compiles_inference() and x.device.type == "cpu" and x.dtype == torch.float32:
+            x = F.conv2d(x.unsqueeze(1).permute(0, 3, 1, 2), weight[:, :, None, None], bias)  # (B, C', 1, N)
+            return x.permute(0, 2, 3, 1).squeeze(1)
+    return F.linear(x, weight, bias)
+
+
+torch.fx.wrap("token_linear")  # branches on the device: a leaf for torch.fx
+
+
+def _compiles_inference() -> bool:
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting() and not torch.is_grad_enabled()
+
+
+class TokenLinear(nn.Linear):
+    """`nn.Linear` for tokens (B, N, C), in the way that is fastest."""
+
+    def __init__(self, dim_in: int, dim_out: int, bias: bool = True):
+        super().__init__(dim_in, dim_out, bias)
+        self.onednn = torch.backends.mkldnn.is_available()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return token_linear(x, self.weight, self.bias, self.onednn)
 
 
 def residual_dwconv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

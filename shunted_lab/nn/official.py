@@ -36,9 +36,14 @@ def load_official(model: Pyramid, checkpoint: str | Path | Mapping[str, Any]) ->
             classes is dropped with a warning.
 
     Raises:
+        TypeError: for a model that is no Pyramid, such as timm's wrapper for `features_only`.
         CheckpointError: for a file that is missing, truncated, no checkpoint or holds more than tensors, and for names
             or shapes that are not the model's; the message names the first differences. The model is left as it was.
     """
+    if not isinstance(model, Pyramid):
+        raise TypeError(
+            f"load_official needs a Pyramid, not a {type(model).__name__}; load before features_only wraps it"
+        )
     where = str(checkpoint) if isinstance(checkpoint, str | Path) else "the state dict"
     found = read_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else _state_dict(checkpoint, where)
     ours = model.state_dict()

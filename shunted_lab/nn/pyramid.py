@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from shunted_lab.nn.attention import spread_rates
 from shunted_lab.nn.initial import init_weights
 from shunted_lab.nn.layout import Grid, to_map, to_tokens
-from shunted_lab.nn.registry import ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED, ComponentError, Registry, Spec
+from shunted_lab.nn.registry import ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED, ComponentError, Spec
 
 torch.fx.wrap("check_size")  # branches on the size: a leaf for torch.fx
 
@@ -124,28 +124,24 @@ class Pyramid(nn.Module):
             if len(value) != stages:
                 raise ComponentError(f"{name}: {value} has {len(value)} entries for {stages} stages")
         _check_pool(global_pool)
-        attns, mlps = _per_stage(ATTENTION, attn, stages), _per_stage(MLP, mlp, stages)
-        aggregations = _per_stage(ATTENTION, aggregation, stages, "aggregation")
-        embeds = [patch_embed, *_per_stage(DOWNSAMPLE, downsample, stages - 1)]
+        attns, mlps = _per_stage("attn", attn, stages), _per_stage("mlp", mlp, stages)
+        aggregations = _per_stage("aggregation", aggregation, stages)
+        downsamples = _per_stage("downsample", downsample, stages - 1)
         drop_path = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
-        drops = {"attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate}
-        chans = [in_chans, *embed_dims]
-        built = []
+        common = {"qkv_bias": qkv_bias, "attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate}
         with _factory(device, dtype):
+            built = []
             for i, (dim, heads) in enumerate(zip(embed_dims, num_heads, strict=True)):
                 if dim % heads:
                     raise ComponentError(f"num_heads[{i}]={heads} does not divide embed_dims[{i}]={dim}")
                 _check_used(attns[i], aggregations[i], i)
+                if i == 0:
+                    embed = PATCH_EMBED.build(patch_embed, in_chans=in_chans, embed_dim=dim)
+                else:
+                    embed = DOWNSAMPLE.build(downsamples[i - 1], in_chans=embed_dims[i - 1], embed_dim=dim)
                 context: dict[str, Any] = {"dim": dim, "num_heads": heads, "hidden_dim": int(dim * mlp_ratios[i])}
-                context |= drops | {"rates": spread_rates(list(rates[i]), heads), "qkv_bias": qkv_bias}
-                context["aggregation"] = aggregations[i]
-                slot = DOWNSAMPLE if i else PATCH_EMBED
-                embed = slot.build(embeds[i], in_chans=chans[i], embed_dim=dim)
-                blocks = [
-                    Block(dim, ATTENTION.build(attns[i], **context), MLP.build(mlps[i], **context), next(drop_path))
-                    for _ in range(depths[i])
-                ]
-                built.append(Stage(embed, blocks, dim))
+                context |= common | {"rates": spread_rates(list(rates[i]), heads), "aggregation": aggregations[i]}
+                built.append(Stage(embed, _blocks(depths[i], attns[i], mlps[i], context, drop_path), dim))
             self.stages = nn.Sequential(*built)
             self.head_drop = nn.Dropout(drop_rate)
             self.head = nn.Linear(embed_dims[-1], num_classes) if num_classes else nn.Identity()
@@ -271,6 +267,13 @@ class Pyramid(nn.Module):
         return take
 
 
+def _blocks(depth: int, attn: Spec, mlp: Spec, context: dict[str, Any], drop_path: Iterator[float]) -> list[Block]:
+    return [
+        Block(context["dim"], ATTENTION.build(attn, **context), MLP.build(mlp, **context), next(drop_path))
+        for _ in range(depth)
+    ]
+
+
 def check_size(x: Tensor, least: int) -> Tensor:
     """(B, 3, H, W) as it is; an image with a side below `least` is refused."""
     H, W = x.shape[-2:]
@@ -298,12 +301,12 @@ def _take_indices(stages: int, indices: int | list[int] | None) -> list[int]:
     return [i % stages for i in wanted]
 
 
-def _per_stage(slot: Registry, value: Spec | Sequence[Spec], count: int, key: str | None = None) -> list[Spec]:
+def _per_stage(key: str, value: Spec | Sequence[Spec], count: int) -> list[Spec]:
     """One component for each of `count` places."""
     if isinstance(value, str | Mapping):
         return [value] * count
     if len(value) != count:
-        raise ComponentError(f"{key or slot.kind}: {list(value)} has {len(value)} entries; one name, or {count}")
+        raise ComponentError(f"{key}: {list(value)} has {len(value)} entries; one name, or {count}")
     return list(value)
 
 

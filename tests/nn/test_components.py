@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shunted_lab.config import PRESETS
-from shunted_lab.nn import AGGREGATION, MLP, PATCH_EMBED, ComponentError, Pyramid, init_weights
+from shunted_lab.nn import AGGREGATION, MLP, PATCH_EMBED, ComponentError, Pyramid, init_weights, layout
 from shunted_lab.nn.attention import SSA, spread_rates
-from shunted_lab.nn.layout import ResidualDWConv
+from shunted_lab.nn.layout import ResidualDWConv, TokenLinear
 from shunted_lab.nn.pyramid import DropPath
 
 LITE = PRESETS["model"]["shunted_lite"].options()
@@ -161,6 +161,27 @@ def test_the_residual_convolution_is_the_sum_as_written(dtype):
     found = torch.autograd.grad(conv(x).square().sum(), [x, conv.weight, conv.bias])
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_compiled_linear_layer_is_a_convolution_with_the_same_numbers(bias, batch, monkeypatch):
+    layer, x = TokenLinear(24, 40, bias=bias), torch.randn(batch, 35, 24)
+    with torch.no_grad(), torch.profiler.profile() as profile:
+        plain = layer(x)
+        monkeypatch.setattr(layout, "_compiles_inference", lambda: True)
+        torch.testing.assert_close(layer(x), plain, rtol=1e-5, atol=1e-5)
+        assert layer(x).is_contiguous() and layer(x.double().float()).shape == (batch, 35, 40)
+    assert "aten::conv2d" in {event.key for event in profile.key_averages()}
+
+
+def test_a_compiled_model_gives_the_same_numbers():
+    model, x = lite().eval(), torch.randn(2, 3, 40, 72)
+    compiled = torch.compile(model, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)  # with gradients, as matrix products
+    torch._dynamo.reset()
 
 
 def test_the_local_enhancement_stands_where_its_name_says():
