@@ -125,6 +125,6 @@ def test_pyramids_refuse_what_cannot_work(changes, message):
         Pyramid(**(SMALL | changes))
 
 
-def test_every_name_is_in_one_registry_only_where_it_may_be():
+def test_the_names_that_readme_and_experiments_use_are_registered():
     assert {"conv", "pooling", "none"} == set(AGGREGATION.names())
     assert {"mlp", "mlp_dwconv", "mlp_relu_dwconv", "detail_specific", "conv_glu"} == set(MLP.names())
