@@ -291,5 +291,5 @@ def test_a_disk_that_fills_up_stops_the_command_and_the_same_command_goes_on(tmp
 
 def test_an_impossible_variant_fails_in_the_plan(monkeypatch):
     experiment = compose(["experiment=ablate_embed", "model.mlp=my_package.Mlp"])
-    with pytest.raises(ConfigError, match=r"variants\.non_overlapping: model\.mlp: 'my_package\.Mlp': there is no module 'my_package'"):
+    with pytest.raises(ConfigError, match=r"variants\.non_overlapping: model\.mlp: .* no module 'my_package'"):
         plan.count_costs(experiment, plan.data_facts(experiment))
