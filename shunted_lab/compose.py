@@ -68,7 +68,10 @@ def compose_cost(words: list[str]) -> CostConfig:
     Raises:
         ConfigError: for anything a user can get wrong in the words.
     """
-    _choices(words)
+    names = [f.name for f in dataclasses.fields(CostConfig) if f.name != "defaults"]
+    for key in _choices(words):
+        if key in PRESETS and key not in names:
+            raise ConfigError(f"{key}: no such key; {nearest(key, names)}")
     _store_groups()
     ConfigStore.instance().store(name="cost", node=CostConfig)
     try:

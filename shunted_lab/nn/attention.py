@@ -239,6 +239,8 @@ class LinearSRA(GroupedAttention):
         pool_size: int = 7,
     ):
         _require_ones("linear_sra", rates)
+        if not isinstance(pool_size, int) or pool_size < 1:
+            raise ComponentError(f"attn: pool_size={pool_size!r} is no size of a grid: 1 or more")
         super().__init__(
             dim, num_heads, rates, qkv_bias, attn_drop, proj_drop, lambda rate: FixedPooling(dim, pool_size)
         )

@@ -23,7 +23,7 @@ from shunted_lab.nn.registry import (
 SLOTS = {slot.kind: slot for slot in (ATTENTION, AGGREGATION, PATCH_EMBED, DOWNSAMPLE, MLP)}
 GRIDS = [(8, 8), (7, 5), (1, 9), (13, 6)]  # even, odd, one row, neither
 LAYER = {"dim": 16, "num_heads": 4, "hidden_dim": 24, "rate": 3, "in_chans": 4, "embed_dim": 8}
-RATES = [[4, 2, 2, 1], [2, 2, 2, 2], [1, 1, 1, 1]]  # the first that an attention takes
+RATES = [[4, 2, 2, 1], [2], [1]]  # spread over the heads; the first that an attention takes
 TELLS = {"num_heads": ATTENTION, "hidden_dim": MLP, "rate": AGGREGATION}  # an argument that only one slot has
 
 
@@ -100,14 +100,14 @@ class _Subject:
 
     def _rates(self) -> list[int]:
         heads = self.context["num_heads"]
-        fitting = [rates for rates in RATES if heads % len(rates) == 0] or [[1] * heads]
-        for rates in fitting[:-1]:
+        spread = [[rates[head * len(rates) // heads] for head in range(heads)] for rates in RATES]
+        for rates in spread[:-1]:
             try:
                 self.registry.build(self.spec, **self.context, rates=rates)
             except ComponentError:
                 continue
             return rates
-        return fitting[-1]
+        return spread[-1]
 
     def build(self) -> nn.Module:
         return self.registry.build(self.spec, **self.context)

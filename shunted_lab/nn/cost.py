@@ -82,7 +82,8 @@ def measure(
     """Time a forward pass (`training`: forward and backward) on a real device, and its peak memory.
 
     On a GPU the time is that between two events of the device, and memory that of its allocator; on a CPU, the clock
-    and what torch's allocator has given out. The model is moved to the device and left in the mode that it was in.
+    and what torch's allocator has given out. The model is moved to the device and left in the mode that it was in;
+    `training` updates its running statistics and clears its gradients.
     """
     device = torch.device(device)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size

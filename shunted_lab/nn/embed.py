@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from shunted_lab.nn.layout import Grid, pad_to_multiple, to_tokens
-from shunted_lab.nn.registry import DOWNSAMPLE, PATCH_EMBED
+from shunted_lab.nn.registry import DOWNSAMPLE, PATCH_EMBED, ComponentError
 
 torch.fx.wrap("pad_to_multiple")  # branches on the size: a leaf for torch.fx
 
@@ -49,6 +49,8 @@ class ConvStem(nn.Module):
 
     def __init__(self, in_chans: int, embed_dim: int, extra: int):
         super().__init__()
+        if not isinstance(extra, int) or extra < 0:
+            raise ComponentError(f"patch_embed: extra={extra!r} is no number of convolutions: 0 or more")
         layers: list[nn.Module] = []
         for index in range(1 + extra):
             conv = nn.Conv2d(embed_dim, embed_dim, 3, 1, 1, bias=False)

@@ -67,18 +67,18 @@ class TokenLinear(nn.Linear):
 def residual_dwconv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x + DWConv(x), 3x3 depthwise, (B, C, H, W) -> (B, C, H, W): the identity is added to the kernel.
 
-    So the sum costs no pass over the map, which is the largest tensor of a feed-forward layer. In half precision the
-    sum is made as it is written, because 1 + w would round w away.
+    So the sum costs no pass over the map, which is the largest tensor of a feed-forward layer. In half precision, and
+    on a GPU, whose convolutions round float32 to TF32, the sum is made as it is written: 1 + w would round w away.
     """
     groups = weight.shape[0]
-    if x.dtype != torch.float32:
+    if x.dtype != torch.float32 or x.device.type != "cpu":
         return x + F.conv2d(x, weight, bias, padding=1, groups=groups)
     weight = weight.clone()  # (C, 1, 3, 3); of nothing but the weight, so that a compiler can fold it
     weight[:, :, 1, 1].add_(1.0)
     return F.conv2d(x, weight, bias, padding=1, groups=groups)
 
 
-torch.fx.wrap("residual_dwconv")  # branches on the type: a leaf for torch.fx
+torch.fx.wrap("residual_dwconv")  # branches on type and device: a leaf for torch.fx
 
 
 class ResidualDWConv(nn.Conv2d):

@@ -15,6 +15,9 @@ Spec = str | Mapping[str, Any]
 """Which component: a registered name, the dotted path of a class, or a mapping `{name: ..., option: value}`."""
 
 
+FIXED = ("dim", "embed_dim", "in_chans")  # widths, which follow from a component's place
+
+
 class ComponentError(ValueError):
     """A component that is not known, or that cannot be built from what it was given."""
 
@@ -69,6 +72,8 @@ class Registry:
         entry = self.find(name)
         parameters = inspect.signature(entry).parameters
         used = context
+        if fixed := [option for option in options if option in FIXED and option in context]:
+            raise ComponentError(f"{self.kind}: '{fixed[0]}' is no option of '{name}'; the model's widths set it")
         if not _takes_any(parameters.values()):
             for option in options:
                 if option not in parameters:

@@ -28,7 +28,6 @@ _CFG = {
     "std": IMAGENET_DEFAULT_STD,
     "first_conv": "stages.0.embed.conv.0",
     "classifier": "head",
-    "license": "apache-2.0",
     "paper_ids": "arXiv:2111.15193",
     "paper_name": "Shunted Self-Attention via Multi-Scale Token Aggregation",
 }

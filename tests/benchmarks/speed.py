@@ -21,8 +21,7 @@ from reference import Reference
 from torch import Tensor, nn
 
 from shunted_lab.config import PRESETS
-from shunted_lab.nn import Pyramid, count_cost, init_weights
-from shunted_lab.nn.cost import _peak_memory, device_name
+from shunted_lab.nn import Pyramid, count_cost, device_name, init_weights, measure
 from shunted_lab.nn.official import load_official
 
 BATCH, SIZE, PASSES = 8, 224, 9
@@ -113,15 +112,9 @@ def compiled() -> None:
 
 
 def memory() -> None:
-    reference, ours = models()
-    image = torch.randn(1, 3, 800, 1344)
-    for name, step in (("inference", infer), ("training", train)):
-        peaks = []
-        for model in (reference, ours):
-            model.train(step is train)
-            step(model, image[..., :224, :224])  # what a first call allocates for good
-            peaks.append(_peak_memory(lambda model=model, step=step: step(model, image), CPU))
-        reference_mb, ours_mb = (peak / 1e6 for peak in peaks)
+    for training, name in ((False, "inference"), (True, "training")):
+        found = [measure(m, (800, 1344), repeats=1, warmup=0, training=training).peak_memory for m in models()]
+        reference_mb, ours_mb = (peak / 1e6 for peak in found)
         share = f"1/{reference_mb / ours_mb:.1f} of the reference's {reference_mb:,.0f} MB"
         print(f"peak memory at 800 x 1344, {name}: {ours_mb:,.0f} MB, {share}")
 

@@ -24,6 +24,19 @@ def test_ssa_passes_with_any_rates(rates):
     assert "memory" in check_component("ssa", ATTENTION, backend="aot_eager", rates=rates)
 
 
+@pytest.mark.parametrize("heads", [1, 2, 8])
+def test_heads_of_any_number_get_one_rate_each(heads):
+    seen = []
+
+    class Recorded(Good):
+        def __init__(self, dim: int, num_heads: int, rates: list[int]):
+            super().__init__(dim, dim)
+            seen.append(rates)
+
+    assert check_component(Recorded, ATTENTION, backend="aot_eager", num_heads=heads)
+    assert {len(rates) for rates in seen} == {heads} and seen[0][0] == 4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), [("attn", "ssa"), ("mlp", "detail_specific"), ("patch_embed", "conv_stem1")])
 def test_the_paper_s_components_compile_to_machine_code(kind, name):

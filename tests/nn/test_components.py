@@ -372,6 +372,14 @@ def test_initial_values_follow_the_official_rules():
             assert float(p.std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.05), name
 
 
+def test_initial_values_are_those_of_float32_on_the_cpu_in_any_type():
+    """Drawn where the model is, they would need a generator of its device, and differ between types."""
+    low = Pyramid(**LITE, num_classes=9, dtype=torch.bfloat16)
+    init_weights(low, 0)
+    for (name, a), b in zip(lite().named_parameters(), low.parameters(), strict=True):
+        assert torch.equal(a.bfloat16(), b), name
+
+
 def test_a_users_own_layer_is_reset_under_its_name():
     class Own(torch.nn.Module):
         def __init__(self):

@@ -126,6 +126,9 @@ def test_the_command_measures(capsys):
         (["device=gpu"], "device: 'gpu' is not known; did you mean 'cpu'? choices: auto, cpu, cuda, mps"),
         (["repeats=0"], "repeats: 0 is too small: at least 1"),
         (["batchsize=3"], "batchsize: no such key; did you mean 'batch_size'? choices: batch_size, device"),
+        (["data=imagenet"], "data: no such key; choices: batch_size, device"),
+        (["model.mlp={name:mlp,dim:5}"], "model.mlp: 'dim' is no option of 'mlp'; the model's widths set it"),
+        (["model.patch_embed={name:conv_stem1,extra:x}"], "model.patch_embed: extra='x' is no number of convolutions"),
         (["size"], "'size' is not of the form key=value"),
     ],
 )

@@ -116,6 +116,11 @@ def test_every_stage_can_differ():
         ),
         ({"attn": {"name": "ssa", "local": "value"}}, r"local: 'value' is not known; choices: published, values"),
         ({"attn": {"name": "ssa", "locl": "values"}}, r"attn: 'locl' is no option of 'ssa'; did you mean 'local'"),
+        (
+            {"attn": {"name": "linear_sra", "pool_size": 0}, "rates": [[1]] * 4},
+            r"attn: pool_size=0 is no size of a grid",
+        ),
+        ({"patch_embed": {"name": "conv_stem0", "extra": -1}}, r"patch_embed: extra=-1 is no number of convolutions"),
         ({"mlp": "mpl"}, r"mlp: 'mpl' is not known; did you mean 'mlp'\?"),
         ({"global_pool": "max"}, r"global_pool: 'max' is not known"),
     ],
