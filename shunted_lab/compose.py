@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Experiment:
     config: Config
     variants: dict[str, RunConfig]  # name -> configuration with the seed of the first run
     paper: dict[str, RunConfig]  # the same changes applied to the paper's model; empty without `paper:`
+    change: Callable[[dict[str, Any]], RunConfig]  # the base configuration with dotted keys changed
 
 
 def experiment_files() -> dict[str, Path]:
@@ -59,7 +60,7 @@ def compose(words: list[str]) -> Experiment:
     if config.paper is not None:
         scale = [f"experiment={name}", f"model={config.paper.model}"]
         paper = {key: composer.variant(scale, key, changes) for key, changes in config.variants.items()}
-    return Experiment(config, variants, paper)
+    return Experiment(config, variants, paper, lambda changes: composer.variant(words, None, changes))
 
 
 def compose_cost(words: list[str]) -> CostConfig:
@@ -145,15 +146,19 @@ class _Composer:
         except (HydraException, OmegaConfBaseException) as error:
             raise _one_line(error, self.path) from None
 
-    def variant(self, words: list[str], name: str, changes: dict[str, Any]) -> RunConfig:
-        """The runs' configuration of one variant: groups (`model: shunted_t`) are composed, dotted keys set on top."""
+    def variant(self, words: list[str], name: str | None, changes: dict[str, Any]) -> RunConfig:
+        """The runs' configuration of one variant, or of a search's point (None).
+
+        Groups (`model: shunted_t`) are composed, dotted keys set on top.
+        """
         groups = [f"{key}={value}" for key, value in changes.items() if key in PRESETS]
         dotted = {key: value for key, value in changes.items() if key not in PRESETS}
         try:
             _choices(groups)
             config = self.config([*words, *groups], dotted)
         except ConfigError as error:
-            raise ConfigError(f"{self.path}: variants.{name}: {str(error).removeprefix(f'{self.path}: ')}") from None
+            where = f"variants.{name}" if name is not None else "search"
+            raise ConfigError(f"{self.path}: {where}: {str(error).removeprefix(f'{self.path}: ')}") from None
         run = RunConfig(config.model, config.data, config.recipe, config.launch, config.seeds[0])
         return run.smoke() if config.smoke else run
 
@@ -205,6 +210,11 @@ def _check_variants(config: Config, chosen: dict[str, str], path: Path) -> None:
             for word in chosen:
                 if word == key or word.startswith(key + ".") or (key.startswith(word + ".") and word not in PRESETS):
                     raise ConfigError(f"{word}={chosen[word]}: variant '{name}' of {path} varies {key}; edit it there")
+    if config.search is not None:
+        for key in config.search.space:
+            for word in chosen:
+                if word == key or (key == "rates" and word == "model.rates"):
+                    raise ConfigError(f"{word}={chosen[word]}: {path} searches {key}; edit it there")
     if config.paper is not None:
         _check_paper(config, path)
 

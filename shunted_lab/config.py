@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +21,30 @@ from omegaconf import MISSING
 
 from shunted_lab.models import COMPONENTS, MODELS, ModelConfig
 from shunted_lab.schema import ConfigError, at_least, fractions, nearest, option, require, unknown
+from shunted_lab.studies import (
+    MEASURED_LATER,
+    RERUNS,
+    ConfirmConfig,
+    LaunchConfig,
+    SearchConfig,
+    SlurmConfig,
+    StudyConfig,
+)
 
-__all__ = ["COMPONENTS", "MODELS", "PRESETS", "Config", "ConfigError", "ModelConfig", "nearest", "unknown"]
+__all__ = [
+    "COMPONENTS",
+    "MEASURED_LATER",
+    "MODELS",
+    "PRESETS",
+    "Config",
+    "ConfigError",
+    "LaunchConfig",
+    "ModelConfig",
+    "SearchConfig",
+    "SlurmConfig",
+    "nearest",
+    "unknown",
+]
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
@@ -171,26 +194,6 @@ LITE_RECIPE = RecipeConfig(
 )
 
 
-# --- launch ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class LaunchConfig:
-    """Where runs are trained. Nothing here can change what a run computes."""
-
-    name: str = "local"
-    accelerator: str = option("auto", "auto, cpu, gpu, mps", result=False)
-    num_workers: int = option(0, "processes that load images", result=False)
-    max_attempts: int = option(3, "how often a run that fails is tried, over all calls", result=False)
-
-    def __post_init__(self) -> None:
-        at_least(0, "launch", self, "num_workers")
-        at_least(1, "launch", self, "max_attempts")
-        choices = ("auto", "cpu", "gpu", "mps")
-        if self.accelerator not in choices:
-            raise unknown("launch.accelerator", self.accelerator, choices)
-
-
 # --- experiment ------------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +231,10 @@ class Config:
     baseline: str | None = option(None, "the variant that the others are compared with")
     variants: dict[str, dict[str, Any]] = option({}, "NAME: {dotted key: value}, one row of the table each")
     paper: PaperConfig | None = option(None, "costs at paper scale, and published numbers")
+    search: SearchConfig | None = option(None, "a search, in place of variants that are all trained")
+    confirm: ConfirmConfig | None = option(None, "take the best of a finished search as variants")
+    study: StudyConfig = field(default_factory=StudyConfig)
+    rerun: str | None = option(None, "train again what is kept: stale, failed, all", result=False)
     runs_dir: str = option("runs", "folder of all results", result=False)
     smoke: bool = option(False, "one epoch of two small batches: does everything work?")
     plan_only: bool = option(False, "print the plan and stop")
@@ -236,13 +243,18 @@ class Config:
         require(bool(self.seeds), "seeds", self.seeds, "is empty: at least one seed")
         require(min(self.seeds) >= 0, "seeds", self.seeds, "has a negative seed")
         require(len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "has a seed twice")
+        if self.rerun not in (None, *RERUNS):
+            raise unknown("rerun", self.rerun, RERUNS)
+        if self.search is not None:
+            require(len(self.seeds) == 1, "seeds", self.seeds, "are too many for a search: its trials share one seed")
+            require(self.confirm is None, "confirm", "", "and search exclude each other")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "model": MODELS,
     "data": {schema.name: schema() for schema in (EarthConfig, ImageNetConfig, FolderConfig, CIFAR100Config)},
     "recipe": {"paper": RecipeConfig(), "lite": LITE_RECIPE},
-    "launch": {"local": LaunchConfig()},
+    "launch": {"local": LaunchConfig(), "slurm": SlurmConfig()},
 }
 
 
@@ -265,12 +277,14 @@ class RunConfig:
         recipe = dataclasses.replace(self.recipe, epochs=1, warmup_epochs=0.0, limit_batches=2)
         return dataclasses.replace(self, data=data, recipe=recipe)
 
-    def fingerprint(self, data_identity: str) -> str:
+    def fingerprint(self, data_identity: str, sources: Mapping[str, str]) -> str:
         """16 hex digits over all that can change the result: everything but paths, workers, devices and labels.
 
-        `data_identity` tells data sets of the same name apart (`data.DataFacts.identity`).
+        Args:
+            data_identity: tells data sets of the same name apart (`data.DataFacts.identity`).
+            sources: component -> hash of its source (`nn.source.component_sources`).
         """
-        parts = {"seed": self.seed, "data_identity": data_identity}
+        parts = {"seed": self.seed, "data_identity": data_identity, "sources": dict(sources)}
         for key in ("model", "data", "recipe"):
             config = getattr(self, key)
             names = [f.name for f in dataclasses.fields(config) if f.metadata.get("result", True)]

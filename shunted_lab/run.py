@@ -6,7 +6,7 @@ python -m shunted_lab.run experiment=ablate_embed
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shunted_lab.compose import Experiment, compose
 from shunted_lab.config import Config, ConfigError
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console, Group
 
     from shunted_lab.nn import Cost
-    from shunted_lab.study.plan import Run, RunState
+    from shunted_lab.study.folder import Run
+    from shunted_lab.study.order import Slot
+    from shunted_lab.study.plan import RunState
 
 
 def main(words: list[str] | None = None) -> int:
@@ -37,10 +39,12 @@ def main(words: list[str] | None = None) -> int:
 
 
 def run(experiment: Experiment) -> int:
-    """Plan, train what is missing, and report. Returns 1 if the table is not complete: a run has failed."""
+    """Plan, train what is missing, and report. Returns 1 if the table is not complete."""
     from rich.console import Console
 
     from shunted_lab.study import store
+    from shunted_lab.study.confirm import take_the_best
+    from shunted_lab.study.launch import plan_slots, warm_up
     from shunted_lab.study.plan import (
         check_runs_dir,
         check_space,
@@ -53,22 +57,63 @@ def run(experiment: Experiment) -> int:
 
     config = experiment.config
     console = Console(width=None if sys.stdout.isatty() else 120)
-    folder = study_folder(config)
     check_runs_dir(config)
+    slots = plan_slots(config.launch)
+    if config.search is not None:
+        return _search(experiment, slots, console)
+    if config.confirm is not None:
+        experiment = take_the_best(experiment)
+        config = experiment.config
     facts = data_facts(experiment)
     runs = plan_runs(experiment, facts)
-    study = store.load_study(folder)
-    states = store.read_states(runs, study, store.is_owned(folder))
+    study = store.open_study(config)
+    states = store.read_states(runs, study)
+    if not config.plan_only and any(state.state != "done" for state in states):
+        warm_up()
     costs = count_costs(experiment, facts)
     console.print(_plan(config, states, costs, store.other_runs(study, runs)))
+    for line in _stale(states):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if config.plan_only:
         return 0
     paper_costs = count_paper_costs(experiment)
     check_space(config, [state.run for state in states if state.state != "done"], costs)
-    folder.mkdir(parents=True, exist_ok=True)
-    with store.owned(folder):
-        states = _execute(experiment, runs, costs, console)
+    study_folder(config).mkdir(parents=True, exist_ok=True)
+    states = _execute(experiment, runs, costs, slots, console)
     return _report(experiment, states, costs, paper_costs, console)
+
+
+def _search(experiment: Experiment, slots: list[Slot], console: Console) -> int:
+    """Try the points of a search until it has enough, and report. Returns 1 if it has not."""
+    from shunted_lab.report.progress import Progress
+    from shunted_lab.report.search import build_search_table, to_terminal, write_search
+    from shunted_lab.study.launch import Launcher, warm_up
+    from shunted_lab.study.plan import data_facts, study_folder
+    from shunted_lab.study.search import Search, SearchQueue
+    from shunted_lab.study.store import open_study
+    from shunted_lab.tasks import CLASSIFICATION as GOAL
+
+    config = experiment.config
+    folder = study_folder(config)
+    search = Search(experiment, next(iter(data_facts(experiment).values())))
+    study = open_study(config)
+    search.check(study)
+    if config.plan_only:
+        console.print(to_terminal(build_search_table(search, study, config)))
+        return 0
+    warm_up()
+    study = search.open(config)
+    queue = SearchQueue(study, search, folder, config.launch.max_attempts, config.study.heartbeat)
+    queue.prepare([])
+    with Progress(console, queue.planned(), len(slots), GOAL.monitor) as progress:
+        Launcher(queue, slots, progress).run()
+    if queue.exhausted:
+        study.set_user_attr("exhausted", True)
+    table = build_search_table(search, study, config)
+    console.print(to_terminal(table))
+    for path in write_search(table, folder):
+        console.print(str(path), markup=False, highlight=False)
+    return 0 if table.complete else 1
 
 
 def _plan(config: Config, states: list[RunState], costs: dict[str, Cost], others: int) -> Group:
@@ -76,56 +121,54 @@ def _plan(config: Config, states: list[RunState], costs: dict[str, Cost], others
     from rich.console import Group
     from rich.table import Table
 
+    from shunted_lab.report.progress import time_left
+
     table = Table("variant", "params (M)", "GMACs", *(f"seed {seed}" for seed in config.seeds), title=config.name)
+    cells: dict[str, list[str]] = {name: [] for name in costs}
+    for state in states:
+        cells[state.run.variant].append(state.state)
     for name, cost in costs.items():
-        cells = [state.state for state in states if state.run.variant == name]
-        table.add_row(name, f"{cost.params / 1e6:.2f}", f"{cost.macs / 1e9:.3f}", *cells)
+        table.add_row(name, f"{cost.params / 1e6:.2f}", f"{cost.macs / 1e9:.3f}", *cells[name])
     left = sum(state.state != "done" for state in states)
     lines = [f"{len(states) - left} of {len(states)} runs done"]
-    lines += _time_left([state.result["seconds"] for state in states if state.result], left)
+    lines += time_left([state.result["seconds"] for state in states if state.result], left)
     if others:
         lines.append(f"{others} finished runs of other seeds or configurations are kept, and stand in no table here")
     return Group(table, "; ".join(lines))
 
 
-def _time_left(seconds: list[float], left: int) -> list[str]:
-    """How long `left` runs may take, by the `seconds` of those that are done; nothing where that cannot be said."""
-    if not left or not seconds:
-        return []
-    return [f"about {left * sum(seconds) / len(seconds) / 60:.1f} min left"]
+def _stale(states: list[RunState]) -> list[str]:
+    """What has changed since the stale runs were trained, and how to train them again."""
+    changes: dict[str, list[str]] = {}
+    for state in states:
+        if state.state == "stale":
+            changes.setdefault(state.error or "", []).append(f"{state.run.variant} seed {state.run.seed}")
+    lines = [f"stale: {what} ({', '.join(runs)})" for what, runs in changes.items()]
+    return [*lines, "stale runs are kept as they are; rerun=stale trains them anew beside them"] if lines else []
 
 
-def _execute(experiment: Experiment, runs: list[Run], costs: dict[str, Cost], console: Console) -> list[RunState]:
-    """Train what is missing, one line for each finished run; the states of all runs afterwards."""
+def _execute(
+    experiment: Experiment, runs: list[Run], costs: dict[str, Cost], slots: list[Slot], console: Console
+) -> list[RunState]:
+    """Train what is missing on this machine's workers, one line for each finished run; the states afterwards."""
+    from shunted_lab.report.progress import Progress
     from shunted_lab.study import store
+    from shunted_lab.study.launch import Launcher
     from shunted_lab.study.plan import study_folder
+    from shunted_lab.study.queue import Queue
+    from shunted_lab.tasks import CLASSIFICATION as GOAL
 
-    folder = study_folder(experiment.config)
-    study = store.load_study(folder)
+    config = experiment.config
+    study = store.create_study(config, {GOAL.monitor: GOAL.mode})
+    if config.rerun == "all":
+        store.set_all_aside(study, runs)
     states = store.read_states(runs, study)
-    if study is None or any(state.state != "done" for state in states):
-        from shunted_lab.study.worker import work  # lightning: 5 s
-        from shunted_lab.tasks.classification import Classification
-
-        study = study or store.create_study(folder, Classification.mode, Classification.monitor)
-        todo = store.enqueue(study, states, experiment.config.launch.max_attempts)
-        metric = Classification.monitor
-        told: list[float] = []  # seconds of each run
-        count = 0
-
-        def tell(run: Run, result: dict[str, Any] | None) -> None:
-            nonlocal count
-            count += 1
-            said = ["failed"]
-            if result:
-                told.append(result["seconds"])
-                said = [f"{metric} {result['metrics'][metric]:.4f}", f"{result['seconds']:.0f} s"]
-            line = ", ".join(said + _time_left(told, len(todo) - count))
-            console.print(
-                f"[{count}/{len(todo)}] {run.variant}, seed {run.seed}: {line}", markup=False, highlight=False
-            )
-
-        work(study, todo, costs, tell, progress=console.is_terminal)
+    limit, beat = config.launch.max_attempts, config.study.heartbeat
+    queue = Queue(study, states, costs, study_folder(config), limit, config.rerun, beat)
+    queue.prepare(states)
+    if queue.todo:
+        with Progress(console, queue.planned(), len(slots), GOAL.monitor) as progress:
+            Launcher(queue, slots, progress).run()
     return store.read_states(runs, study)
 
 
@@ -152,11 +195,11 @@ def _report(
 
 def _failures(states: list[RunState], limit: int) -> list[str]:
     """A line for each failed run: where its traceback is, and how it is tried again."""
-    from shunted_lab.study.plan import TRACEBACK
+    from shunted_lab.study.folder import TRACEBACK
 
     lines = []
     for run, attempts in ((state.run, state.attempts) for state in states if state.state == "failed"):
-        again = "the same command tries again" if attempts < limit else f"launch.max_attempts={limit + 1} tries again"
+        again = f"{'the same command' if attempts < limit else 'rerun=failed'} tries again"
         tried = f"{attempts} of {limit} attempts"
         lines.append(f"failed: {run.variant}, seed {run.seed}, {tried}; {run.folder / TRACEBACK}; {again}")
     return lines

@@ -33,6 +33,9 @@ class EpochSampler(Sampler[Key]):
 
     With `repeats` > 1 each image comes so many times in a row, and the epoch still has `n` images (repeated
     augmentation, as in the paper's recipe). In a distributed run the ranks take turns.
+
+    `skip` leaves so many images of this rank's next epoch out, once: a run that was stopped within an epoch goes on
+    with the images that it had not seen.
     """
 
     def __init__(self, n: int, seed: int, repeats: int = 1):
@@ -40,6 +43,7 @@ class EpochSampler(Sampler[Key]):
         self.seed = seed
         self.repeats = repeats
         self.epoch = 0
+        self.skip = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch."""
@@ -49,7 +53,8 @@ class EpochSampler(Sampler[Key]):
         rank, world = _ranks()
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n).tolist()
         keys = [(self.epoch, index, copy) for index in order for copy in range(self.repeats)]
-        return iter(keys[rank::world][: len(self)])
+        skip, self.skip = self.skip, 0
+        return iter(keys[rank::world][skip : len(self)])
 
     def __len__(self) -> int:
         return self.n // _ranks()[1]

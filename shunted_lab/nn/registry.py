@@ -57,7 +57,7 @@ class Registry:
 
     def accepts(self, spec: Spec, parameter: str) -> bool:
         """Whether the component takes an argument of this name."""
-        parameters = inspect.signature(self.find(_split(self.kind, spec)[0])).parameters
+        parameters = inspect.signature(self.find(split_spec(self.kind, spec)[0])).parameters
         return parameter in parameters or _takes_any(parameters.values())
 
     def build(self, spec: Spec, **context: Any) -> nn.Module:
@@ -68,7 +68,7 @@ class Registry:
         Raises:
             ComponentError: for an unknown name or option, or an argument that the component needs and nobody gives.
         """
-        name, options = _split(self.kind, spec)
+        name, options = split_spec(self.kind, spec)
         entry = self.find(name)
         parameters = inspect.signature(entry).parameters
         used = context
@@ -116,7 +116,7 @@ def import_module(name: str, where: str) -> Any:
         ) from None
 
 
-def _split(kind: str, spec: Spec) -> tuple[str, dict[str, Any]]:
+def split_spec(kind: str, spec: Spec) -> tuple[str, dict[str, Any]]:
     """A spec as its name and its options."""
     if isinstance(spec, str):
         return spec, {}

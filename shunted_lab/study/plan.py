@@ -11,31 +11,20 @@ from typing import TYPE_CHECKING, Any
 from shunted_lab.compose import Experiment
 from shunted_lab.config import Config, ConfigError, RunConfig
 from shunted_lab.data import DataFacts, check_data
+from shunted_lab.study.folder import Run
 
 if TYPE_CHECKING:
     from shunted_lab.nn import Cost
 
 IMAGENET_CLASSES = 1000
-TRACEBACK = "traceback.txt"  # in the folder of a run that failed
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training: a variant with a seed."""
-
-    variant: str
-    seed: int
-    config: RunConfig
-    fingerprint: str
-    folder: Path
 
 
 @dataclass(frozen=True)
 class RunState:
-    """What is known of a run: `done`, `missing`, `running`, `interrupted` or `failed`.
+    """What is known of a run: `done`, `missing`, `running`, `interrupted`, `failed` or `stale`.
 
     `result` is what `tasks.train` returned, for a run that is done. `error` is the last line of the traceback of a
-    failed one, which failed `attempts` times.
+    failed one, which failed `attempts` times, and for a stale one what has changed.
     """
 
     run: Run
@@ -69,14 +58,30 @@ def data_facts(experiment: Experiment) -> dict[str, DataFacts]:
 def plan_runs(experiment: Experiment, facts: dict[str, DataFacts]) -> list[Run]:
     """Every variant with every seed, seed by seed, so that a stopped study has complete pairs."""
     config = experiment.config
-    runs = []
-    for seed in config.seeds:
-        for name, variant in experiment.variants.items():
-            run = replace(variant, seed=seed)
-            fingerprint = run.fingerprint(facts[name].identity)
-            folder = study_folder(config) / name / f"seed{seed}-{fingerprint[:8]}"
-            runs.append(Run(name, seed, run, fingerprint, folder))
-    return runs
+    sources = {name: sources_of(run) for name, run in experiment.variants.items()}
+    return [
+        make_run(study_folder(config), name, replace(variant, seed=seed), facts[name], sources[name])
+        for seed in config.seeds
+        for name, variant in experiment.variants.items()
+    ]
+
+
+def make_run(folder: Path, variant: str, config: RunConfig, facts: DataFacts, sources: dict[str, str]) -> Run:
+    """A run of the study in `folder`, with its fingerprint and its own folder."""
+    fingerprint = config.fingerprint(facts.identity, sources)
+    where = folder / variant / f"seed{config.seed}-{fingerprint[:8]}"
+    return Run(variant, config.seed, config, fingerprint, where, sources)
+
+
+def sources_of(config: RunConfig) -> dict[str, str]:
+    """The hashes of the sources of a run's components.
+
+    Raises:
+        ConfigError: for a component that is not known.
+    """
+    from shunted_lab.tasks.model import model_sources  # torch: 2 s
+
+    return model_sources(config.model)
 
 
 def count_costs(experiment: Experiment, facts: dict[str, DataFacts]) -> dict[str, Cost]:
@@ -88,7 +93,7 @@ def count_costs(experiment: Experiment, facts: dict[str, DataFacts]) -> dict[str
         ConfigError: for a variant that cannot be built.
     """
     return {
-        name: _cost(f"variants.{name}", run, run.data.image_size, facts[name].num_classes)
+        name: model_cost(f"variants.{name}", run, run.data.image_size, facts[name].num_classes)
         for name, run in experiment.variants.items()
     }
 
@@ -99,12 +104,12 @@ def count_paper_costs(experiment: Experiment) -> dict[str, Cost]:
     if paper is None:
         return {}
     return {
-        name: _cost(f"variants.{name} at paper scale", run, paper.image_size, IMAGENET_CLASSES)
+        name: model_cost(f"variants.{name} at paper scale", run, paper.image_size, IMAGENET_CLASSES)
         for name, run in experiment.paper.items()
     }
 
 
-def _cost(where: str, run: RunConfig, image_size: int, num_classes: int) -> Cost:
+def model_cost(where: str, run: RunConfig, image_size: int, num_classes: int) -> Cost:
     from shunted_lab.nn import count_cost  # torch: 2 s
     from shunted_lab.tasks.model import build_model
 

@@ -1,185 +1,300 @@
-"""The record of an experiment: one Optuna study in SQLite, every run a trial, and the folders that back it up.
+"""The record of an experiment: one Optuna study, every run a trial, and the folders that back it up.
 
-A trial's user attributes name its run (`fingerprint`, `variant`, `seed`, `folder`, `config`) and, when it is done, hold
-its result, key by key. A result is written into the run's folder first, so that a kill between the two loses nothing.
+A trial's user attributes name its run (`IDENTITY`) and, when it is done, hold its result, key by key. A result is
+written into the run's folder first, so that a kill between the two loses nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import fcntl
-import json
-import os
+import logging
+import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
-from optuna.storages import RDBStorage
-from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from shunted_lab.config import ConfigError
-from shunted_lab.study.plan import Run, RunState
+from shunted_lab.config import Config, ConfigError
+from shunted_lab.study.folder import Run, is_locked, read_result
+from shunted_lab.study.plan import RunState, study_folder
 
-FORMAT = 1  # of run folders and user attributes; a folder of another format is refused
-
-IDENTITY = ("fingerprint", "variant", "seed", "folder", "config")  # user attributes that are not the result's
+IDENTITY = ("fingerprint", "variant", "seed", "folder", "config", "sources", "launcher")  # not the result's
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-warnings.filterwarnings("ignore", ".*set_metric_names is experimental.*")  # shows the metric in the dashboard
+warnings.filterwarnings("ignore", category=ExperimentalWarning)  # metric names, heartbeats
+warnings.filterwarnings("ignore", ".*supposed to be used with .?Study.optimize.*")  # the launcher beats for its trials
+
+R = TypeVar("R")
 
 
-def load_study(folder: Path) -> Study | None:
-    """The study in `folder/study.db`, or None if there is none. Nothing is written."""
-    if not (folder / "study.db").exists():
+def patient(call: Callable[..., R]) -> Callable[..., R]:
+    """Try again for a minute when the database does not answer; training goes on meanwhile."""
+
+    @wraps(call)
+    def again(*args: Any, **kwargs: Any) -> R:
+        for wait in (1, 2, 4, 8, 15, 30):
+            try:
+                return call(*args, **kwargs)
+            except (StorageInternalError, sqlalchemy.exc.OperationalError) as error:
+                reason = str(error).splitlines()[0]
+                logging.getLogger(__name__).warning("the study's database does not answer, %d s: %s", wait, reason)
+                time.sleep(wait)
+        return call(*args, **kwargs)
+
+    return again
+
+
+def open_study(config: Config) -> Study | None:
+    """The experiment's study, or None if there is none. Nothing is written.
+
+    Raises:
+        ConfigError: for a database that does not answer, or that another version of Optuna has made.
+    """
+    folder = study_folder(config)
+    if config.study.storage is None and not (folder / "study.db").exists():
         return None
+    where = f"study.storage: {_masked(config.study.storage)}" if config.study.storage else str(folder / "study.db")
     try:
-        return optuna.load_study(study_name=folder.name, storage=_storage(folder))
-    except (KeyError, RuntimeError, sqlalchemy.exc.DatabaseError) as error:
-        raise ConfigError(
-            f"{folder / 'study.db'}: is no study of this version ({str(error).splitlines()[0]}); "
-            "move it away: finished runs are taken from their folders"
-        ) from None
+        storage = _storage(config, create=False)
+        if storage is None:
+            return None
+        return optuna.load_study(study_name=folder.name, storage=storage)
+    except KeyError:
+        return None if config.study.storage else _refuse(where, "it has no study of this name")
+    except (RuntimeError, ImportError, sqlalchemy.exc.SQLAlchemyError, AssertionError) as error:
+        return _refuse(where, _reason(error))
 
 
-def create_study(folder: Path, mode: str, metric: str) -> Study:
-    """The study in `folder/study.db`; made if there is none. `mode` is `max` or `min` of `metric`."""
-    study = load_study(folder)
-    if study is None:
-        study = optuna.create_study(
-            study_name=folder.name,
-            storage=_storage(folder),
-            direction=StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE,
-        )
-        study.set_metric_names([metric])
+def create_study(config: Config, objectives: dict[str, str], sampler: Any = None, pruner: Any = None) -> Study:
+    """The experiment's study; made if there is none.
+
+    Args:
+        config: names the study and its storage.
+        objectives: metric -> `max` or `min`.
+        sampler, pruner: of a search.
+    """
+    if open_study(config) is None:
+        study_folder(config).mkdir(parents=True, exist_ok=True)
+    for wait in (0.1, 0.3, 1, 3, None):
+        try:
+            storage = _storage(config, create=True)
+            break
+        except sqlalchemy.exc.DBAPIError:  # two launchers that make Optuna's tables at once
+            if wait is None:
+                raise
+            time.sleep(wait)
+    study = optuna.create_study(
+        study_name=study_folder(config).name,
+        storage=storage,
+        directions=["maximize" if objectives[name] == "max" else "minimize" for name in objectives],
+        sampler=sampler or optuna.samplers.RandomSampler(),
+        pruner=pruner or optuna.pruners.NopPruner(),
+        load_if_exists=True,
+    )
+    if study.metric_names is None:
+        study.set_metric_names(list(objectives))
     return study
 
 
-def _storage(folder: Path) -> RDBStorage:
-    storage = RDBStorage(f"sqlite:///{folder / 'study.db'}")
-    # SQLite locks no rows: two workers that read, then write, take the same trial. With the write lock taken at BEGIN
-    # each trial is taken once; write-ahead logging alone does not help.
-    sqlalchemy.event.listen(storage.engine, "connect", _connect)
-    sqlalchemy.event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    storage.engine.dispose()
+def _refuse(where: str, reason: str) -> Any:
+    raise ConfigError(
+        f"{where}: is no study of this version ({reason}); move it away: finished runs are taken from their folders"
+    )
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(getattr(error, "orig", None) or error).split())
+    return text if len(text) < 300 else text[:300] + "..."
+
+
+def _masked(url: str) -> str:
+    try:
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return url
+
+
+def _storage(config: Config, create: bool) -> RDBStorage | None:
+    """The study's database; with `create=False` None where it has no tables.
+
+    Raises:
+        ConfigError: if it cannot be reached.
+    """
+    url = config.study.storage or f"sqlite:///{study_folder(config) / 'study.db'}"
+    if config.study.storage and not create:
+        try:
+            engine = sqlalchemy.create_engine(url)
+            with engine.connect() as connection:
+                if not sqlalchemy.inspect(connection).has_table("studies"):
+                    return None
+        except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+            raise ConfigError(f"study.storage: {_masked(url)} cannot be reached ({_reason(error)})") from None
+    return make_storage(url, config.study.heartbeat, config.launch.max_attempts)
+
+
+def make_storage(url: str, heartbeat: int = 60, max_retry: int = 3) -> RDBStorage:
+    """Optuna's storage for a URL, with heartbeats; on SQLite each trial is taken once, which takes some care."""
+    storage = RDBStorage(
+        url,
+        engine_kwargs={} if url.startswith("sqlite") else {"pool_pre_ping": True},
+        heartbeat_interval=heartbeat,
+        grace_period=2 * heartbeat,
+        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=max_retry),
+    )
+    if url.startswith("sqlite"):
+        # SQLite locks no rows: two workers that read, then write, take the same trial. With the write lock taken at
+        # BEGIN each trial is taken once; write-ahead logging alone does not help.
+        sqlalchemy.event.listen(storage.engine, "connect", _connect)
+        sqlalchemy.event.listen(storage.engine, "begin", lambda found: found.exec_driver_sql("BEGIN IMMEDIATE"))
+        storage.engine.dispose()
     return storage
 
 
 def _connect(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # the driver begins no transaction of its own
     connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")  # whole after a power cut; what it lacks is in the runs' folders
     connection.execute("PRAGMA busy_timeout=60000")
 
 
-@contextmanager
-def owned(folder: Path) -> Iterator[None]:
-    """Hold the study's folder for one launcher; the lock goes with the process, however it ends.
+def beat(study: Study, trial: Trial) -> None:
+    """A sign of life for a trial. Optuna gives them by a thread, and in `Study.optimize` only."""
+    storage: Any = study._storage
+    storage.record_heartbeat(trial._trial_id)
 
-    Raises:
-        ConfigError: if another process holds it.
+
+def by_fingerprint(trials: Iterable[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
+    """Fingerprint -> its trials, in the order of their numbers."""
+    found: dict[str, list[FrozenTrial]] = {}
+    for trial in trials:
+        found.setdefault(trial.user_attrs.get("fingerprint", ""), []).append(trial)
+    return found
+
+
+def set_aside(study: Study) -> dict[int, str]:
+    """Numbers of the trials that a rerun has replaced -> the folder that their run was moved to."""
+    return {int(number): folder for number, folder in study.user_attrs.get("set_aside", {}).items()}
+
+
+def set_all_aside(study: Study, runs: Sequence[Run]) -> None:
+    """Make room for all runs to be trained again: what is there is kept, its folder renamed.
+
+    A rerun that was not finished is gone on with: only what it has not set aside yet is.
     """
-    with open(folder / "lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ConfigError(
-                f"{folder}: process {file.read().strip()} is working on this study; wait for it"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    gone, begun = set_aside(study), set(study.user_attrs.get("rerun", []))
+    known = by_fingerprint(t for t in study.get_trials(deepcopy=False) if t.number not in gone)
+    planned = {run.fingerprint: run for run in runs}
+    complete = {f for f in planned if any(t.state == TrialState.COMPLETE for t in known.get(f, []))}
+    if not (begun & planned.keys()) - complete:
+        begun = set()  # the last rerun is finished, or there was none
+    for fingerprint, run in planned.items():
+        if fingerprint in begun:
+            continue
+        moved = _move_away(run.folder)
+        numbers = {t.number: moved for t in known.get(fingerprint, []) if t.state.is_finished()}
+        gone |= numbers
+        begun.add(fingerprint)
+        study.set_user_attr("set_aside", {str(number): folder for number, folder in gone.items()})
+        study.set_user_attr("rerun", sorted(begun))
 
 
-def is_owned(folder: Path) -> bool:
-    """Whether a process is working on the study."""
-    if not (folder / "lock").exists():
-        return False
-    with open(folder / "lock") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+def _move_away(folder: Path) -> str:
+    """Rename a folder to the next of NAME.1, NAME.2, ...; its new name, or the old one if there is none."""
+    if not folder.exists():
+        return str(folder)
+    count = 1
+    while (target := folder.with_name(f"{folder.name}.{count}")).exists():
+        count += 1
+    return str(folder.rename(target))
 
 
-def read_states(runs: list[Run], study: Study | None, owned_by_other: bool = False) -> list[RunState]:
+def read_states(runs: Sequence[Run], study: Study | None) -> list[RunState]:
     """The state of every planned run, from the study and, where that does not know, from the run's folder.
 
-    A trial that is RUNNING while nobody owns the study is `interrupted`: its process is gone.
+    A trial that is RUNNING is `running` while its launcher lives, and `interrupted` otherwise.
     """
-    trials: dict[str, list[FrozenTrial]] = {}
-    for trial in study.get_trials(deepcopy=False) if study else []:
-        trials.setdefault(trial.user_attrs.get("fingerprint", ""), []).append(trial)
-    running = "running" if owned_by_other else "interrupted"
-    return [_state(run, trials.get(run.fingerprint, []), running) for run in runs]
+    gone = set_aside(study) if study else {}
+    trials = [t for t in study.get_trials(deepcopy=False) if t.number not in gone] if study else []
+    known = by_fingerprint(trials)
+    finished: dict[tuple[str, int], FrozenTrial] = {}
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE and "variant" in trial.user_attrs:
+            finished[trial.user_attrs["variant"], trial.user_attrs["seed"]] = trial
+    return [_state(run, known.get(run.fingerprint, []), finished.get((run.variant, run.seed))) for run in runs]
 
 
-def _state(run: Run, trials: list[FrozenTrial], running: str) -> RunState:
+def _state(run: Run, trials: list[FrozenTrial], other: FrozenTrial | None) -> RunState:
     for trial in trials:
         if trial.state == TrialState.COMPLETE:
             return RunState(run, "done", {k: v for k, v in trial.user_attrs.items() if k not in IDENTITY})
     result = read_result(run)
     if result is not None:
         return RunState(run, "done", result)
-    failures = [t for t in trials if t.state == TrialState.FAIL and "error" in t.user_attrs]
-    attempts = len(failures)
-    if any(t.state == TrialState.RUNNING for t in trials):
-        return RunState(run, running, attempts=attempts)
+    attempts = count_attempts(trials)
+    running = [t for t in trials if t.state == TrialState.RUNNING]
+    if running:
+        return RunState(run, "running" if any(is_alive(t) for t in running) else "interrupted", attempts=attempts)
     ended = [t for t in trials if t.state == TrialState.FAIL]
-    if ended and "error" in ended[-1].user_attrs:
-        last = failures[-1].user_attrs["error"].strip().splitlines()[-1]
-        return RunState(run, "failed", error=last, attempts=attempts)
-    return RunState(run, "interrupted" if ended else "missing", attempts=attempts)
+    last = ended[-1].user_attrs if ended else {}
+    if error := last.get("error", last.get("died")):
+        return RunState(run, "failed", error=error.strip().splitlines()[-1], attempts=attempts)
+    if ended or any(t.state == TrialState.WAITING for t in trials):
+        return RunState(run, "interrupted" if ended else "missing", attempts=attempts)
+    if other is not None:
+        return RunState(run, "stale", error=difference(run, other))
+    return RunState(run, "missing")
 
 
-def other_runs(study: Study | None, runs: list[Run]) -> int:
+def count_attempts(trials: Iterable[FrozenTrial]) -> int:
+    """How often a run has failed, or died with its worker."""
+    return sum(t.state == TrialState.FAIL and bool({"error", "died"} & t.user_attrs.keys()) for t in trials)
+
+
+def is_alive(trial: FrozenTrial) -> bool:
+    """Whether the launcher of a RUNNING trial lives. That of another machine is taken to live until Optuna's grace
+    period has passed."""
+    import socket
+
+    launcher = trial.user_attrs.get("launcher")
+    if launcher is None:
+        return False
+    return launcher["host"] != socket.gethostname() or is_locked(Path(launcher["lock"]))
+
+
+def difference(run: Run, other: FrozenTrial) -> str:
+    """What a stale run was trained with and is not any more, e.g. `recipe.lr was 0.001`."""
+    old, new = flatten(other.user_attrs["config"]), flatten(dataclasses.asdict(run.config))
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and matters(key)]
+    found = [f"{key} was {old.get(key)}" for key in keys]
+    sources = other.user_attrs.get("sources", {})
+    found += [f"the source of {name} has changed" for name, h in run.sources.items() if sources.get(name, h) != h]
+    return ", ".join(found) or "the data have changed"
+
+
+def matters(key: str) -> bool:
+    return not key.startswith("launch.") and key not in ("model.name", "recipe.name", "data.root")
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def other_runs(study: Study | None, runs: Sequence[Run]) -> int:
     """How many finished runs the study holds that are not in the plan: other seeds, or another configuration."""
     planned = {run.fingerprint for run in runs}
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if study else []
     return sum(t.user_attrs.get("fingerprint") not in planned for t in trials)
-
-
-def enqueue(study: Study, states: list[RunState], max_attempts: int) -> dict[str, Run]:
-    """Queue what is to be trained and return it by fingerprint. To be called by the owner of the study.
-
-    A trial that is still RUNNING belongs to a process that is gone: it is ended, and its run queued again.
-    A result that is only in a folder is taken into the study.
-    """
-    trials = study.get_trials(deepcopy=False)
-    for trial in trials:
-        if trial.state == TrialState.RUNNING:
-            study.tell(trial.number, state=TrialState.FAIL)
-    known = {t.user_attrs.get("fingerprint") for t in trials if t.state == TrialState.COMPLETE}
-    waiting = {t.user_attrs.get("fingerprint") for t in trials if t.state == TrialState.WAITING}
-    todo: dict[str, Run] = {}
-    for state in states:
-        run = state.run
-        if state.state == "done" and run.fingerprint not in known:
-            adopt(study, run, state.result or {})
-            known.add(run.fingerprint)
-        elif state.state in ("missing", "interrupted") or (state.state == "failed" and state.attempts < max_attempts):
-            if run.fingerprint not in waiting | todo.keys():
-                study.enqueue_trial({}, user_attrs=attributes(run))
-            todo.setdefault(run.fingerprint, run)
-    return todo
-
-
-def adopt(study: Study, run: Run, result: dict[str, Any]) -> None:
-    """Take a result into the study that was written into the run's folder before a kill."""
-    study.add_trial(create_trial(value=objective(study, result), user_attrs=result | attributes(run)))
-
-
-def objective(study: Study, result: dict[str, Any]) -> float:
-    """The value of a trial: the metric that the study is named after."""
-    names = study.metric_names
-    assert names is not None
-    return result["metrics"][names[0]]
 
 
 def attributes(run: Run) -> dict[str, Any]:
@@ -190,39 +305,17 @@ def attributes(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "folder": str(run.folder),
         "config": dataclasses.asdict(run.config),
+        "sources": run.sources,
     }
 
 
-def read_result(run: Run) -> dict[str, Any] | None:
-    """The result in a run's folder, or None if the run is not done there.
-
-    Raises:
-        ConfigError: for a folder that another version has written, or that holds another configuration.
-    """
-    note = run.folder / "run.json"
-    if not note.exists():
-        return None
-    try:
-        origin = json.loads(note.read_text())
-        written, fingerprint = origin["format"], origin["fingerprint"]
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{note}: is no run of this version; move the folder away, or set runs_dir=...") from None
-    if written != FORMAT:
-        raise ConfigError(
-            f"{note}: format {written}, written by shunted_lab {origin.get('version')}; this version reads format "
-            f"{FORMAT}; move the folder away, or set runs_dir=..."
-        )
-    if fingerprint != run.fingerprint:
-        raise ConfigError(f"{note}: fingerprint {fingerprint} is not {run.fingerprint}; move the folder away")
-    result = run.folder / "result.json"
-    return json.loads(result.read_text()) if result.exists() else None
+def values(study: Study, result: dict[str, Any]) -> list[float]:
+    """The values of a trial: the metrics or costs that the study is named after."""
+    names = study.metric_names
+    assert names is not None
+    return [float(result["metrics"][name] if name in result["metrics"] else result["costs"][name]) for name in names]
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a file whole or not at all, also when the power fails."""
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w") as file:
-        json.dump(value, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def adopt(study: Study, run: Run, result: dict[str, Any], **trial: Any) -> None:
+    """Take a result into the study that stands in the run's folder only. `trial`: parameters of a search."""
+    study.add_trial(create_trial(values=values(study, result), user_attrs=result | attributes(run), **trial))

@@ -1,130 +1,284 @@
-"""A worker takes runs from a study, trains them, and writes what came out into the run's folder and the study."""
+"""A worker trains runs, one after another, on its own device(s), and says over a pipe what came out.
+
+python -m shunted_lab.study.worker RUN_FOLDER trains one run by hand: an unfinished one goes on, a finished one is
+repeated in a folder inside it, and compared.
+"""
 
 from __future__ import annotations
 
 import errno
+import json
 import math
-import platform
+import os
+import signal
 import subprocess
+import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Client, Connection, Listener, wait
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from optuna.study import Study
-from optuna.trial import Trial, TrialState
+import torch
 
-import shunted_lab
 from shunted_lab.config import ConfigError
-from shunted_lab.nn import Cost
-from shunted_lab.study import store
-from shunted_lab.study.plan import TRACEBACK, Run
-from shunted_lab.tasks.train import train
+from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, locked, read_result, write_json
+from shunted_lab.study.order import Order, Slot, origin
+from shunted_lab.tasks.train import Link, Pruned, Stopped, share, train
 
-LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "optuna", "numpy")
+LINK = "SHUNTED_LAB_LINK"  # environment of a run in a process of its own: where its worker listens
 
 
-def work(
-    study: Study,
-    todo: dict[str, Run],
-    costs: dict[str, Cost],
-    tell: Callable[[Run, dict[str, Any] | None], None],
-    progress: bool = False,
-) -> None:
-    """Train what is queued, until nothing of `todo` (fingerprint -> run) is left.
+class Pipe:
+    """The link of a run to a launcher at the other end of a connection. A launcher that is gone stops the run."""
 
-    A run that raises is a failed trial that keeps its traceback; the others go on.
+    def __init__(self, connection: Connection):
+        self.connection = connection
+        self._parent = os.getppid()
+        self._stop = False
 
-    Args:
-        study: its queue holds a trial for each run of `todo`.
-        costs: by variant, stored with the result.
-        tell: called after each run with its result, or None if it failed.
-        progress: show a progress bar.
+    def stopping(self) -> bool:
+        self._stop = self._stop or os.getppid() != self._parent  # where a fork holds the other end open
+        while not self._stop and self.connection.poll():
+            self._receive()
+        return self._stop
 
-    Raises:
-        ConfigError: if the disk is full.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM; the trial is ended as interrupted.
+    def epoch(self, epoch: int, metrics: dict[str, float]) -> bool:
+        """Waits for the answer: whether to prune."""
+        try:
+            self.connection.send(("epoch", epoch, metrics))
+        except OSError:
+            self._stop = True
+        answer = None
+        while answer is None and not self._stop:
+            answer = self._receive()
+        return bool(answer)
+
+    def _receive(self) -> bool | None:
+        try:
+            message = self.connection.recv()
+        except (EOFError, OSError):
+            message = "stop"
+        if message == "stop":
+            self._stop = True
+            return None
+        return message
+
+
+class Mute:
+    """The link of all ranks but the first: they hear from it what was decided."""
+
+    def stopping(self) -> bool:
+        return False
+
+    def epoch(self, epoch: int, metrics: dict[str, float]) -> bool:
+        return False
+
+
+def serve(connection: Connection, slot: Slot) -> None:
+    """Train what comes over the connection until it closes. To be called in a process of its own.
+
+    Messages to the launcher: `("epoch", epoch, metrics)`, answered by whether to prune, and at the end of a run one of
+    `("done", result)`, `("failed", traceback)`, `("refused", message)`, `("pruned",)` and `("stopped",)`. After a
+    failure the process ends: whatever the run has broken goes with it.
     """
-    todo = dict(todo)
-    while todo:
-        trial = study.ask()
-        run = todo.pop(trial.user_attrs.get("fingerprint", ""), None)
-        if run is None:  # queued by an earlier command for a variant that is no longer in the plan
-            study.tell(trial, state=TrialState.PRUNED)
-            continue
-        tell(run, _attempt(study, trial, run, costs[run.variant], progress))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the launcher says what to do
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent = os.getppid()
+    if slot.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)
+    if slot.threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(slot.threads)
+        torch.set_num_threads(slot.threads)
+    while True:
+        try:
+            while not connection.poll(1):
+                if os.getppid() != parent:
+                    return
+            order = connection.recv()
+        except (EOFError, OSError):
+            return
+        if order == "stop":
+            return
+        answer = _attempt(order, connection)
+        try:
+            connection.send(answer)
+        except OSError:
+            return
+        if answer[0] != "done":
+            return
 
 
-def _attempt(study: Study, trial: Trial, run: Run, cost: Cost, progress: bool) -> dict[str, Any] | None:
-    """Train a run for a trial. Returns the result, or None if the run has failed."""
+def _attempt(order: Order, connection: Connection) -> tuple[Any, ...]:
+    """Train a run; what is to be said of it."""
+    folder = order.run.folder
     try:
-        result = execute(run, cost, progress)
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C and SIGTERM into SystemExit
-        study.tell(trial, state=TrialState.FAIL)
-        raise KeyboardInterrupt from None
+        link = Pipe(connection)
+        apart = order.run.config.launch.devices_per_run > 1
+        return ("done", (execute_apart if apart else execute)(order, link))
+    except Stopped:
+        return ("stopped",)
+    except Pruned:
+        return ("pruned",)
+    except SystemExit:  # Lightning's answer to SIGTERM
+        return ("stopped",)
+    except BlockingIOError:  # asked to stop while another process had the run's folder
+        return ("stopped",)
+    except ConfigError as error:
+        return ("refused", str(error))
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ConfigError(
-                f"{run.folder}: the disk is full; free some space, then the same command goes on"
-            ) from None
-        trial.set_user_attr("error", traceback.format_exc())
-        (run.folder / TRACEBACK).write_text(traceback.format_exc())
-        study.tell(trial, state=TrialState.FAIL)
-        return None
-    for key, value in result.items():
-        trial.set_user_attr(key, value)
-    study.tell(trial, store.objective(study, result))
-    return result
+            return ("refused", f"{folder}: the disk is full; free some space, then the same command goes on")
+        (folder / TRACEBACK).write_text(traceback.format_exc())
+        return ("failed", traceback.format_exc())
 
 
-def execute(run: Run, cost: Cost, progress: bool = False) -> dict[str, Any]:
-    """Train a run in its folder; `result.json` is written last, and only when everything has gone well."""
+def execute(order: Order, link: Link | None = None, progress: bool = False) -> dict[str, Any]:
+    """Train a run in its folder; `result.json` is written last, and only when everything has gone well.
+
+    A result that another process has written meanwhile is returned as it is. A run over several devices has one such
+    process per device; the first of them writes.
+
+    Raises:
+        Stopped, Pruned: as `link` has decided.
+        FloatingPointError: if the run diverged.
+    """
+    run = order.run
+    if int(os.environ.get("LOCAL_RANK", 0)):
+        train(run.config, run.folder, link)
+        return {}
     run.folder.mkdir(parents=True, exist_ok=True)
-    (run.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(run.config)))
-    origin = {
-        "format": store.FORMAT,
-        "version": shunted_lab.__version__,
-        "fingerprint": run.fingerprint,
-        "variant": run.variant,
-        "seed": run.seed,
-        "git": git_revision(),
-        "versions": library_versions(),
-    }
-    store.write_json(run.folder / "run.json", origin)
-    start = time.perf_counter()
-    result = train(run.config, run.folder, progress)
-    bad = [f"{key} is {value}" for key, value in result["metrics"].items() if not math.isfinite(value)]
-    if bad:
-        raise FloatingPointError(", ".join(bad))  # a run that diverged has failed; its NaN is no result
-    result["seconds"] = round(time.perf_counter() - start, 2)
-    result["costs"] = {"params": cost.params, "macs": cost.macs, "macs_attention": cost.macs_attention}
-    result |= {"git": origin["git"], "versions": origin["versions"]}
-    store.write_json(run.folder / "result.json", result)
-    return result
+    # The process of a launcher that was killed may still be here; it leaves at its next batch.
+    with locked(run.folder / "lock", lambda: link is not None and not link.stopping()):
+        done = read_result(run)
+        if done is not None:
+            return done
+        describe(run, order.origin)
+        start = time.perf_counter()
+        result = train(run.config, run.folder, link, progress)
+        bad = [f"{key} is {value}" for key, value in result["metrics"].items() if not math.isfinite(value)]
+        if bad:
+            raise FloatingPointError(", ".join(bad))  # a run that diverged has failed; its NaN is no result
+        result["seconds"] = round(time.perf_counter() - start, 2)
+        result["costs"] = order.costs | (_measured(run) if order.measure else {})
+        result |= order.origin
+        write_json(run.folder / "result.json", result)
+        return result
 
 
-def git_revision() -> str | None:
-    """The revision of the source tree that is imported, with `+` if it has changes; None outside a repository."""
-    where = Path(shunted_lab.__file__).parent
+def _measured(run: Run) -> dict[str, float]:
+    """Latency [s] of one image and peak memory [bytes] of a forward pass, on the device that the run was trained on."""
+    from shunted_lab.data import check_data
+    from shunted_lab.nn import device_of, measure
+    from shunted_lab.tasks.model import build_model
+
+    classes = check_data(run.config.data).num_classes
+    device = device_of(run.config.launch.accelerator)
+    side = run.config.data.image_size
+    speed = measure(build_model(run.config.model, classes), (side, side), 1, device, repeats=20, warmup=3)
+    memory = {} if speed.peak_memory is None else {"memory": float(speed.peak_memory)}
+    return {"latency": speed.latency} | memory
+
+
+def execute_apart(order: Order, link: Link) -> dict[str, Any]:
+    """Train a run over several devices: in a process of its own, so that Lightning can start the others from it.
+
+    Raises:
+        Stopped, Pruned: as `link` has decided.
+        RuntimeError: with the process's last words, if it failed.
+    """
+    run = order.run
+    describe(run, order.origin | {"costs": order.costs, "measure": order.measure})
+    with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "stderr", "w+") as errors:
+        key = os.urandom(16)
+        with Listener(str(Path(folder) / "link"), "AF_UNIX", authkey=key) as listener:
+            command = [sys.executable, "-m", "shunted_lab.study.worker", str(run.folder.absolute())]
+            environment = os.environ | {LINK: f"{listener.address}:{key.hex()}"}
+            process = subprocess.Popen(command, env=environment, stderr=errors, stdout=subprocess.DEVNULL)
+            try:
+                _relay(listener, process, link)
+            finally:
+                process.kill()
+                status = process.wait()
+            result = read_result(run)
+            if result is not None:
+                return result
+            errors.seek(0)
+            said = errors.read()
+    if status == STATUS[Stopped]:
+        raise Stopped
+    if status == STATUS[Pruned]:
+        raise Pruned
+    raise RuntimeError(f"exit status {status} of the run's own process:\n{said[-20000:]}")
+
+
+STATUS = {Stopped: 75, Pruned: 76}  # of a run's own process; 75 is EX_TEMPFAIL
+
+
+def _relay(listener: Listener, process: subprocess.Popen[bytes], link: Link) -> None:
+    """Pass on what the run's first rank says, until its process ends."""
+    listener._listener._socket.settimeout(0.2)  # type: ignore[attr-defined]
+    connection: Connection | None = None
+    told = False
+    while process.poll() is None:
+        if connection is None:
+            with suppress(TimeoutError):
+                connection = listener.accept()
+        elif wait([connection], timeout=0.2):
+            try:
+                _, epoch, metrics = connection.recv()
+                connection.send(link.epoch(epoch, metrics))
+            except (EOFError, OSError):
+                process.wait()
+        if connection is not None and not told and link.stopping():
+            connection.send("stop")
+            told = True
+
+
+def main(words: list[str] | None = None) -> int:
+    """Train the run of one folder. Returns the exit status: 0, 1 for a mistake, 75 stopped, 76 pruned."""
+    words = sys.argv[1:] if words is None else words
+    if len(words) != 1 or words[0].startswith("-"):
+        print(__doc__, file=sys.stderr)
+        return 0 if {"-h", "--help"} & set(words) else 1
     try:
-        command = ["git", "-C", str(where), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-        tracked = subprocess.run(["git", "-C", str(where), "ls-files", "run.py"], capture_output=True, text=True)
-        if not tracked.stdout.strip():
-            return None  # installed into an environment that happens to lie inside another repository
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+        order = _order(Path(words[0]))
+        link = _link()
+        result = execute(order, link, progress=link is None and sys.stdout.isatty())
+    except (Stopped, Pruned) as error:
+        # Lightning takes a rank that ends with another status for a crash, and kills the first.
+        return 0 if int(os.environ.get("LOCAL_RANK", 0)) else STATUS[type(error)]
+    except (ConfigError, BlockingIOError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if result and link is None:
+        print(json.dumps({"folder": str(order.run.folder), "metrics": result["metrics"]}, indent=2))
+    return 0
+
+
+def _order(folder: Path) -> Order:
+    """The order to train the run of a folder; a finished one is ordered again, inside its folder."""
+    run = load_run(folder)
+    share(run.config.data.batch_size, run.config.launch.devices_per_run)
+    note = json.loads((folder / "run.json").read_text())
+    if read_result(run) is not None and LINK not in os.environ:
+        count = 1 + len(list(folder.glob("repeat*")))
+        run = replace(run, folder=folder / f"repeat{count}")
+    return Order(run, note.get("costs", {}), origin(), note.get("measure", False))
+
+
+def _link() -> Link | None:
+    """The link to the worker that has started this process; None by hand."""
+    address, _, key = os.environ.get(LINK, "").rpartition(":")
+    if not address:
         return None
+    if int(os.environ.get("LOCAL_RANK", 0)):
+        return Mute()
+    return Pipe(Client(address, "AF_UNIX", authkey=bytes.fromhex(key)))
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that can change a result."""
-    found = {"python": platform.python_version(), "shunted_lab": shunted_lab.__version__}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+if __name__ == "__main__":
+    sys.exit(main())

@@ -17,20 +17,13 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from shunted_lab.config import RecipeConfig
 from shunted_lab.nn import Pyramid
-
-BATCHES_PER_EPOCH = 1_000_003  # a prime above any number of batches in an epoch: (epoch, batch) -> one number
+from shunted_lab.tasks import CLASSIFICATION
 
 
 class Classification(L.LightningModule):
-    """Trains `net`, `(B, 3, H, W) -> (B, num_classes)`, by a recipe.
+    """Trains `net`, `(B, 3, H, W) -> (B, num_classes)`, by a recipe."""
 
-    `monitor` and `mode` are the only source for checkpoints, the study's direction and the choice of the best epoch;
-    `headline` is the metric of the table.
-    """
-
-    monitor = "val/top1"
-    mode = "max"
-    headline = "test/top1"
+    goal = CLASSIFICATION
 
     def __init__(self, net: nn.Module, recipe: RecipeConfig, num_classes: int, batch_size: int, seed: int):
         super().__init__()
@@ -78,15 +71,19 @@ class Classification(L.LightningModule):
         assert self.mixup is not None
         even = len(images) // 2 * 2  # timm mixes a batch with its own reverse, and asserts an even number
         state = np.random.get_state()
-        np.random.seed([self.seed, self.current_epoch * BATCHES_PER_EPOCH % 2**32, index])
+        np.random.seed([self.seed, self.current_epoch, index])
         try:
             return self.mixup(images[:even], labels[:even])
         finally:
             np.random.set_state(state)
 
-    def on_train_epoch_start(self) -> None:
-        """Dropout and stochastic depth draw from the seed and the epoch: a resumed run continues as if never killed."""
-        torch.manual_seed(self.seed * BATCHES_PER_EPOCH + self.current_epoch)
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        """Dropout and stochastic depth draw from seed, epoch and batch: a run that goes on is as if never stopped.
+
+        Ranks draw alike, each for its own images.
+        """
+        state = np.random.SeedSequence([self.seed, self.current_epoch, index]).generate_state(1, np.uint64)
+        torch.manual_seed(int(state[0]))
 
     def configure_optimizers(self) -> Any:
         """AdamW; linear warm-up, then a cosine, per optimiser step."""

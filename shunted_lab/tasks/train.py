@@ -6,45 +6,77 @@ import logging
 import os
 import time
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
-from shunted_lab.config import RunConfig
+from shunted_lab.config import ConfigError, RunConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.nn import device_name, init_weights
 from shunted_lab.tasks.classification import Classification
 from shunted_lab.tasks.model import build_model
 
 
-def train(config: RunConfig, folder: Path, progress: bool = False) -> dict[str, Any]:
-    """Train, validate and test one run; go on from `folder/checkpoints/last.ckpt` where there is one.
+class Link(Protocol):
+    """Whoever follows a run: hears of each epoch, and may end it."""
+
+    def stopping(self) -> bool:
+        """Asked after each batch; True raises `Stopped` after a checkpoint."""
+
+    def epoch(self, epoch: int, metrics: dict[str, float]) -> bool:
+        """Told after each epoch's validation; True raises `Pruned`."""
+
+
+class Stopped(Exception):
+    """Somebody asked the run to stop; its checkpoint is written, and the same call goes on."""
+
+
+class Pruned(Exception):
+    """The run is not worth its cost: the pruner ended it before its last epoch."""
+
+
+def train(config: RunConfig, folder: Path, link: Link | None = None, progress: bool = False) -> dict[str, Any]:
+    """Train, validate and test one run; go on from its newest checkpoint where there is one.
 
     Args:
         config: the run's whole configuration.
         folder: gets `checkpoints/` and TensorBoard's events.
+        link: who follows the run; only the first rank of a run over several devices speaks to it.
         progress: show a progress bar.
 
     Returns:
         Plain values for `result.json`: `metrics` (fractions in [0, 1], losses), `headline` (the table's metric),
-        the `epoch` that was tested, `device`, `sizes` of the splits, `train_seconds` and `images_per_second` of this
-        session's training epochs.
+        the `epoch` that was tested, `device`, `devices`, `sizes` of the splits, `train_seconds` and
+        `images_per_second` of this session's training epochs.
+
+    Raises:
+        Stopped, Pruned: as `link` has decided.
     """
     _quiet()
-    data = make_datamodule(config.data, config.recipe, config.seed, config.launch.num_workers)
+    launch = config.launch
+    batch_size = share(config.data.batch_size, launch.devices_per_run)
+    data = make_datamodule(replace(config.data, batch_size=batch_size), config.recipe, config.seed, launch.num_workers)
     task = make_task(config, data.num_classes)
-    clock = Clock()
-    trainer = make_trainer(config, folder, [clock], progress)
-    last = folder / "checkpoints" / "last.ckpt"
-    trainer.fit(task, data, ckpt_path=last if last.exists() else None, weights_only=True)
+    clock, follow = Clock(), Follow(link, folder / "checkpoints" / STOPPED)
+    trainer = make_trainer(config, folder, [clock, follow], progress)
+    start = newest(folder / "checkpoints")
+    if start is not None and start.name == STOPPED:
+        state = torch.load(start, weights_only=True, map_location="cpu")
+        data.sampler.skip = state[BATCHES] * batch_size
+    trainer.fit(task, data, ckpt_path=start, weights_only=True)
+    if follow.pruned:
+        raise Pruned
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     epoch = config.recipe.epochs - 1
     if config.recipe.select == "best":
-        best = torch.load(last.with_name("best.ckpt"), weights_only=True, map_location="cpu")
+        best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True, map_location="cpu")
         task.load_state_dict(best["state_dict"])
         epoch = int(best["epoch"])
     # Also for the last epoch: after a kill between the last checkpoint and the test, fit has nothing left to validate.
@@ -52,35 +84,58 @@ def train(config: RunConfig, folder: Path, progress: bool = False) -> dict[str, 
     metrics |= _values(trainer.test(task, data, verbose=False))
     return {
         "metrics": metrics,
-        "headline": task.headline,
+        "headline": task.goal.headline,
         "epoch": epoch,
         "select": config.recipe.select,
         "device": device_name(trainer.strategy.root_device),
+        "devices": trainer.world_size,
         "sizes": dict(data.sizes),
         "train_seconds": round(clock.seconds, 2),
-        "images_per_second": round(clock.images / clock.seconds, 1) if clock.seconds else None,
+        "images_per_second": round(clock.images * trainer.world_size / clock.seconds, 1) if clock.seconds else None,
     }
+
+
+def share(batch_size: int, devices: int) -> int:
+    """Images of a batch on each device.
+
+    Raises:
+        ConfigError: if the devices do not divide the batch.
+    """
+    if batch_size % devices:
+        raise ConfigError(f"data.batch_size: {batch_size} is not divisible by launch.devices_per_run={devices}")
+    return batch_size // devices
+
+
+def newest(checkpoints: Path) -> Path | None:
+    """The checkpoint to go on from: that of the last epoch, or a later one within an epoch."""
+    found = [path for path in (checkpoints / "last.ckpt", checkpoints / STOPPED) if path.exists()]
+    return max(found, key=lambda path: path.stat().st_mtime_ns) if found else None
 
 
 def make_task(config: RunConfig, num_classes: int) -> Classification:
     """The LightningModule of a run, with the initial values that all variants of its seed share."""
     net = build_model(config.model, num_classes)
     init_weights(net, config.seed)
-    return Classification(net, config.recipe, num_classes, config.data.batch_size, config.seed)
+    batch_size = share(config.data.batch_size, config.launch.devices_per_run)
+    return Classification(net, config.recipe, num_classes, batch_size, config.seed)
 
 
 def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], progress: bool) -> L.Trainer:
     """The one Trainer: a checkpoint after each epoch, TensorBoard, and no output of its own."""
-    recipe = config.recipe
+    recipe, goal = config.recipe, Classification.goal
     # Two callbacks: with save_last, one alone writes last.ckpt only when the best one has changed.
     keep: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     checkpoints = [ModelCheckpoint(filename="last", **keep)]
     if recipe.select == "best":
-        best = ModelCheckpoint(filename="best", monitor=Classification.monitor, mode=Classification.mode, **keep)
+        best = ModelCheckpoint(filename="best", monitor=goal.monitor, mode=goal.mode, **keep)
         checkpoints.insert(0, best)
     return L.Trainer(
         accelerator=config.launch.accelerator,
-        devices=1,
+        devices=config.launch.devices_per_run,
+        strategy="auto" if config.launch.devices_per_run == 1 else "ddp",
+        sync_batchnorm=config.launch.devices_per_run > 1,
+        # Runs are started here, never by the cluster: its variables, and queueing again, belong to the launcher.
+        plugins=[LightningEnvironment()],
         precision=recipe.precision,  # type: ignore[arg-type]
         max_epochs=recipe.epochs,
         gradient_clip_val=recipe.clip_grad,
@@ -96,6 +151,52 @@ def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], pro
         enable_progress_bar=progress,
         enable_model_summary=False,
     )
+
+
+STOPPED = "stopped.ckpt"  # written within an epoch, when a run is asked to stop
+BATCHES = "batches_of_epoch"  # its entry that says how many batches of the epoch were trained
+
+
+class Follow(Callback):
+    """Speaks to the run's link; writes the checkpoint of a run that is asked to stop within an epoch."""
+
+    def __init__(self, link: Link | None, checkpoint: Path):
+        self.link = link
+        self.checkpoint = checkpoint
+        self.pruned = False
+        self._batches = 0
+
+    def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, i: int) -> None:
+        if self.link is None or (trainer.world_size > 1 and i % 10):  # agreeing costs a message between ranks
+            return
+        if not self._agreed(trainer, self.link.stopping):
+            return
+        if i + 1 < trainer.num_training_batches:  # else the epoch is done: validation and last.ckpt come next
+            self._batches = i + 1
+            trainer.save_checkpoint(self.checkpoint)
+            raise Stopped
+
+    def on_train_epoch_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        if self.link is not None and trainer.current_epoch and self._agreed(trainer, self.link.stopping):
+            raise Stopped  # last.ckpt is of the epoch before
+
+    def on_save_checkpoint(self, trainer: L.Trainer, task: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[BATCHES] = self._batches
+
+    def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        link = self.link
+        if link is None or not trainer.training:  # also called by trainer.validate
+            return
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        epoch = trainer.current_epoch
+        if self._agreed(trainer, lambda: link.epoch(epoch, metrics)) and epoch + 1 < (trainer.max_epochs or 0):
+            self.pruned = trainer.should_stop = True
+
+    @staticmethod
+    def _agreed(trainer: L.Trainer, ask: Callable[[], bool]) -> bool:
+        """What the first rank is told, on all ranks."""
+        answer = trainer.is_global_zero and ask()
+        return bool(trainer.strategy.broadcast(answer)) if trainer.world_size > 1 else answer
 
 
 class Clock(Callback):

@@ -1,0 +1,142 @@
+"""What a search has found: its best trials beside the baseline. Trials of a search are never evidence."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from shunted_lab.config import Config
+from shunted_lab.study.search import Search, best, finished, tried
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+SHOWN = 10  # rows of the table; the CSV has all
+
+
+@dataclass(frozen=True)
+class SearchTable:
+    """The best trials of a search as text, and what may be said about them."""
+
+    title: str
+    head: Sequence[str]
+    rows: list[Sequence[str]]
+    caption: list[str]
+    complete: bool
+    csv: str
+
+
+def build_search_table(search: Search, study: Study | None, config: Config) -> SearchTable:
+    """The table of a search; of an empty one where there is no study yet."""
+    names = list(search.config.objectives)
+    head = ("Assignment", *names, "Params (M)", "GMACs")
+    done = finished(study) if study else []
+    top = best(study, SHOWN) if study else []
+    base = [t for t in done if t.user_attrs["name"] == search.space.label(search.baseline)]
+    rows = [_row(search, t) for t in [*base, *(t for t in top if t not in base)]]
+    trials = tried(study.get_trials(deepcopy=False)) if study else {}
+    over = study is not None and bool(study.user_attrs.get("exhausted"))
+    complete = over or len(trials) >= search.config.trials
+    caption = ["SMOKE TEST, not a result: a few batches of training."] if config.smoke else []
+    caption += _counts(search, study, trials, over)
+    caption += _verdict(search, base, top)
+    caption.append(
+        "One seed, chosen by validation: trials of a search are no evidence. An experiment with "
+        f"confirm: {{search: {config.name}}} trains the best again with other seeds."
+    )
+    title = f"{config.name}: {config.description}" if config.description else config.name
+    return SearchTable(title, head, rows, caption, complete, _csv(names, done))
+
+
+def _row(search: Search, trial: FrozenTrial) -> Sequence[str]:
+    costs = trial.user_attrs["costs"]
+    name = trial.user_attrs["name"]
+    shown = f"{name} ({search.names[name]})" if name in search.names else name
+    values = (f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}" for value in trial.values)
+    return shown, *values, f"{costs['params'] / 1e6:.3f}", f"{costs['macs'] / 1e9:.4f}"
+
+
+def _counts(search: Search, study: Study | None, trials: dict[str, list[FrozenTrial]], over: bool) -> list[str]:
+    states = [ts[-1].state for ts in trials.values()]
+    done = sum(any(t.state == TrialState.COMPLETE for t in ts) for ts in trials.values())
+    pruned = states.count(TrialState.PRUNED)
+    lines = [f"{len(trials)} of {search.config.trials} assignments tried: {done} trained, {pruned} pruned."]
+    rest = len(trials) - done - pruned
+    if rest:
+        lines.append(f"INCOMPLETE: {rest} are running, interrupted or failed.")
+    if over:
+        lines.append("There is no other one that is allowed.")
+    given = study.get_trials(deepcopy=False) if study else []
+    broken = sum(str(t.user_attrs.get("given_back", "")).startswith("more ") for t in given)
+    if broken:
+        lines.append(f"{broken} proposals broke a constraint and were rejected before training.")
+    for name, bound in search.bounds.items():
+        lines.append(f"Allowed: {name} up to {bound:,.0f}.")
+    return lines
+
+
+def _verdict(search: Search, base: list[FrozenTrial], top: list[FrozenTrial]) -> list[str]:
+    """Whether something was found that is better than the baseline in the first objective, and costs no more."""
+    if not base or not top:
+        return ["The baseline is not trained yet."]
+    name, way = next(iter(search.config.objectives.items()))
+    sign = 1 if way == "max" else -1
+    cost = base[0].user_attrs["costs"]["macs"]
+    cheap = [t for t in top if t.user_attrs["costs"]["macs"] <= cost]
+    better = [t for t in cheap if sign * (t.values[0] - base[0].values[0]) > 0]
+    if not better:
+        return [f"Nothing was found with a better {name} than the baseline at its MACs or fewer."]
+    lead = better[0].values[0] - base[0].values[0]
+    return [f"Best at the baseline's MACs or fewer: {better[0].user_attrs['name']}, {name} {lead:+.4f}."]
+
+
+def _csv(names: list[str], trials: list[FrozenTrial]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["trial", "name", *names, "params", "macs", "macs_attention", "seconds", "fingerprint"])
+    for t in trials:
+        costs = t.user_attrs["costs"]
+        counts = [costs[key] for key in ("params", "macs", "macs_attention")]
+        more = [t.user_attrs.get("seconds", ""), t.user_attrs["fingerprint"]]
+        writer.writerow([t.number, t.user_attrs["name"], *t.values, *counts, *more])
+    return out.getvalue()
+
+
+def to_markdown(table: SearchTable) -> str:
+    """A pipe table with its caption."""
+    ruled = [table.head, ["---"] + ["---:"] * (len(table.head) - 1), *table.rows]
+    body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in ruled)
+    return f"**{table.title}**\n\n{body}\n\n{' '.join(table.caption)}\n"
+
+
+def to_terminal(table: SearchTable) -> Group:
+    """For `rich.print`."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(title=Text(table.title), title_justify="left")
+    for index, name in enumerate(table.head):
+        shown.add_column(Text(name), justify="right" if index else "left", no_wrap=not index)
+    for line in table.rows:
+        shown.add_row(*map(Text, line))
+    return Group(shown, Text(" ".join(table.caption)))
+
+
+def write_search(table: SearchTable, folder: Path) -> list[Path]:
+    """Write `search.md` and `search.csv`, each whole or not at all."""
+    paths = []
+    for name, text in (("search.md", to_markdown(table)), ("search.csv", table.csv)):
+        temporary = folder / f".{name}"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, folder / name)
+        paths.append(folder / name)
+    return paths

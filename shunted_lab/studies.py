@@ -1,0 +1,147 @@
+"""How runs are launched, where their study is kept, and what a search may change: the study engine's schema."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from shunted_lab.schema import ConfigError, at_least, option, require, unknown
+
+RERUNS = ("stale", "failed", "all")
+
+
+# --- launch ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class LaunchConfig:
+    """Where runs are trained, one worker per slot on this machine. Nothing here can change what a run computes."""
+
+    name: str = "local"
+    accelerator: str = option("auto", "auto, cpu, gpu, mps", result=False)
+    devices: Any = option("auto", "GPUs to keep busy, or workers on a CPU; auto: all GPUs, or one worker", result=False)
+    devices_per_run: int = option(1, "devices that share the batches of one run (DDP)", result=False)
+    threads: Any = option("auto", "CPU threads of a worker; auto: its share of the cores", result=False)
+    num_workers: int = option(0, "processes that load images, per worker", result=False)
+    max_attempts: int = option(3, "how often a run that fails or dies is tried, over all calls", result=False)
+
+    def __post_init__(self) -> None:
+        at_least(0, "launch", self, "num_workers")
+        at_least(1, "launch", self, "max_attempts", "devices_per_run")
+        choices = ("auto", "cpu", "gpu", "mps")
+        if self.accelerator not in choices:
+            raise unknown("launch.accelerator", self.accelerator, choices)
+        for name in ("devices", "threads"):
+            value = getattr(self, name)
+            good = value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
+            require(good, f"launch.{name}", value, "is neither 'auto' nor a positive number")
+
+
+@dataclass
+class SlurmConfig(LaunchConfig):
+    """Jobs of a SLURM cluster, each with its own workers on one study; needs a folder that all nodes see."""
+
+    name: str = "slurm"
+    nodes: int = option(1, "jobs of one node each; each takes runs until none is left", result=False)
+    gpus: int = option(1, "GPUs of a job; 0 trains on its CPU", result=False)
+    cpus: int = option(8, "CPU cores of a job", result=False)
+    memory: int | None = option(None, "GB of memory of a job; null leaves it to the cluster", result=False)
+    minutes: int = option(60 * 24, "time limit of a job; the next one goes on", result=False)
+    partition: str | None = option(None, "partition; null is the cluster's default", result=False)
+    requeue: int = option(3, "how often a job that ran out of time or was preempted is queued again", result=False)
+    setup: list[str] = option([], "lines of shell before the command, e.g. module load cuda", result=False)
+    executor: str = option("slurm", "slurm, or local to try it on this machine", result=False)
+    wait: bool = option(True, "wait for the jobs, then report; false only submits", result=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, "launch", self, "nodes", "cpus", "minutes")
+        at_least(0, "launch", self, "gpus", "requeue")
+        require(self.memory is None or self.memory >= 1, "launch.memory", self.memory, "is too small: at least 1 GB")
+        if self.executor not in ("slurm", "local"):
+            raise unknown("launch.executor", self.executor, ("slurm", "local"))
+
+
+# --- study -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class StudyConfig:
+    """Where the study is kept."""
+
+    storage: str | None = option(
+        None,
+        "SQLAlchemy URL, e.g. postgresql+psycopg://user@host/db; null is a file in the study's folder",
+        result=False,
+    )
+    heartbeat: int = option(
+        60, "seconds between signs of life; after two without one a run is given to others", result=False
+    )
+
+    def __post_init__(self) -> None:
+        at_least(1, "study", self, "heartbeat")
+        ok = self.storage is None or "://" in self.storage
+        require(ok, "study.storage", self.storage, "is no URL, e.g. postgresql+psycopg://user@host/db")
+
+
+SAMPLERS = ("tpe", "nsga2", "random", "brute_force", "grid")
+PRUNERS = ("median", "hyperband")
+MEASURED_LATER = ("latency", "memory")  # on the device, of a forward pass with one image
+MEASURED = ("params", "macs", *MEASURED_LATER)
+
+
+@dataclass
+class SearchConfig:
+    """A search: what may change, what is better, and what is allowed. The experiment's variants are tried first."""
+
+    space: dict[str, Any] = option(
+        {}, "DOTTED KEY: [choices] or {low:, high:, log:, step:}; rates: [8, 4, 2, 1], or one such list per stage"
+    )
+    objectives: dict[str, str] = option(
+        {"val/top1": "max"}, "METRIC: max|min of the validation side, or params, macs, latency, memory"
+    )
+    constraints: dict[str, Any] = option({}, "params|macs: a number, or 'baseline': at most what the baseline has")
+    trials: int = option(30, "different assignments to train")
+    sampler: str = option("tpe", ", ".join(SAMPLERS))
+    sampler_seed: int = option(0, "seed of the sampler")
+    neighbours: bool = option(True, "after the variants, try the assignments that differ from the baseline by one step")
+    pruner: str | None = option(None, f"ends hopeless runs early: {', '.join(PRUNERS)}; for one objective")
+
+    def __post_init__(self) -> None:
+        require(bool(self.space), "search.space", self.space, "is empty: name at least one key")
+        at_least(1, "search", self, "trials")
+        if self.sampler not in SAMPLERS:
+            raise unknown("search.sampler", self.sampler, SAMPLERS)
+        if self.pruner is not None and self.pruner not in PRUNERS:
+            raise unknown("search.pruner", self.pruner, PRUNERS)
+        require(bool(self.objectives), "search.objectives", self.objectives, "is empty: name at least one")
+        for name, direction in self.objectives.items():
+            if name not in MEASURED and not name.startswith("val/"):
+                raise ConfigError(
+                    f"search.objectives: '{name}' cannot be searched for; choices: val/METRIC, {', '.join(MEASURED)}"
+                )
+            if direction not in ("max", "min"):
+                raise unknown(f"search.objectives.{name}", direction, ("max", "min"))
+        if self.pruner is not None and len(self.objectives) > 1:
+            raise ConfigError(
+                f"search.pruner: '{self.pruner}' needs one objective, not {len(self.objectives)}; set it to null"
+            )
+        if self.pruner is not None and next(iter(self.objectives)) in MEASURED:
+            raise ConfigError(f"search.pruner: '{self.pruner}' needs a metric of each epoch, e.g. val/top1")
+        for name, bound in self.constraints.items():
+            if name not in ("params", "macs"):
+                raise unknown("search.constraints", name, ("params", "macs"))
+            good = bound == "baseline" or (isinstance(bound, int | float) and bound > 0)
+            require(good, f"search.constraints.{name}", bound, "is neither 'baseline' nor a number above 0")
+
+
+@dataclass
+class ConfirmConfig:
+    """Which trials of a finished search become the variants of this experiment, beside its own."""
+
+    search: str = option("", "the experiment that searched")
+    best: int = option(3, "how many of its best assignments")
+
+    def __post_init__(self) -> None:
+        require(bool(self.search), "confirm.search", repr(self.search), "names no experiment")
+        at_least(1, "confirm", self, "best")

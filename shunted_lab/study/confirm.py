@@ -1,0 +1,51 @@
+"""The best of a finished search become variants of an ordinary experiment: with fresh seeds, on the test side."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from shunted_lab.compose import Experiment, compose
+from shunted_lab.config import ConfigError
+from shunted_lab.study import store
+from shunted_lab.study.plan import data_facts
+from shunted_lab.study.search import Search, best, tried
+
+
+def take_the_best(experiment: Experiment) -> Experiment:
+    """The experiment with the best trials of its `confirm.search` as variants `best1`, `best2`, ...
+
+    Raises:
+        ConfigError: if the search is not finished, used one of these seeds, or has nothing beside the baseline.
+    """
+    config = experiment.config
+    confirm = config.confirm
+    assert confirm is not None
+    words = [f"experiment={confirm.search}", f"runs_dir={config.runs_dir}", f"smoke={config.smoke}"]
+    words += [f"study.storage='{config.study.storage}'"] if config.study.storage else []
+    found = compose(words)
+    if found.config.search is None:
+        raise ConfigError(f"confirm.search: {confirm.search} is no search")
+    shared = set(config.seeds) & set(found.config.seeds)
+    if shared:
+        raise ConfigError(
+            f"seeds: {sorted(shared)} chose the best in {confirm.search}; a confirmation needs other seeds"
+        )
+    study = store.open_study(found.config)
+    search = Search(found, next(iter(data_facts(found).values())))
+    search.check(study)
+    count = len(tried(study.get_trials(deepcopy=False))) if study else 0
+    if study is None or (count < found.config.search.trials and "exhausted" not in study.user_attrs):
+        raise ConfigError(
+            f"confirm.search: {confirm.search} is not finished ({count} of {found.config.search.trials} trials); "
+            f"run experiment={confirm.search} first"
+        )
+    baseline = search.run(search.baseline).fingerprint
+    trials = best(study, confirm.best, lambda trial: trial.user_attrs["fingerprint"] == baseline)
+    if not trials:
+        raise ConfigError(f"confirm.search: {confirm.search} has finished nothing beside its baseline")
+    changes = {f"best{i}": search.space.changes(trial.params) for i, trial in enumerate(trials, 1)}
+    variants = experiment.variants | {name: experiment.change(change) for name, change in changes.items()}
+    known = [f"{name}: {search.space.label(trial.params)}" for name, trial in zip(changes, trials, strict=True)]
+    description = "; ".join([config.description, *known])
+    config = dataclasses.replace(config, description=description, variants=config.variants | changes)
+    return dataclasses.replace(experiment, config=config, variants=variants)

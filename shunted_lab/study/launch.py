@@ -1,0 +1,268 @@
+"""The launcher of one machine: a worker per slot, each given a run as soon as it is free, and replaced when it dies."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from shunted_lab.config import ConfigError, LaunchConfig
+from shunted_lab.study.folder import locked
+from shunted_lab.study.order import Order, Slot, origin, start
+from shunted_lab.study.queue import Job, Queue
+
+CONTEXT = "forkserver"  # imports torch once; each worker is a fork of it
+POLL = 0.2  # seconds between looks at Ctrl-C and at the screen
+
+
+class Progress(Protocol):
+    """Hears what happens; `report` has one for the terminal."""
+
+    def started(self, slot: int, job: Job) -> None: ...
+    def epoch(self, slot: int, job: Job, epoch: int, metrics: dict[str, float]) -> None: ...
+    def ended(self, slot: int, job: Job, outcome: str, result: dict[str, Any] | None) -> None: ...
+    def refresh(self) -> None: ...
+
+
+def plan_slots(config: LaunchConfig) -> list[Slot]:
+    """The workers of this machine.
+
+    Raises:
+        ConfigError: for more devices than there are.
+    """
+    import torch
+
+    from shunted_lab.nn import device_of
+
+    wanted, each = config.devices, config.devices_per_run
+    device = device_of(config.accelerator)
+    if config.accelerator == "gpu" and device == "cpu":
+        raise ConfigError("launch.accelerator: 'gpu' is not there; choices: cpu")
+    if device != "cuda":
+        if device == "mps" and each > 1:
+            raise ConfigError(f"launch.devices_per_run: {each} are more than the 1 that there is")
+        count = each if wanted == "auto" else wanted
+        _divides(count, each)
+        if device == "mps" and count > 1:
+            raise ConfigError(f"launch.devices: {count} are more than the 1 that there is")
+        cores = torch.get_num_threads()
+        threads = max(1, cores // count) if config.threads == "auto" else config.threads
+        return [Slot(i, (), threads if count > 1 or config.threads != "auto" else None) for i in range(count // each)]
+    there = visible_gpus(torch.cuda.device_count())
+    count = len(there) if wanted == "auto" else wanted
+    if count > len(there):
+        raise ConfigError(f"launch.devices: {count} are more than the {len(there)} that there are")
+    if each > count:
+        raise ConfigError(f"launch.devices_per_run: {each} are more than the {count} that there are")
+    count -= count % each if wanted == "auto" else 0
+    _divides(count, each)
+    threads = None if config.threads == "auto" else config.threads
+    return [Slot(i, tuple(there[i * each : (i + 1) * each]), threads) for i in range(count // each)]
+
+
+def _divides(count: int, each: int) -> None:
+    if each > count:
+        raise ConfigError(f"launch.devices_per_run: {each} are more than launch.devices={count}")
+    if count % each:
+        raise ConfigError(f"launch.devices_per_run: {each} does not divide launch.devices={count}")
+
+
+def visible_gpus(count: int) -> list[str]:
+    """The GPUs of this process, as CUDA_VISIBLE_DEVICES names them."""
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return named[:count] if named else [str(i) for i in range(count)]
+
+
+def warm_up() -> None:
+    """Begin to import what trains, in the process that workers are forked from, and return at once."""
+    if CONTEXT == "forkserver":
+        forkserver.set_forkserver_preload(["shunted_lab.study.worker"])
+        forkserver.ensure_running()
+
+
+class Worker:
+    """A slot with its process, and the job that it has."""
+
+    def __init__(self, slot: Slot):
+        self.slot = slot
+        self.job: Job | None = None
+        self.process: Any = None
+        self.connection: Connection
+
+    def start(self) -> None:
+        context: Any = multiprocessing.get_context(CONTEXT)
+        warm_up()
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=start, args=(theirs, self.slot), name=f"worker {self.slot.index}")
+        self.process.start()
+        theirs.close()
+
+    def give(self, job: Job, origin: dict[str, Any]) -> None:
+        self.job = job
+        self.send(Order(job.run, job.costs, origin, job.measure))
+
+    def send(self, message: Any) -> None:
+        with suppress(OSError):  # it is dying: its sentinel tells
+            self.connection.send(message)
+
+    def close(self) -> None:
+        self.connection.close()
+        self.process.join()
+
+
+class Launcher:
+    """Keeps the workers of one machine busy with the runs of a queue.
+
+    Args:
+        queue: gives the runs and hears what became of them.
+        slots: one worker each.
+        progress: hears what happens.
+    """
+
+    def __init__(self, queue: Queue, slots: list[Slot], progress: Progress):
+        self.queue = queue
+        self.progress = progress
+        self.workers = [Worker(slot) for slot in slots]
+        self.origin = origin()
+        self._signals = 0
+
+    def run(self) -> None:
+        """Train until the queue has nothing left.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C or SIGTERM, when all workers have written a checkpoint and stopped; after a
+                second one at once.
+            ConfigError: if the disk is full; all runs are stopped before.
+        """
+        with locked(self.queue.lock), self._interrupts():
+            try:
+                self._loop()
+            finally:
+                self._leave()
+                Path(self.queue.lock).unlink(missing_ok=True)
+        if self._signals:
+            raise KeyboardInterrupt
+
+    def _loop(self) -> None:
+        told = False
+        while True:
+            if self._signals > 1:
+                return
+            if self._signals and not told:
+                self._stop()
+                told = True
+            if not self._signals:
+                self._fill()
+            if not self._turn():
+                return
+            self.queue.beat([worker.job for worker in self.workers if worker.job is not None])
+            self.progress.refresh()
+
+    def _turn(self) -> bool:
+        """Wait a moment for the workers and hear what they say; False if none has a run."""
+        busy = [worker for worker in self.workers if worker.job is not None]
+        ready = wait([part for w in busy for part in (w.connection, w.process.sentinel)], timeout=POLL) if busy else ()
+        for worker in busy:
+            if worker.connection in ready or worker.process.sentinel in ready:
+                self._listen(worker)
+        return bool(busy)
+
+    def _fill(self) -> None:
+        """Give each free worker a run."""
+        for worker in self.workers:
+            if worker.job is None and not self._signals:
+                job = self.queue.take()
+                if job is None:
+                    return
+                if worker.process is None or not worker.process.is_alive():
+                    worker.start()
+                worker.give(job, self.origin)
+                self.progress.started(worker.slot.index, job)
+
+    def _listen(self, worker: Worker) -> None:
+        """Take one message of a worker, or notice its death."""
+        try:
+            message = worker.connection.recv() if worker.connection.poll() else None
+        except (EOFError, OSError):
+            message = None
+        if message is not None:
+            self._hear(worker, message)
+        elif not worker.process.is_alive():
+            self._bury(worker)
+
+    def _hear(self, worker: Worker, message: tuple[Any, ...]) -> None:
+        kind, job = message[0], worker.job
+        assert job is not None
+        if kind == "epoch":
+            _, epoch, metrics = message
+            worker.send(self.queue.epoch(job, epoch, metrics))
+            self.progress.epoch(worker.slot.index, job, epoch, metrics)
+            return
+        worker.job = None
+        if kind != "done":
+            worker.close()  # it has ended itself
+        if kind == "refused":
+            self.queue.stopped(job)
+            self._stop()
+            while self._turn():
+                pass
+            raise ConfigError(message[1])
+        getattr(self.queue, kind)(job, *message[1:])
+        self.progress.ended(worker.slot.index, job, kind, message[1] if kind == "done" else None)
+
+    def _bury(self, worker: Worker) -> None:
+        """A worker has died with a run."""
+        job, worker.job = worker.job, None
+        assert job is not None
+        worker.close()
+        if self._signals:
+            return self.queue.stopped(job)
+        how = cause_of_death(worker.process.exitcode)
+        self.queue.died(job, how)
+        self.progress.ended(worker.slot.index, job, how, None)
+
+    def _stop(self) -> None:
+        """Ask the workers to write a checkpoint and stop."""
+        for worker in self.workers:
+            if worker.job is not None:
+                worker.send("stop")
+
+    def _leave(self) -> None:
+        """End all workers; whatever still trains is killed, and goes on from its checkpoint in the next call."""
+        for worker in self.workers:
+            if worker.process is None:
+                continue
+            if worker.job is not None:
+                worker.process.kill()
+                worker.close()
+                self.queue.stopped(worker.job)
+            elif worker.process.is_alive():
+                worker.send("stop")
+                worker.close()
+
+    @contextmanager
+    def _interrupts(self) -> Iterator[None]:
+        def count(number: int, frame: FrameType | None) -> None:
+            self._signals += 1
+
+        old = {number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+
+def cause_of_death(status: int | None) -> str:
+    """An exit status in words, e.g. `killed by SIGSEGV`."""
+    if status is None or status >= 0:
+        return f"its process ended with status {status}"
+    name = signal.Signals(-status).name
+    return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")

@@ -1,0 +1,71 @@
+"""What a launcher tells a worker. Importing this is instant, so that the launcher need not import what trains."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import shunted_lab
+from shunted_lab.study.folder import Run
+
+LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "optuna", "numpy")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A worker's share of the machine."""
+
+    index: int
+    gpus: tuple[str, ...] = ()  # their numbers, for CUDA_VISIBLE_DEVICES
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker is to train. `costs` are stored with the result; `measure` adds latency and memory to them."""
+
+    run: Run
+    costs: dict[str, float]
+    origin: dict[str, Any]
+    measure: bool = False
+
+
+def start(connection: Connection, slot: Slot) -> None:
+    """The first function of a worker's process."""
+    from shunted_lab.study.worker import serve
+
+    serve(connection, slot)
+
+
+def origin() -> dict[str, Any]:
+    """What can change a result beside the configuration: the git revision and the versions of the libraries."""
+    return {"git": git_revision(), "versions": library_versions()}
+
+
+def git_revision() -> str | None:
+    """The revision of the source tree that is imported, with `+` if it has changes; None outside a repository."""
+    where = Path(shunted_lab.__file__).parent
+    try:
+        command = ["git", "-C", str(where), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+        tracked = subprocess.run(["git", "-C", str(where), "ls-files", "run.py"], capture_output=True, text=True)
+        if not tracked.stdout.strip():
+            return None  # installed into an environment that happens to lie inside another repository
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that can change a result."""
+    found = {"python": platform.python_version(), "shunted_lab": shunted_lab.__version__}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

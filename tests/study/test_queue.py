@@ -1,0 +1,166 @@
+"""Which runs are trained, which are skipped, and what becomes of what is kept."""
+
+import json
+import re
+
+import pytest
+from conftest import command, complete_once, experiment_of, names, planned, study_of, trials
+from optuna.trial import TrialState
+
+from shunted_lab.compose import compose
+from shunted_lab.nn import source
+from shunted_lab.study import plan, store
+
+
+def test_runs_go_seed_by_seed_so_that_pairs_are_complete_early():
+    runs = planned(compose(["experiment=ablate_embed", "seeds=[3,1]"]))
+    assert [(run.seed, run.variant) for run in runs[:4]] == [
+        (3, "non_overlapping"),
+        (3, "overlapping"),
+        (3, "conv_stem"),
+        (1, "non_overlapping"),
+    ]
+    assert len({run.fingerprint for run in runs}) == len({run.folder for run in runs}) == 6
+
+
+def test_finished_runs_are_skipped_and_a_new_seed_runs_only_itself(tmp_path, trained):
+    assert names(command(tmp_path, "seeds=[0,1]")) == ["done"] * 6
+    assert trained.all() == [(variant, seed) for seed in (0, 1) for variant in compose_variants()]
+    assert names(command(tmp_path, "seeds=[0,1]")) == ["done"] * 6
+    assert len(trained.all()) == 6
+    assert names(command(tmp_path, "seeds=[1,2]")) == ["done"] * 6
+    assert trained.all()[6:] == [("non_overlapping", 2), ("overlapping", 2), ("conv_stem", 2)]
+
+
+def compose_variants():
+    return list(compose(["experiment=ablate_embed"]).variants)
+
+
+def test_what_cannot_change_the_result_does_not_run_it_again(tmp_path, trained):
+    command(tmp_path, "seeds=[0]")
+    command(tmp_path, "seeds=[0]", "launch.num_workers=1", "launch.accelerator=cpu", "model.name=mine")
+    assert len(trained.all()) == 3
+
+
+def test_a_changed_configuration_is_stale_and_trained_on_request_only(tmp_path, trained):
+    command(tmp_path, "seeds=[0]")
+    stale = command(tmp_path, "seeds=[0]", "recipe.lr=1e-4")
+    assert names(stale) == ["stale"] * 3 and stale[0].error == "recipe.lr was 0.0015" and stale[0].result is None
+    assert names(command(tmp_path, "seeds=[0]", "recipe.lr=1e-4", "rerun=failed")) == ["stale"] * 3
+    assert len(trained.all()) == 3
+    assert names(command(tmp_path, "seeds=[0]", "recipe.lr=1e-4", "rerun=stale")) == ["done"] * 3
+    assert len(trained.all()) == 6 and len(list(tmp_path.glob("runs/*/*/seed0-*/result.json"))) == 6
+    assert names(command(tmp_path, "seeds=[0]")) == ["done"] * 3 and len(trained.all()) == 6
+    runs = planned(experiment_of(tmp_path, "seeds=[0]"))
+    assert store.other_runs(study_of(tmp_path), runs) == 3
+
+
+def test_another_seed_of_a_changed_configuration_is_missing_and_not_stale(tmp_path, trained):
+    command(tmp_path, "seeds=[0]")
+    assert names(command(tmp_path, "seeds=[0,1]", "recipe.lr=1e-4")) == ["stale"] * 3 + ["done"] * 3
+
+
+def test_a_changed_source_of_a_component_makes_stale_the_runs_that_use_it(tmp_path, trained, monkeypatch):
+    command(tmp_path, "seeds=[0]")
+    real = source.source_hash
+    stem = source.PATCH_EMBED.find("conv_stem1")
+    monkeypatch.setattr(source, "source_hash", lambda found: "changed" if found is stem else real(found))
+    found = command(tmp_path, "seeds=[0]")
+    assert names(found) == ["done", "done", "stale"]
+    assert found[2].error == "the source of patch_embed: conv_stem1 has changed"
+    assert names(command(tmp_path, "seeds=[0]", "rerun=stale")) == ["done"] * 3
+    assert trained.all()[3:] == [("conv_stem", 0)] and len(list(tmp_path.glob("runs/*/conv_stem/*"))) == 2
+
+
+def test_rerun_all_trains_everything_again_and_keeps_what_was_there(tmp_path, trained):
+    command(tmp_path, "seeds=[0]")
+    before = {path: path.read_text() for path in tmp_path.glob("runs/*/*/seed0-*/result.json")}
+    assert names(command(tmp_path, "seeds=[0]", "rerun=all")) == ["done"] * 3
+    assert len(trained.all()) == 6
+    for path, text in before.items():
+        kept = path.parent.with_name(path.parent.name + ".1") / "result.json"
+        assert kept.read_text() == text and path.exists()
+    assert names(command(tmp_path, "seeds=[0]", "rerun=all")) == ["done"] * 3
+    assert len(trained.all()) == 9 and len(list(tmp_path.glob("runs/*/*/seed0-*.2"))) == 3
+    assert names(command(tmp_path, "seeds=[0]")) == ["done"] * 3 and len(trained.all()) == 9
+
+
+def test_a_rerun_that_was_interrupted_goes_on_and_does_not_begin_again(tmp_path, trained):
+    command(tmp_path, "seeds=[0]")
+    trained.script = {("overlapping", 0): "fail"}
+    assert names(command(tmp_path, "seeds=[0]", "rerun=all")) == ["done", "failed", "done"]
+    trained.script = {}
+    trained.clear()
+    assert names(command(tmp_path, "seeds=[0]", "rerun=all")) == ["done"] * 3
+    assert trained.all() == [("overlapping", 0)]
+
+
+def test_smoke_runs_have_a_study_of_their_own(tmp_path, trained):
+    command(tmp_path, "seeds=[0]")
+    experiment = experiment_of(tmp_path, "seeds=[0]", "smoke=true")
+    assert plan.study_folder(experiment.config).name == "ablate_embed-smoke"
+    assert names(store.read_states(planned(experiment), None)) == ["missing"] * 3
+
+
+def test_a_trial_holds_configuration_metrics_costs_origin_and_folder(tmp_path, trained):
+    command(tmp_path, "seeds=[4]")
+    trial = trials(tmp_path)[0]
+    attrs = trial.user_attrs
+    assert trial.value == 0.5  # the validation side, never the test
+    assert (attrs["variant"], attrs["seed"]) == ("non_overlapping", 4)
+    assert attrs["config"]["model"]["patch_embed"] == "non_overlapping"
+    assert attrs["metrics"]["test/top1"] == 0.4 and attrs["sources"].keys() >= {"attn: ssa"}
+    assert attrs["costs"] == {"params": 1_000_000, "macs": 3, "macs_attention": 1}
+    assert {"torch", "lightning", "optuna", "python"} <= attrs["versions"].keys()
+    assert attrs["git"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", attrs["git"])
+    written = json.loads((tmp_path / attrs["folder"] / "result.json").read_text())
+    assert written == {key: attrs[key] for key in attrs if key not in store.IDENTITY}
+
+
+def test_a_failed_run_is_tried_again_a_bounded_number_of_times(tmp_path, trained):
+    trained.script = {("overlapping", 0): "fail"}
+    for _ in range(4):
+        found = command(tmp_path, "seeds=[0]", "launch.max_attempts=2")
+    assert trained.all().count(("overlapping", 0)) == found[1].attempts == 2
+    command(tmp_path, "seeds=[0]", "launch.max_attempts=2", "rerun=failed")
+    assert trained.all().count(("overlapping", 0)) == 3
+    trained.script = {}
+    assert names(command(tmp_path, "seeds=[0]", "launch.max_attempts=2", "rerun=failed")) == ["done"] * 3
+
+
+def test_runs_queued_for_a_variant_that_is_gone_are_not_trained(tmp_path, trained):
+    experiment = experiment_of(tmp_path, "seeds=[7]")
+    study = store.create_study(experiment.config, {"val/top1": "max"})
+    for run in planned(experiment):
+        study.enqueue_trial({}, user_attrs=store.attributes(run))
+    assert names(command(tmp_path, "seeds=[0]")) == ["done"] * 3
+    assert {seed for _, seed in trained.all()} == {0}
+    given_back = [t for t in trials(tmp_path) if t.state == TrialState.PRUNED]
+    assert len(given_back) == 3 and "not in the plan" in given_back[0].user_attrs["given_back"]
+
+
+def test_a_run_that_was_queued_twice_is_trained_once(tmp_path, trained):
+    experiment = experiment_of(tmp_path, "seeds=[0]")
+    study = store.create_study(experiment.config, {"val/top1": "max"})
+    for run in [*planned(experiment), *planned(experiment)]:
+        study.enqueue_trial({}, user_attrs=store.attributes(run))
+    assert names(command(tmp_path, "seeds=[0]", slots=2)) == ["done"] * 3
+    assert sorted(trained.all()) == sorted((variant, 0) for variant in compose_variants())
+    assert len(complete_once(trials(tmp_path))) == 3
+
+
+def test_a_lost_database_is_filled_again_from_the_folders_of_the_plan(tmp_path, trained):
+    command(tmp_path, "seeds=[0]")
+    for file in (tmp_path / "runs" / "ablate_embed").glob("study.db*"):
+        file.unlink()
+    assert names(command(tmp_path, "seeds=[0]")) == ["done"] * 3
+    assert len(trained.all()) == 3 and len(trials(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("smoke", ["true", "false"])
+def test_an_impossible_variant_fails_in_the_plan(smoke):
+    from shunted_lab.config import ConfigError
+
+    experiment = compose(["experiment=ablate_embed", "model.mlp=my_package.Mlp", f"smoke={smoke}"])
+    with pytest.raises(ConfigError, match=r"model\.mlp: .* no module 'my_package'"):
+        planned(experiment)

@@ -1,0 +1,185 @@
+"""Exactly once, on SQLite and on PostgreSQL, and databases that cannot be used."""
+
+import multiprocessing
+import os
+import sqlite3
+from collections import namedtuple
+
+import pytest
+import sqlalchemy
+from conftest import COST, Silent, command, complete_once, experiment_of, names, planned, study_of, trials, until
+from optuna.trial import TrialState
+
+from shunted_lab.compose import compose
+from shunted_lab.config import ConfigError
+from shunted_lab.study import plan, store
+from shunted_lab.study.folder import is_locked, locked
+from shunted_lab.study.launch import Launcher
+from shunted_lab.study.order import Slot
+from shunted_lab.study.queue import Queue
+
+COSTS = dict.fromkeys(["non_overlapping", "overlapping", "conv_stem"], COST)
+LAUNCHERS = 4
+
+
+def _launch(tmp_path, words, start):
+    """One launcher of several, on one study."""
+    config = experiment_of(tmp_path, *words).config
+    runs = planned(experiment_of(tmp_path, *words))
+    start.wait(60)
+    study = store.create_study(config, {"val/top1": "max"})
+    states = store.read_states(runs, study)
+    queue = Queue(study, states, COSTS, plan.study_folder(config))
+    queue.prepare(states)
+    Launcher(queue, [Slot(0)], Silent()).run()
+
+
+def _all_at_once(tmp_path, *words):
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(LAUNCHERS)
+    found = [context.Process(target=_launch, args=(tmp_path, words, start)) for _ in range(LAUNCHERS)]
+    for process in found:
+        process.start()
+    for process in found:
+        process.join(200)
+    assert [process.exitcode for process in found] == [0] * LAUNCHERS
+
+
+@pytest.mark.slow
+def test_four_launchers_train_200_runs_exactly_once_on_sqlite(tmp_path, trained):
+    words = [f"seeds={list(range(67))}"]
+    _all_at_once(tmp_path, *words)
+    assert len(trained.all()) == len(set(trained.all())) == 201
+    assert len(complete_once(trials(tmp_path, *words))) == 201
+
+
+@pytest.mark.slow
+def test_four_launchers_train_200_runs_exactly_once_on_postgresql(tmp_path, trained, postgres):
+    words = [f"seeds={list(range(67))}", f"study.storage={postgres}"]
+    _all_at_once(tmp_path, *words)
+    assert len(trained.all()) == len(set(trained.all())) == 201
+    assert len(complete_once(trials(tmp_path, *words))) == 201
+    assert not (tmp_path / "runs" / "ablate_embed" / "study.db").exists()
+
+
+@pytest.mark.slow
+def test_a_study_in_postgresql_goes_on_and_its_plan_writes_nothing(tmp_path, trained, postgres):
+    url = postgres.rpartition("/")[0] + "/another"
+    with sqlalchemy.create_engine(postgres, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(sqlalchemy.text("CREATE DATABASE another"))
+    words = ["seeds=[0]", f"study.storage={url}"]
+    assert store.open_study(experiment_of(tmp_path, *words).config) is None
+    with sqlalchemy.create_engine(url).connect() as connection:
+        assert sqlalchemy.inspect(connection).get_table_names() == []
+    trained.script = {("overlapping", 0): "fail"}
+    assert names(command(tmp_path, *words)) == ["done", "failed", "done"]
+    trained.script = {}
+    assert names(command(tmp_path, *words)) == ["done"] * 3
+
+
+def _refuse(tmp_path, *words):
+    return store.open_study(experiment_of(tmp_path, *words).config)
+
+
+def test_a_database_that_cannot_be_reached_is_refused_without_its_password(tmp_path):
+    pytest.importorskip("psycopg")
+    with pytest.raises(ConfigError, match=r"study\.storage: \S+lab:\*\*\*@127\.0\.0\.1:1/x cannot be reached"):
+        _refuse(tmp_path, "study.storage='postgresql+psycopg://lab:secret@127.0.0.1:1/x'")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("runs/study.db", r"study\.storage: runs/study\.db is no URL"),
+        ("nodb://x/y", r"study\.storage: nodb://x/y cannot be reached"),
+    ],
+)
+def test_a_url_that_is_none_is_refused(tmp_path, url, message):
+    with pytest.raises(ConfigError, match=message):
+        _refuse(tmp_path, f"study.storage='{url}'")
+
+
+def test_a_database_of_a_newer_schema_is_refused(tmp_path, trained):
+    command(tmp_path, "seeds=[0]")
+    with sqlite3.connect(tmp_path / "runs" / "ablate_embed" / "study.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v99.0.0'")
+    with pytest.raises(ConfigError, match=r"study\.db: .*no longer compatible with the table schema.*updating optuna"):
+        _refuse(tmp_path)
+
+
+def test_a_database_that_is_none_is_refused(tmp_path):
+    (tmp_path / "runs" / "ablate_embed").mkdir(parents=True)
+    (tmp_path / "runs" / "ablate_embed" / "study.db").write_text("not a database, but long enough to be looked at")
+    with pytest.raises(ConfigError, match=r"study\.db: is no study of this version"):
+        _refuse(tmp_path)
+
+
+def test_a_lock_is_held_by_one_process_and_goes_with_it(tmp_path):
+    path = tmp_path / "lock"
+    context = multiprocessing.get_context("fork")
+    held, release = context.Event(), context.Event()
+
+    def hold():
+        with locked(path):
+            held.set()
+            release.wait(60)
+            os._exit(1)
+
+    process = context.Process(target=hold)
+    process.start()
+    assert held.wait(60) and is_locked(path)
+    with pytest.raises(BlockingIOError, match="held by another process"), locked(path):
+        pass
+    release.set()
+    until(lambda: not is_locked(path))
+    process.join()
+
+
+def _edit(path, **changes):
+    import json
+
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_folder_of_another_version_is_refused_before_training(tmp_path, trained):
+    command(tmp_path, "seeds=[0]")
+    for file in (tmp_path / "runs" / "ablate_embed").glob("study.db*"):
+        file.unlink()
+    note = next(tmp_path.glob("runs/ablate_embed/overlapping/*/run.json"))
+    _edit(note, format=99, version="9.9")
+    with pytest.raises(
+        ConfigError, match=r"run\.json: format 99, written by shunted_lab 9\.9; this version reads format"
+    ):
+        command(tmp_path, "seeds=[0]")
+    note.write_text("{}")
+    with pytest.raises(ConfigError, match=r"run\.json: is no run of this version; move the folder away"):
+        command(tmp_path, "seeds=[0]")
+    assert len(trained.all()) == 3
+
+
+def test_a_full_disk_is_refused_before_training(tmp_path, monkeypatch):
+    experiment = compose(["experiment=ablate_embed", f"runs_dir={tmp_path}/new"])
+    runs = planned(experiment)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda folder: usage(0, 0, 200e6))
+    with pytest.raises(ConfigError, match=r"new has 200 MB free; 9 runs need about 261 MB"):
+        plan.check_space(experiment.config, runs, COSTS)
+    plan.check_space(experiment.config, runs[:6], COSTS)
+
+
+def test_a_runs_dir_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    experiment = compose(["experiment=ablate_embed", f"runs_dir={tmp_path}/file"])
+    with pytest.raises(ConfigError, match=r"runs_dir: .*file cannot be written: .*/file is no folder"):
+        plan.check_runs_dir(experiment.config)
+    assert plan.check_runs_dir(compose(["experiment=train", f"runs_dir={tmp_path}/a/b"]).config) == tmp_path
+
+
+def test_trials_that_were_set_aside_are_no_results(tmp_path, trained):
+    command(tmp_path, "seeds=[0]")
+    study = study_of(tmp_path)
+    done = [t.number for t in study.trials if t.state == TrialState.COMPLETE]
+    study.set_user_attr("set_aside", {str(number): "elsewhere" for number in done})
+    for path in tmp_path.glob("runs/*/*/seed0-*"):
+        path.rename(path.with_name(path.name + ".1"))
+    assert names(store.read_states(planned(experiment_of(tmp_path, "seeds=[0]")), study)) == ["missing"] * 3
