@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -20,8 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from shunted_lab.config import PRESETS, Config, ConfigError, CostConfig, RunConfig, nearest, unknown
+from shunted_lab.config import PRESETS, Config, ConfigError, CostConfig, DashboardConfig, RunConfig, nearest, unknown
 
+C = TypeVar("C")
 VARIED = ("model", "data", "recipe")  # what a variant may change
 
 
@@ -69,16 +70,25 @@ def compose_cost(words: list[str]) -> CostConfig:
     Raises:
         ConfigError: for anything a user can get wrong in the words.
     """
-    names = [f.name for f in dataclasses.fields(CostConfig) if f.name != "defaults"]
+    _store_groups()
+    return _compose_as(CostConfig, words)
+
+
+def compose_dashboard(words: list[str]) -> DashboardConfig:
+    """Compose `key=value` words into the configuration of the dashboard; errors as in `compose_cost`."""
+    return _compose_as(DashboardConfig, words)
+
+
+def _compose_as(schema: type[C], words: list[str]) -> C:
+    names = [f.name for f in dataclasses.fields(schema) if f.name != "defaults"]  # type: ignore[arg-type]
     for key in _choices(words):
         if key in PRESETS and key not in names:
             raise ConfigError(f"{key}: no such key; {nearest(key, names)}")
-    _store_groups()
-    ConfigStore.instance().store(name="cost", node=CostConfig)
+    ConfigStore.instance().store(name="command", node=schema)
     try:
         with hydra.initialize(version_base=None, config_path=None):
-            node = hydra.compose("cost", overrides=words)
-        return OmegaConf.to_object(node)  # type: ignore[return-value]  # the schema is CostConfig
+            node = hydra.compose("command", overrides=words)
+        return OmegaConf.to_object(node)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
         raise _one_line(error) from None
 

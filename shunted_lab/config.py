@@ -292,6 +292,23 @@ class RunConfig:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+# --- dashboard -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class DashboardConfig:
+    """The configuration of `python -m shunted_lab.dashboard`."""
+
+    runs_dir: str = option("runs", "folder of all results")
+    storage: str | None = option(None, "SQLAlchemy URL of further studies, as in study.storage")
+    port: int = option(8080, "on this machine only: there is no login")
+    refresh: float = option(5.0, "seconds between copies")
+
+    def __post_init__(self) -> None:
+        require(0 < self.port < 65536, "port", self.port, "is not between 1 and 65535")
+        require(self.refresh > 0, "refresh", self.refresh, "is not above 0")
+
+
 # --- cost ------------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from shunted_lab.compose import Experiment, compose
-from shunted_lab.config import Config, ConfigError
+from shunted_lab.config import Config, ConfigError, SlurmConfig
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -29,7 +29,7 @@ def main(words: list[str] | None = None) -> int:
         print(usage())
         return 0
     try:
-        return run(compose(words))
+        return run(compose(words), words)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -38,8 +38,11 @@ def main(words: list[str] | None = None) -> int:
         return 130
 
 
-def run(experiment: Experiment) -> int:
-    """Plan, train what is missing, and report. Returns 1 if the table is not complete."""
+def run(experiment: Experiment, words: list[str]) -> int:
+    """Plan, train what is missing, and report. Returns 1 if the table is not complete.
+
+    `words` are what `experiment` was composed of; the jobs of a cluster are given them.
+    """
     from rich.console import Console
 
     from shunted_lab.study import store
@@ -58,9 +61,10 @@ def run(experiment: Experiment) -> int:
     config = experiment.config
     console = Console(width=None if sys.stdout.isatty() else 120)
     check_runs_dir(config)
-    slots = plan_slots(config.launch)
+    on_cluster = isinstance(config.launch, SlurmConfig)
+    slots = [] if on_cluster else plan_slots(config.launch)
     if config.search is not None:
-        return _search(experiment, slots, console)
+        return _search(experiment, words, slots, console)
     if config.confirm is not None:
         experiment = take_the_best(experiment)
         config = experiment.config
@@ -68,7 +72,7 @@ def run(experiment: Experiment) -> int:
     runs = plan_runs(experiment, facts)
     study = store.open_study(config)
     states = store.read_states(runs, study)
-    if not config.plan_only and any(state.state != "done" for state in states):
+    if slots and not config.plan_only and any(state.state != "done" for state in states):
         warm_up()
     costs = count_costs(experiment, facts)
     console.print(_plan(config, states, costs, store.other_runs(study, runs)))
@@ -79,11 +83,28 @@ def run(experiment: Experiment) -> int:
     paper_costs = count_paper_costs(experiment)
     check_space(config, [state.run for state in states if state.state != "done"], costs)
     study_folder(config).mkdir(parents=True, exist_ok=True)
-    states = _execute(experiment, runs, costs, slots, console)
+    if not on_cluster:
+        states = _execute(experiment, runs, costs, slots, console)
+    elif _submit(words, config, console):
+        states = store.read_states(runs, store.open_study(config))
+    else:
+        return 0
     return _report(experiment, states, costs, paper_costs, console)
 
 
-def _search(experiment: Experiment, slots: list[Slot], console: Console) -> int:
+def _submit(words: list[str], config: Config, console: Console) -> bool:
+    """Submit the jobs of a cluster, and wait for them if they are to be waited for. Returns whether they were."""
+    from shunted_lab.study.slurm import submit, wait_for
+
+    assert isinstance(config.launch, SlurmConfig)
+    jobs = submit(words, config)
+    console.print(f"jobs {', '.join(job.job_id for job in jobs)}; {jobs[0].paths.folder}", highlight=False)
+    if config.launch.wait:
+        wait_for(jobs)
+    return config.launch.wait
+
+
+def _search(experiment: Experiment, words: list[str], slots: list[Slot], console: Console) -> int:
     """Try the points of a search until it has enough, and report. Returns 1 if it has not."""
     from shunted_lab.report.progress import Progress
     from shunted_lab.report.search import build_search_table, to_terminal, write_search
@@ -101,14 +122,19 @@ def _search(experiment: Experiment, slots: list[Slot], console: Console) -> int:
     if config.plan_only:
         console.print(to_terminal(build_search_table(search, study, config)))
         return 0
-    warm_up()
-    study = search.open(config)
-    queue = SearchQueue(study, search, folder, config.launch.max_attempts, config.study.heartbeat)
-    queue.prepare([])
-    with Progress(console, queue.planned(), len(slots), GOAL.monitor) as progress:
-        Launcher(queue, slots, progress).run()
-    if queue.exhausted:
-        study.set_user_attr("exhausted", True)
+    if slots:
+        warm_up()
+        study = search.open(config)
+        queue = SearchQueue(study, search, folder, config.launch.max_attempts, config.study.heartbeat)
+        queue.prepare([])
+        with Progress(console, queue.planned(), len(slots), GOAL.monitor) as progress:
+            Launcher(queue, slots, progress).run()
+        if queue.exhausted:
+            study.set_user_attr("exhausted", True)
+    elif _submit(words, config, console):
+        study = open_study(config)
+    else:
+        return 0
     table = build_search_table(search, study, config)
     console.print(to_terminal(table))
     for path in write_search(table, folder):

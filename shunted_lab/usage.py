@@ -7,7 +7,10 @@ import textwrap
 from typing import Any, get_type_hints
 
 from shunted_lab.compose import experiment_files
-from shunted_lab.config import PRESETS, Config, CostConfig, ModelConfig
+from shunted_lab.config import PRESETS, Config, CostConfig, DashboardConfig, ModelConfig
+from shunted_lab.studies import ConfirmConfig, SearchConfig, StudyConfig
+
+SECTIONS = {"study": StudyConfig, "search": SearchConfig, "confirm": ConfirmConfig}
 
 HEAD = """\
 usage: python -m shunted_lab.run experiment=NAME [key=value ...]
@@ -18,9 +21,17 @@ the same command goes on after a kill, and after a seed or a variant was added. 
   python -m shunted_lab.run experiment=ablate_embed
   python -m shunted_lab.run experiment=ablate_embed smoke=true
   python -m shunted_lab.run experiment=ablate_embed plan_only=true seeds=[0,1,2,3,4]
+  python -m shunted_lab.run experiment=search_rates launch.devices=2
   python -m shunted_lab.run experiment=ablate_embed model=shunted_s recipe=paper data=imagenet data.root=/data/imagenet
 
 groups (GROUP=CHOICE)"""
+
+DASHBOARD_HEAD = """\
+usage: python -m shunted_lab.dashboard [runs_dir=runs] [port=8080]
+
+All studies under runs_dir in the Optuna dashboard: curves, tables, attributes. It shows copies and changes no study.
+
+keys (KEY=VALUE)"""
 
 COST_HEAD = """\
 usage: python -m shunted_lab.cost [model=NAME] [size=224|800x1333] [key=value ...]
@@ -40,6 +51,9 @@ def usage() -> str:
     lines += [f"  {group:<12}{', '.join(choices)}" for group, choices in groups.items()]
     lines += ["", "keys (KEY=VALUE)"]
     lines += _keys("", Config)
+    for section in ("study", "search", "confirm"):
+        schema = SECTIONS[section]
+        lines += ["", f"{section}.*", *_keys(f"{section}.", schema)]
     for group, presets in PRESETS.items():
         for schema, names in _classes(presets).items():
             shown = next(name for name in names if presets[name] == schema())
@@ -47,6 +61,11 @@ def usage() -> str:
             lines += ["", f"{group}.*  ({group}={'|'.join(names)}{defaults})"]
             lines += _keys(f"{group}.", schema)
     return "\n".join(lines)
+
+
+def dashboard_usage() -> str:
+    """The help text of the dashboard."""
+    return "\n".join([DASHBOARD_HEAD, *_keys("", DashboardConfig)])
 
 
 def cost_usage() -> str:

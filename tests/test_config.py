@@ -200,17 +200,22 @@ def _changed(run: RunConfig, group: str, name: str) -> RunConfig:
     return dataclasses.replace(run, **{group: copy})
 
 
+SOURCES = {"attn: ssa": "1"}
+
+
 def test_a_fingerprint_covers_all_that_can_change_a_result_and_nothing_else():
     run = compose([*BASE, "data=folder", "data.root=/a"]).variants["conv_stem"]
-    base = run.fingerprint("id")
-    assert base != run.fingerprint("other images") and base != dataclasses.replace(run, seed=9).fingerprint("id")
+    base = run.fingerprint("id", SOURCES)
+    assert base != run.fingerprint("id", {"attn: ssa": "2"})
+    assert base != run.fingerprint("other images", SOURCES)
+    assert base != dataclasses.replace(run, seed=9).fingerprint("id", SOURCES)
     free = {("model", "name"), ("data", "root"), ("recipe", "name")}
     for group in ("model", "data", "recipe", "launch"):
         for item in dataclasses.fields(getattr(run, group)):
-            same = _changed(run, group, item.name).fingerprint("id") == base
+            same = _changed(run, group, item.name).fingerprint("id", SOURCES) == base
             assert same == (group == "launch" or (group, item.name) in free), f"{group}.{item.name}"
 
 
 def test_a_fingerprint_is_the_same_in_every_process():
     # A stored value: a change here makes every finished run of every user stale.
-    assert compose([*BASE, "recipe=paper"]).variants["conv_stem"].fingerprint("") == "473ac688826c9a13"
+    assert compose([*BASE, "recipe=paper"]).variants["conv_stem"].fingerprint("", {}) == "854eb88a0d75d35d"

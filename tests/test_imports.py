@@ -16,7 +16,8 @@ ARROWS = {
     "studies": {"schema"},
     "config": {"schema", "models", "studies"},
     "compose": {"config"},
-    "usage": {"config", "compose"},
+    "usage": {"config", "studies", "compose"},
+    "dashboard": {"config", "compose", "usage"},
     "nn": set(),
     "data": {"config"},
     "tasks": {"config", "models", "data", "nn"},
@@ -55,7 +56,15 @@ def test_arrows(path):
 
 
 @pytest.mark.parametrize(
-    "module", ["shunted_lab", "shunted_lab.run", "shunted_lab.cost", "shunted_lab.usage", "shunted_lab.data"]
+    "module",
+    [
+        "shunted_lab",
+        "shunted_lab.run",
+        "shunted_lab.cost",
+        "shunted_lab.dashboard",
+        "shunted_lab.usage",
+        "shunted_lab.data",
+    ],
 )
 def test_nothing_heavy_is_imported_before_the_configuration_has_passed(module):
     code = f"import sys, {module}; print(*sorted({HEAVY} & set(sys.modules)))"

@@ -21,12 +21,13 @@ from shunted_lab.config import MEASURED_LATER, Config, ConfigError, RunConfig, S
 from shunted_lab.data import DataFacts
 from shunted_lab.nn import Cost
 from shunted_lab.study import store
-from shunted_lab.study.folder import Run
+from shunted_lab.study.folder import Run, write_json
 from shunted_lab.study.plan import model_cost, sources_of, study_folder
 from shunted_lab.study.queue import Job, Queue, cost_values
 from shunted_lab.study.space import Space, make_space
 from shunted_lab.study.store import patient
 
+SEARCH = "search.json"  # in the study's folder: what the study was made for
 DRAWS = 2000  # points drawn at random before the space is taken for exhausted
 REJECTIONS = 30  # proposals of a sampler in a row that were tried already, before points are drawn at random
 
@@ -113,6 +114,8 @@ class Search:
         if "space" not in study.user_attrs:
             study.set_user_attr("base", self._base())
             study.set_user_attr("space", self.space.describe())
+        note = {"objectives": self.config.objectives, "space": self.space.describe(), "base": self._base()}
+        write_json(self.folder / SEARCH, note)  # for `study.rebuild`
         return study
 
     def check(self, study: Study | None) -> None:

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.trainer.states import TrainerFn
 
 from shunted_lab.config import ConfigError, RunConfig
 from shunted_lab.data import make_datamodule
@@ -185,7 +186,7 @@ class Follow(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         link = self.link
-        if link is None or not trainer.training:  # also called by trainer.validate
+        if link is None or trainer.state.fn != TrainerFn.FITTING:  # also called by trainer.validate
             return
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         epoch = trainer.current_epoch
@@ -232,5 +233,6 @@ def _quiet() -> None:
         ".*Checkpoint directory .* exists.*",
         ".*training batches .* is smaller than.*",
         ".*LeafSpec.*",
+        ".*your dataloader is not resumable.*",  # the sampler leaves out what was seen
     ):
         warnings.filterwarnings("ignore", text)

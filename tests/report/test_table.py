@@ -175,7 +175,7 @@ def test_variants_of_different_data_and_recipes_are_told_apart_in_the_caption():
     run = found.variants["overlapping"]
     data, recipe = dataclasses.replace(run.data, image_size=96), dataclasses.replace(run.recipe, epochs=40)
     variants = {**found.variants, "overlapping": dataclasses.replace(run, data=data, recipe=recipe)}
-    caption = blocks(table(Experiment(found.config, variants, found.paper)))[0].caption
+    caption = blocks(table(dataclasses.replace(found, variants=variants)))[0].caption
     assert "overlapping: Top-1 accuracy on the test split of earth" in caption and "at 96 x 96" in caption
     assert "non_overlapping, conv_stem: Model shunted_lite, recipe lite, 4 epochs" in caption
     assert "overlapping: Model shunted_lite, recipe lite, 40 epochs" in caption

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from shunted_lab.compose import compose
-from shunted_lab.config import PRESETS, RunConfig
+from shunted_lab.config import PRESETS, ConfigError, RunConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.tasks.classification import Classification, lr_at
-from shunted_lab.tasks.train import make_task, make_trainer, train
+from shunted_lab.tasks.train import Pruned, Stopped, make_task, make_trainer, train
 
 SMALL = ["experiment=ablate_embed", "launch.accelerator=cpu", "data.batch_size=16"]
 
@@ -112,7 +112,10 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(tmp_path
     data = make_datamodule(run.data, run.recipe, run.seed)
     task = make_task(run, 9)
     trainer = make_trainer(run, tmp_path / "killed", [], progress=False)
-    task.on_train_batch_start = lambda batch, index: _raise(Killed) if (task.current_epoch, index) == (2, 1) else None
+    seed = task.on_train_batch_start
+    task.on_train_batch_start = lambda batch, index: (
+        _raise(Killed) if (task.current_epoch, index) == (2, 1) else seed(batch, index)
+    )
     with pytest.raises(Killed):
         trainer.fit(task, data)
     torch.manual_seed(123)  # a new process has another global state
@@ -121,6 +124,54 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(tmp_path
     first, second = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     assert resumed["metrics"] == whole["metrics"] and resumed["epoch"] == whole["epoch"]
+
+
+class Says:
+    """A link that asks to stop at the n-th batch, or prunes at an epoch."""
+
+    def __init__(self, stop=None, prune=None):
+        self.stop, self.prune, self.batches, self.epochs = stop, prune, 0, {}
+
+    def stopping(self):
+        self.batches += 1
+        return self.stop is not None and self.batches >= self.stop
+
+    def epoch(self, epoch, metrics):
+        self.epochs[epoch] = metrics["val/top1"]
+        return epoch == self.prune
+
+
+@pytest.mark.parametrize("stops", [(2,), (5, 2), (4,), (8,)], ids=["first epoch", "twice", "epoch's last", "second"])
+def test_a_run_that_was_asked_to_stop_goes_on_with_the_next_batch_bit_for_bit(tmp_path, stops):
+    words = ("recipe.epochs=3", "recipe.limit_batches=4", "model.drop_path_rate=0.3", "recipe.mixup=0.8")
+    run = variants(*words)["conv_stem"]
+    whole = train(run, tmp_path / "whole")
+    for stop in stops:
+        with pytest.raises(Stopped):
+            train(run, tmp_path / "stopped", Says(stop))
+        torch.manual_seed(123)
+    resumed = train(run, tmp_path / "stopped", link := Says())
+    assert link.batches < 15 - stops[0]
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    for name in ("val/top1", "val/loss", "test/top1", "test/loss"):
+        assert resumed["metrics"][name] == whole["metrics"][name]
+
+
+def test_a_link_hears_each_epoch_and_can_prune(tmp_path):
+    run = variants("recipe.epochs=3", "recipe.limit_batches=2")["overlapping"]
+    link = Says(prune=1)
+    with pytest.raises(Pruned):
+        train(run, tmp_path / "pruned", link)
+    assert list(link.epochs) == [0, 1]
+    last = Says(prune=2)  # nothing is saved by pruning the last epoch
+    assert train(run, tmp_path / "whole", last)["epoch"] == 2 and list(last.epochs) == [0, 1, 2]
+
+
+def test_a_batch_that_its_devices_do_not_divide_is_refused(tmp_path):
+    run = variants("launch.devices_per_run=3")["overlapping"]
+    with pytest.raises(ConfigError, match=r"data\.batch_size: 16 is not divisible by launch\.devices_per_run=3"):
+        make_task(run, 9)
 
 
 @pytest.mark.parametrize("select", ["last", "best"])
@@ -165,7 +216,7 @@ def test_best_tests_the_epoch_that_validation_chose(tmp_path):
 
 
 def test_monitor_never_looks_at_the_test_side():
-    assert Classification.monitor.startswith("val/") and Classification.headline.startswith("test/")
+    assert Classification.goal.monitor.startswith("val/") and Classification.goal.headline.startswith("test/")
 
 
 def test_a_small_model_learns_the_embedded_tiles(tmp_path):

@@ -1,0 +1,102 @@
+"""Make a study whose database is lost from the folders of its runs: python -m shunted_lab.study.rebuild FOLDER [URL]
+
+FOLDER is the study's, e.g. runs/ablate_embed; URL is its `study.storage`, if it has one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import json_to_distribution
+from optuna.study import Study
+from optuna.trial import TrialState, create_trial
+
+from shunted_lab.config import ConfigError
+from shunted_lab.study import store
+from shunted_lab.study.folder import TRACEBACK, Run, load_run, read_result
+from shunted_lab.study.search import SEARCH
+from shunted_lab.study.space import Space
+from shunted_lab.tasks import CLASSIFICATION as GOAL
+
+
+def rebuild(folder: Path, url: str | None = None) -> dict[str, int]:
+    """Take every run of a study's folder into a new study. Returns the number of trials by their state.
+
+    A run with a result is COMPLETE, one with a traceback has FAILED; others are left to be trained. What is lost:
+    intermediate values, pruned trials, and how often a run had failed.
+
+    Raises:
+        ConfigError: if there is a study already, or nothing to take.
+    """
+    notes = sorted(path for path in folder.rglob("run.json") if "repeat" not in path.parent.name)
+    if not notes:
+        raise ConfigError(f"{folder}: holds no folder of a run; name the folder of a study, e.g. runs/ablate_embed")
+    storage = store.make_storage(url or f"sqlite:///{folder / 'study.db'}")
+    search = json.loads((folder / SEARCH).read_text()) if (folder / SEARCH).exists() else None
+    objectives = search["objectives"] if search else {GOAL.monitor: GOAL.mode}
+    try:
+        study = optuna.create_study(
+            study_name=folder.name,
+            storage=storage,
+            directions=["maximize" if way == "max" else "minimize" for way in objectives.values()],
+        )
+    except optuna.exceptions.DuplicatedStudyError:
+        where = "the storage" if url else folder / "study.db"
+        raise ConfigError(f"{folder}: there is a study of this name in {where}; move it away first") from None
+    study.set_metric_names(list(objectives))
+    if search is not None:
+        for key in ("space", "base"):
+            study.set_user_attr(key, search[key])
+    counts: dict[str, int] = {}
+    aside = {}
+    for note in notes:
+        state = _take(study, load_run(note.parent), search)
+        if state is None:
+            continue
+        counts[state.name] = counts.get(state.name, 0) + 1
+        if note.parent.suffix[1:].isdigit():  # renamed by rerun=all
+            aside[str(len(study.trials) - 1)] = str(note.parent)
+    study.set_user_attr("set_aside", aside)
+    return counts
+
+
+def _take(study: Study, run: Run, search: dict[str, Any] | None) -> TrialState | None:
+    point: dict[str, Any] = {}
+    attrs = store.attributes(run)
+    if search:
+        space = Space({key: json_to_distribution(text) for key, text in search["space"].items()}, run.config)
+        params = space.params(run.config)
+        point = {"params": params, "distributions": space.distributions}
+        attrs |= {"name": space.label(params), "launcher": {"host": "", "lock": ""}}
+    result = read_result(run)
+    if result is not None:
+        study.add_trial(create_trial(values=store.values(study, result), user_attrs=result | attrs, **point))
+        return TrialState.COMPLETE
+    if (run.folder / TRACEBACK).exists():
+        attrs["error"] = (run.folder / TRACEBACK).read_text()
+        study.add_trial(create_trial(state=TrialState.FAIL, user_attrs=attrs, **point))
+        return TrialState.FAIL
+    return None
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command. Returns the exit status: 0, or 1 for a user's mistake."""
+    words = sys.argv[1:] if words is None else words
+    if not 1 <= len(words) <= 2 or words[0].startswith("-"):
+        print(__doc__, file=sys.stderr)
+        return 0 if {"-h", "--help"} & set(words) else 1
+    try:
+        counts = rebuild(Path(words[0]), *words[1:])
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(", ".join(f"{count} trials {state}" for state, count in counts.items()) or "no run was finished")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

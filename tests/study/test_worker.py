@@ -1,0 +1,141 @@
+"""One run by hand from its folder, and a run over two processes, for real."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Silent, experiment_of, planned, study_of, until
+
+from shunted_lab.config import ConfigError
+from shunted_lab.study import folder, plan, store, worker
+from shunted_lab.study.launch import Launcher, plan_slots
+from shunted_lab.study.order import Order, origin
+from shunted_lab.study.queue import Queue
+
+SMALL = ("seeds=[0]", "recipe.epochs=2", "recipe.limit_batches=3", "data.batch_size=16", "launch.accelerator=cpu")
+COMMAND = [sys.executable, "-m", "shunted_lab.study.worker"]
+
+
+def small(tmp_path, *words):
+    run = planned(experiment_of(tmp_path, *SMALL, *words))[0]
+    folder.describe(run, origin())
+    return run
+
+
+def by_hand(*words):
+    return subprocess.run([*COMMAND, *map(str, words)], capture_output=True, text=True, timeout=200)
+
+
+@pytest.mark.slow
+def test_a_run_is_trained_and_repeated_from_its_folder(tmp_path):
+    run = small(tmp_path)
+    first = by_hand(run.folder)
+    assert first.returncode == 0, first.stderr
+    result = json.loads((run.folder / "result.json").read_text())
+    assert json.loads(first.stdout)["metrics"] == result["metrics"]
+    again = by_hand(run.folder)
+    assert again.returncode == 0 and json.loads(again.stdout)["folder"].endswith("repeat1")
+    assert json.loads(again.stdout)["metrics"] == result["metrics"]  # the same to the last bit
+    assert json.loads((run.folder / "result.json").read_text()) == result
+
+
+def test_a_folder_that_is_none_is_one_line(tmp_path, capsys):
+    assert worker.main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path}: is no folder of a run; there is no run.json\n"
+    assert worker.main(["--help"]) == 0 and "RUN_FOLDER" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_over_two_processes_ends_as_one_over_one_device_does(tmp_path, monkeypatch):
+    """DDP on gloo, started by the launcher's worker; the batch is shared, so the training is the same."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = {}
+    for devices in (1, 2):
+        words = (*SMALL, "launch.devices=2", f"launch.devices_per_run={devices}", f"runs_dir={tmp_path}/{devices}")
+        experiment = experiment_of(tmp_path, *words)
+        experiment = replace(experiment, variants={"overlapping": experiment.variants["overlapping"]})
+        config, runs = experiment.config, planned(experiment)
+        study = store.create_study(config, {"val/top1": "max"})
+        states = store.read_states(runs, study)
+        costs = plan.count_costs(experiment, plan.data_facts(experiment))
+        queue = Queue(study, states, costs, plan.study_folder(config))
+        heard = Silent()
+        Launcher(queue, plan_slots(config.launch), heard).run()
+        found[devices] = store.read_states(runs, study)[0]
+        assert [outcome for _, _, outcome in heard.heard] == ["started", "epoch 0", "epoch 1", "done"], found[devices]
+        assert len(study.trials[0].intermediate_values) == 2
+    assert (found[1].result["devices"], found[2].result["devices"]) == (1, 2)
+    assert found[1].run.fingerprint == found[2].run.fingerprint
+    one, two = (
+        torch.load(state.run.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for state in (found[1], found[2])
+    )
+    assert one.keys() == two.keys()
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_run_over_two_processes_stops_with_a_checkpoint(tmp_path):
+    run = small(tmp_path, "launch.devices_per_run=2", "recipe.epochs=50")
+
+    class Stop:
+        def __init__(self):
+            self.stop = False
+
+        def stopping(self):
+            return self.stop
+
+        def epoch(self, epoch, metrics):
+            self.stop = True
+            return False
+
+    with pytest.raises(worker.Stopped):
+        worker.execute_apart(Order(run, {}, origin()), Stop())
+    assert (run.folder / "checkpoints" / "last.ckpt").exists() and not (run.folder / "result.json").exists()
+    until(lambda: not folder.is_locked(run.folder / "lock"))
+
+
+def test_devices_that_do_not_divide_the_batch_are_refused_by_hand(tmp_path):
+    run = small(tmp_path, "launch.devices_per_run=3", "launch.devices=3")
+    with pytest.raises(ConfigError, match=r"data\.batch_size: 16 is not divisible by launch\.devices_per_run=3"):
+        worker._order(run.folder)
+
+
+@pytest.mark.slow
+def test_the_command_keeps_two_workers_busy_and_survives_the_death_of_one(tmp_path):
+    words = ["experiment=ablate_embed", *SMALL, "recipe.epochs=30", "launch.devices=2", f"runs_dir={tmp_path}/runs"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shunted_lab.run", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    until(lambda: len(list(tmp_path.glob("runs/*/*/*/checkpoints/last.ckpt"))) == 2, 120)
+    launcher = study_of(tmp_path, *SMALL).trials[0].user_attrs["launcher"]
+    assert folder.is_locked(Path(launcher["lock"]))
+    workers = _workers(tmp_path)
+    assert len(workers) == 2
+    os.kill(workers.pop(), signal.SIGKILL)
+    out, _ = process.communicate(timeout=250)
+    assert process.returncode == 0, out
+    assert "killed by SIGKILL (out of memory?)" in out and out.count("val/top1 0.") == 3
+    assert len(list(tmp_path.glob("runs/*/*/*/result.json"))) == 3
+
+
+def _workers(where):
+    """Processes that work in a run's folder: they hold its lock file open."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            link = os.readlink(entry)
+            if link.endswith("/lock") and link.startswith(str(where)) and int(entry.parts[2]) != os.getpid():
+                found.add(int(entry.parts[2]))
+    return found
