@@ -97,8 +97,9 @@ class SearchConfig:
     space: dict[str, Any] = option(
         {}, "DOTTED KEY: [choices] or {low:, high:, log:, step:}; rates: [8, 4, 2, 1], or one such list per stage"
     )
-    objectives: dict[str, str] = option(
-        {"val/top1": "max"}, "METRIC: max|min of the validation side, or params, macs, latency, memory"
+    objectives: Any = option(
+        None,
+        "METRIC: max|min of the validation side, or params, macs, latency, memory; null is {val/top1: max}",
     )
     constraints: dict[str, Any] = option({}, "params|macs: a number, or 'baseline': at most what the baseline has")
     trials: int = option(30, "different assignments to train")
@@ -114,6 +115,12 @@ class SearchConfig:
             raise unknown("search.sampler", self.sampler, SAMPLERS)
         if self.pruner is not None and self.pruner not in PRUNERS:
             raise unknown("search.pruner", self.pruner, PRUNERS)
+        if self.objectives is None:
+            self.objectives = {"val/top1": "max"}
+        if not isinstance(self.objectives, dict):
+            raise ConfigError(
+                f"search.objectives: {self.objectives} gives no direction; write {{METRIC: max}} or {{METRIC: min}}"
+            )
         require(bool(self.objectives), "search.objectives", self.objectives, "is empty: name at least one")
         for name, direction in self.objectives.items():
             if name not in MEASURED and not name.startswith("val/"):

@@ -17,7 +17,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from shunted_lab.compose import Experiment
-from shunted_lab.config import MEASURED_LATER, Config, ConfigError, RunConfig, SearchConfig
+from shunted_lab.config import MEASURED_LATER, Config, ConfigError, RunConfig, SearchConfig, nearest
 from shunted_lab.data import DataFacts
 from shunted_lab.nn import Cost
 from shunted_lab.study import store
@@ -46,11 +46,10 @@ class Search:
         self.space: Space = make_space(self.config.space, self.base)
         self._runs: dict[str, Run] = {}
         self._costs: dict[str, Cost | ConfigError] = {}
+        self._check_keys()
         self.first = [self.space.params(run) for run in experiment.variants.values()]
         self.baseline = self.space.params(experiment.variants[config.baseline or ""])
         self.names = {self.space.label(p): name for name, p in zip(experiment.variants, self.first, strict=True)}
-        for params in self.first:
-            self.changed(params)  # an unknown key is refused here
         cost = self.cost(self.run(self.baseline))
         if isinstance(cost, ConfigError):
             raise cost
@@ -67,6 +66,14 @@ class Search:
             self.first += self.space.neighbours(self.baseline)
         if self.config.sampler in ("grid", "brute_force") and not self.space.is_finite():
             raise ConfigError(f"search.sampler: '{self.config.sampler}' needs a step for each range of numbers")
+
+    def _check_keys(self) -> None:
+        """Refuse a key that no configuration has."""
+        for key in self.space.distributions:
+            group, _, name = key.partition(".")
+            names = [f.name for f in dataclasses.fields(getattr(self.base, group))] if name else []
+            if name and name not in names:
+                raise ConfigError(f"search.space: {key}: no such key; {nearest(name, names)}")
 
     def changed(self, params: dict[str, Any]) -> RunConfig:
         return self.change(self.space.changes(params))

@@ -1,0 +1,104 @@
+"""Kill workers and the launcher of a small real study at random moments, and see that nothing is lost or done twice.
+
+A longer campaign than the test's: python tests/study/faults.py KILLS [SEED]
+"""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+from conftest import command, experiment_of, names, planned
+from optuna.trial import TrialState
+
+from shunted_lab.study import launch, store
+
+WORDS = (
+    "seeds=[0,1]",
+    "recipe.epochs=4",
+    "recipe.limit_batches=3",
+    "data.batch_size=16",
+    "launch.accelerator=cpu",
+    "launch.max_attempts=1000",
+)
+FORK = multiprocessing.get_context("fork")
+
+
+def launcher(folder: Path) -> None:
+    """A launcher with two workers, in a process of its own. Training is the real one."""
+    torch.set_num_threads(1)
+    launch.CONTEXT = "fork"
+    command(folder, *WORDS, slots=2)
+
+
+def workers_of(pid: int) -> list[int]:
+    """The children of a process."""
+    with suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def campaign(folder: Path, kills: int, seed: int) -> dict[str, int]:
+    """Start the study again and again until it is finished; kill at `kills` random moments. Returns what was killed."""
+    chance = random.Random(seed)
+    killed = {"workers": 0, "launchers": 0}
+    while True:
+        process = FORK.Process(target=launcher, args=(folder,))
+        process.start()
+        while process.is_alive():
+            time.sleep(chance.uniform(0.05, 0.9))
+            if sum(killed.values()) == kills:
+                process.join(300)
+                assert not process.is_alive(), "the study does not end"
+            elif chance.random() < 0.3:
+                process.kill()
+                process.join()
+                killed["launchers"] += 1
+            elif workers := workers_of(process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(chance.choice(workers), signal.SIGKILL)
+                    killed["workers"] += 1
+        process.join()
+        if process.exitcode == 0:
+            return killed
+
+
+def check(folder: Path, undisturbed: Path) -> int:
+    """Every run is finished once, with the metrics of the undisturbed study. Returns the number of trials."""
+    experiment = experiment_of(folder, *WORDS)
+    runs, study = planned(experiment), store.open_study(experiment.config)
+    assert study is not None and names(store.read_states(runs, study)) == ["done"] * len(runs)
+    complete = [t.user_attrs["fingerprint"] for t in study.trials if t.state == TrialState.COMPLETE]
+    assert sorted(complete) == sorted(run.fingerprint for run in runs)
+    assert not [t for t in study.trials if t.state in (TrialState.RUNNING, TrialState.WAITING)]
+    for run in runs:
+        there = undisturbed / run.folder.relative_to(folder)
+        mine, theirs = (json.loads((path / "result.json").read_text())["metrics"] for path in (run.folder, there))
+        for name in ("val/top1", "val/loss", "test/top1", "test/loss"):
+            assert mine[name] == theirs[name], (run.variant, name)
+    return len(study.trials)
+
+
+def run(folder: Path, kills: int, seed: int) -> str:
+    """An undisturbed study and one with `kills`; what was found, in words."""
+    for name in ("calm", "storm"):
+        (folder / name).mkdir()
+    assert campaign(folder / "calm", 0, seed) == {"workers": 0, "launchers": 0}
+    killed = campaign(folder / "storm", kills, seed)
+    trials = check(folder / "storm", folder / "calm")
+    return f"{killed['workers']} workers and {killed['launchers']} launchers killed; {trials} trials; nothing lost"
+
+
+if __name__ == "__main__":
+    number = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    with tempfile.TemporaryDirectory() as where:
+        print(run(Path(where), number, int(sys.argv[2]) if len(sys.argv) > 2 else 0))

@@ -1,0 +1,292 @@
+"""The search: what its points are, that each is tried once, and what is refused before anything is trained."""
+
+import signal
+
+import pytest
+from conftest import Silent
+from optuna.trial import TrialState
+
+from shunted_lab.compose import compose
+from shunted_lab.config import ConfigError
+from shunted_lab.data import check_data
+from shunted_lab.report.search import build_search_table
+from shunted_lab.study.confirm import take_the_best
+from shunted_lab.study.launch import Launcher
+from shunted_lab.study.order import Slot
+from shunted_lab.study.plan import study_folder
+from shunted_lab.study.rebuild import rebuild
+from shunted_lab.study.search import Search, SearchQueue, finished, tried
+from shunted_lab.study.space import read_rates, write_rates
+
+FILE = """
+baseline: paper
+seeds: [0]
+variants:
+  paper: {{model.rates: [[8, 4], [4, 2], [2, 1], [1]]}}
+search:
+  space: {space}
+  trials: {trials}
+  sampler: {sampler}
+{more}
+"""
+RATES = "{rates: [[8, 4, 2], [4, 2], [2, 1], [1]]}"  # 6 x 5 x 9 assignments of 2, 4 and 8 heads
+
+
+@pytest.fixture
+def searched(tmp_path, monkeypatch):
+    """Write experiments/mine.yaml and compose it."""
+    monkeypatch.chdir(tmp_path)
+
+    def of(*words, space=RATES, trials=12, sampler="tpe", more=""):
+        (tmp_path / "experiments").mkdir(exist_ok=True)
+        text = FILE.format(space=space, trials=trials, sampler=sampler, more=more)
+        (tmp_path / "experiments" / "mine.yaml").write_text(text)
+        return compose(["experiment=mine", *words])
+
+    return of
+
+
+def search_of(experiment):
+    return Search(experiment, check_data(next(iter(experiment.variants.values())).data))
+
+
+def run_search(experiment, slots=1, progress=None):
+    """What `run.py` does with a search: the study afterwards."""
+    search = search_of(experiment)
+    study = search.open(experiment.config)
+    queue = SearchQueue(study, search, study_folder(experiment.config), experiment.config.launch.max_attempts, 60)
+    queue.prepare([])
+    Launcher(queue, [Slot(i) for i in range(slots)], progress or Silent()).run()
+    if queue.exhausted:
+        study.set_user_attr("exhausted", True)
+    return search, study
+
+
+def graded(config, folder, link):
+    """Better with more heads at the finest rate."""
+    value = sum(rate == 1 for stage in config.model.rates for rate in stage) / 10
+    return {"metrics": {"val/top1": value, "test/top1": 0.1}, "headline": "test/top1", "seconds": 1.0, "device": "none"}
+
+
+@pytest.fixture
+def graded_training(trained):
+    trained.script = type("All", (dict,), {"get": lambda self, key, default=None: graded})()
+    return trained
+
+
+def test_rates_are_written_without_the_order_of_heads():
+    assert write_rates([4, 8, 8, 4]) == write_rates([8, 8, 4, 4]) == "8x2 4x2"
+    assert read_rates("8x2 4x2") == [8, 4] and read_rates("8x3 1x1") == [8, 8, 8, 1] and read_rates("1x16") == [1]
+
+
+def test_no_two_points_are_the_same_model(searched):
+    space = search_of(searched()).space
+    assert list(space.distributions) == ["rates[0]", "rates[1]", "rates[2]"]
+    assert [len(d.choices) for d in space.distributions.values()] == [6, 5, 9] and space.size() == 270
+    seen = {tuple(tuple(sorted(stage)) for stage in space.changes(p)["model.rates"]) for p in space.points()}
+    assert len(seen) == 270
+
+
+def test_a_configuration_and_its_point_are_each_others_inverse(searched):
+    experiment = searched(
+        space="{rates: [8, 4, 2, 1], model.mlp: [mlp, detail_specific], recipe.lr: {low: 1e-4, high: 1e-2, log: true}}"
+    )
+    search = search_of(experiment)
+    assert search.baseline["rates[1]"] == "4x2 2x2" and search.baseline["model.mlp"] == "detail_specific"
+    again = experiment.change(search.space.changes(search.baseline))
+    assert again.model.rates == [[8, 4], [4, 2], [2, 1], [1]] and again.recipe.lr == pytest.approx(1.5e-3)
+    assert "rates[3]" in search.space.distributions  # 2 x 2 tiles: 2 and 1 fit
+    assert search.space.distributions["rates[3]"].choices[0] == "2x16"
+
+
+def test_the_baselines_neighbours_differ_by_one_head_and_one_step(searched):
+    search = search_of(searched())
+    found = [search.space.label(p) for p in search.space.neighbours(search.baseline)]
+    assert sorted(found) == [
+        "4x2 | 4x2 2x2 | 2x4 1x4",
+        "8x1 2x1 | 4x2 2x2 | 2x4 1x4",
+        "8x1 4x1 | 4x1 2x3 | 2x4 1x4",
+        "8x1 4x1 | 4x2 2x2 | 2x3 1x5",
+        "8x1 4x1 | 4x2 2x2 | 2x5 1x3",
+        "8x1 4x1 | 4x3 2x1 | 2x4 1x4",
+        "8x2 | 4x2 2x2 | 2x4 1x4",
+    ]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "brute_force", "grid"])
+def test_each_point_is_trained_once_the_baseline_first(searched, trained, sampler):
+    heard = Silent()
+    _, study = run_search(searched(trials=14, sampler=sampler), slots=2, progress=heard)
+    done = finished(study)
+    assert len(done) == len({t.user_attrs["name"] for t in done}) == 14 == len(trained.all())
+    assert len(tried(study.trials)) == 14
+    assert next(v for _, v, what in heard.heard if what == "started") == "8x1 4x1 | 4x2 2x2 | 2x4 1x4"
+    assert all(t.user_attrs["folder"].endswith(t.user_attrs["fingerprint"]) for t in done)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "grid"])
+def test_a_space_that_is_exhausted_ends_the_search(searched, trained, sampler):
+    experiment = searched(space="{model.mlp: [mlp, detail_specific, conv_glu]}", trials=50, sampler=sampler)
+    _, study = run_search(experiment)
+    assert len(trained.all()) == 3 and study.user_attrs["exhausted"]
+
+
+def test_more_than_the_baselines_macs_are_rejected_before_training(searched, graded_training):
+    search, study = run_search(searched(trials=10, more="  constraints: {macs: baseline}"), slots=2)
+    bound = search.bounds["macs"]
+    assert all(t.user_attrs["costs"]["macs"] <= bound for t in finished(study)) and len(finished(study)) == 10
+    broken = [t for t in study.trials if t.user_attrs.get("given_back", "").startswith("more macs")]
+    assert all(t.state == TrialState.PRUNED and t.constraints["macs"] > 0 for t in broken)
+    assert len(graded_training.all()) == 10
+    table = build_search_table(search, study, searched(trials=10).config)
+    assert table.complete and "no evidence" in " ".join(table.caption)
+
+
+def test_several_objectives_give_a_front(searched, graded_training):
+    experiment = searched(trials=8, sampler="nsga2", more="  objectives: {val/top1: max, macs: min}")
+    search, study = run_search(experiment)
+    assert len(study.best_trials) >= 1 and all(len(t.values) == 2 for t in finished(study))
+    table = build_search_table(search, study, experiment.config)
+    assert table.head == ("Assignment", "val/top1", "macs", "Params (M)", "GMACs")
+
+
+def test_a_hopeless_run_is_pruned(searched, trained):
+    def curve(config, folder, link):
+        from shunted_lab.tasks.train import Pruned
+
+        good = len(trained.all()) <= 6
+        for epoch in range(3):
+            if link.epoch(epoch, {"val/top1": 0.5 if good else 0.1}):
+                raise Pruned
+
+    trained.script = type("All", (dict,), {"get": lambda self, key, default=None: curve})()
+    _, study = run_search(searched(trials=8, more="  pruner: median"))
+    states = [t.state for t in study.trials if "given_back" not in t.user_attrs]
+    assert states.count(TrialState.PRUNED) == 2 and states.count(TrialState.COMPLETE) == 6
+    assert len(tried(study.trials)) == 8
+
+
+def test_a_search_that_died_goes_on_with_the_point_it_had(searched, trained, tmp_path):
+    trained.script = type(
+        "Second", (dict,), {"get": lambda self, key, d=None: signal.SIGKILL if len(trained.all()) == 2 else None}
+    )()
+    _, study = run_search(searched(trials=4))
+    died = [t for t in study.trials if "died" in t.user_attrs]
+    again = [t for t in finished(study) if t.user_attrs["fingerprint"] == died[0].user_attrs["fingerprint"]]
+    assert len(died) == len(again) == 1 and died[0].params == again[0].params
+    assert len(finished(study)) == 4 and len(trained.all()) == 5
+    _, study = run_search(searched(trials=6))
+    assert len(finished(study)) == 6 and len(trained.all()) == 7
+
+
+def test_a_lost_study_is_rebuilt_with_its_points(searched, graded_training, tmp_path):
+    _, study = run_search(searched(trials=5))
+    before = {t.user_attrs["fingerprint"]: (t.params, t.values) for t in finished(study)}
+    folder = study_folder(searched(trials=5).config)
+    with pytest.raises(ConfigError, match=r"there is a study of this name in .*study\.db; move it away first"):
+        rebuild(folder)
+    for path in folder.glob("study.db*"):
+        path.unlink()
+    assert rebuild(folder) == {"COMPLETE": 5}
+    _, study = run_search(searched(trials=5))
+    assert {t.user_attrs["fingerprint"]: (t.params, t.values) for t in finished(study)} == before
+    assert len(graded_training.all()) == 5
+    with pytest.raises(ConfigError, match="holds no folder of a run"):
+        rebuild(tmp_path / "experiments")
+
+
+CONFIRM = """
+baseline: paper
+seeds: {seeds}
+variants:
+  paper: {{model.rates: [[8, 4], [4, 2], [2, 1], [1]]}}
+confirm: {{search: mine, best: 2}}
+"""
+
+
+def test_the_best_are_confirmed_with_other_seeds(searched, graded_training, tmp_path):
+    experiment = searched(trials=6)
+    (tmp_path / "experiments" / "again.yaml").write_text(CONFIRM.format(seeds=[1, 2]))
+    with pytest.raises(ConfigError, match=r"mine is not finished \(0 of 6 trials\); run experiment=mine first"):
+        take_the_best(compose(["experiment=again"]))
+    _, study = run_search(experiment)
+    found = take_the_best(compose(["experiment=again"]))
+    ranked = sorted(finished(study), key=lambda t: (-t.value, t.number))
+    ranked = [t for t in ranked if t.user_attrs["name"] != "8x1 4x1 | 4x2 2x2 | 2x4 1x4"][:2]
+    assert list(found.variants) == list(found.config.variants) == ["paper", "best1", "best2"]
+    for name, trial in zip(("best1", "best2"), ranked, strict=True):
+        assert found.variants[name].model.rates[0] == read_rates(trial.params["rates[0]"])
+        assert f"{name}: {trial.user_attrs['name']}" in found.config.description
+    (tmp_path / "experiments" / "again.yaml").write_text(CONFIRM.format(seeds=[0, 1]))
+    with pytest.raises(ConfigError, match=r"seeds: \[0\] chose the best in mine; a confirmation needs other seeds"):
+        take_the_best(compose(["experiment=again"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"space": "{rates: [[8, 4], [4, 2], [2, 1], [1]]}"}, r"search\.space\.rates\[0\] has other choices"),
+        ({"space": RATES[:-1] + ", model.mlp: [mlp, detail_specific]}"}, r"search\.space\.model\.mlp is new"),
+        ({"more": "  objectives: {val/loss: min}"}, r"search\.objectives was \{'val/top1': 'max'\}"),
+    ],
+)
+def test_a_search_that_has_changed_is_refused(searched, trained, change, message):
+    run_search(searched(trials=2))
+    with pytest.raises(ConfigError, match=f"was made for another search .*{message}"):
+        search_of(found := searched(trials=2, **change)).open(found.config)
+
+
+def test_another_base_configuration_is_refused(searched, trained):
+    run_search(searched(trials=2))
+    with pytest.raises(ConfigError, match=r"another search \(recipe\.epochs was 4\)"):
+        search_of(found := searched("recipe.epochs=9", trials=2)).open(found.config)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"space": "{rates: [64, 4]}"}, r"search\.space\.rates: .*leaves nothing for stage|64 fits no stage"),
+        ({"space": "{rates: [32, 8, 4, 2, 1]}"}, r"rates: 32 fits no stage; the grids at 64 px are 16, 8, 4, 2"),
+        ({"space": "{rates: [[8], [16, 4], [2], [1]]}"}, r"rates\[1\]: 16 is coarser than the stage's grid of 8"),
+        ({"space": "{rates: [0, 1]}"}, r"rates: \[0, 1\] is neither a list of positive integers"),
+        ({"space": "{rates: [[8, 4], [4, 2]]}"}, r"rates: has 2 lists for 4 stages"),
+        ({"space": "{rates: [[2], [4, 2], [2, 1], [1]]}"}, r"rates\[0\] does not hold '8x1 4x1', which a variant has"),
+        ({"space": "{model.mpl: [mlp, conv_glu]}"}, r"search\.space: model\.mpl: no such key; did you mean 'mlp'"),
+        ({"space": "{seeds: [1, 2]}"}, r"search\.space: 'seeds' cannot vary"),
+        ({"space": "{recipe.lr: {low: 1, high: 0.1}}"}, r"search\.space\.recipe\.lr: needs numbers low < high"),
+        (
+            {"space": "{recipe.lr: {lo: 1, high: 2}}"},
+            r"search\.space\.recipe\.lr: 'lo' is not known; did you mean 'low'",
+        ),
+        ({"space": "{}"}, r"search\.space: \{\} is empty"),
+        ({"sampler": "tpee"}, r"search\.sampler: 'tpee' is not known; did you mean 'tpe'"),
+        (
+            {"more": "  objectives: [val/top1]"},
+            r"search\.objectives: \['val/top1'\] gives no direction; write \{METRIC: max\}",
+        ),
+        (
+            {"more": "  objectives: {val/top1: up}"},
+            r"search\.objectives\.val/top1: 'up' is not known; choices: max, min",
+        ),
+        ({"more": "  objectives: {test/top1: max}"}, r"search\.objectives: 'test/top1' cannot be searched for"),
+        (
+            {"more": "  objectives: {val/top1: max, macs: min}\n  pruner: median"},
+            r"pruner: 'median' needs one objective",
+        ),
+        ({"more": "  constraints: {macs: 10}"}, r"search\.constraints\.macs: 10 is less than the baseline's"),
+        ({"sampler": "grid", "space": "{recipe.lr: {low: 0.001, high: 0.01}}"}, r"sampler: 'grid' needs a step"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_before_anything_starts(searched, change, message):
+    with pytest.raises(ConfigError, match=message):
+        search_of(searched(**change))
+
+
+def test_a_word_cannot_set_what_is_searched(searched):
+    with pytest.raises(ConfigError, match=r"model\.rates=.*searches rates|varies model\.rates"):
+        searched("model.rates=[[1],[1],[1],[1]]")
+
+
+def test_a_search_has_one_seed(searched):
+    with pytest.raises(ConfigError, match=r"seeds: \[0, 1\] are too many for a search"):
+        searched("seeds=[0,1]")
