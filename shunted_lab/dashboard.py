@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 HOST = "127.0.0.1"  # there is no login
-HIDDEN = ("config", "sources", "versions", "launcher")  # attributes that are long, and in the run's folder
+HIDDEN = ("config", "sources", "versions", "launcher", "result")  # attributes that are long, and in the run's folder
 ARTIFACTS = ("table.md", "table.csv", "table.tex", "search.md", "search.csv")
 
 
@@ -185,10 +185,12 @@ class Mirror:
             }
         name = attrs.get("name") or (f"{attrs['variant']}, seed {attrs['seed']}" if "variant" in attrs else "")
         shown = {"name": name} | {
-            k: v for k, v in attrs.items() if k not in ("config", "sources", "versions", "launcher")
+            k: v for k, v in attrs.items() if k not in ("config", "sources", "versions", "launcher", "result")
         }
-        shown |= {k: round(v, 5) for k, v in (attrs.get("metrics") or {}).items()}
-        return create_trial(
+        result = attrs.get("result", {})
+        shown |= {key: value for key, value in result.items() if key not in ("metrics", *HIDDEN)}
+        shown |= {key: round(value, 5) for key, value in result.get("metrics", {}).items()}
+        copied = create_trial(
             state=trial.state,
             values=trial.values,
             params=params,
@@ -197,6 +199,8 @@ class Mirror:
             system_attrs=trial.system_attrs,
             intermediate_values=trial.intermediate_values,
         )
+        copied.datetime_start, copied.datetime_complete = trial.datetime_start, trial.datetime_complete
+        return copied
 
     def _update(self, copy: Study, number: int, trial: FrozenTrial) -> None:
         """Bring the copy of a trial that was not finished up to date."""

@@ -57,7 +57,7 @@ def build_search_table(search: Search, study: Study | None, config: Config) -> S
 
 
 def _row(search: Search, trial: FrozenTrial) -> Sequence[str]:
-    costs = trial.user_attrs["costs"]
+    costs = trial.user_attrs["result"]["costs"]
     name = trial.user_attrs["name"]
     shown = f"{name} ({search.names[name]})" if name in search.names else name
     values = (f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}" for value in trial.values)
@@ -89,8 +89,8 @@ def _verdict(search: Search, base: list[FrozenTrial], top: list[FrozenTrial]) ->
         return ["The baseline is not trained yet."]
     name, way = next(iter(search.config.objectives.items()))
     sign = 1 if way == "max" else -1
-    cost = base[0].user_attrs["costs"]["macs"]
-    cheap = [t for t in top if t.user_attrs["costs"]["macs"] <= cost]
+    cost = _macs(base[0])
+    cheap = [t for t in top if _macs(t) <= cost]
     better = [t for t in cheap if sign * (t.values[0] - base[0].values[0]) > 0]
     if not better:
         return [f"Nothing was found with a better {name} than the baseline at its MACs or fewer."]
@@ -98,14 +98,18 @@ def _verdict(search: Search, base: list[FrozenTrial], top: list[FrozenTrial]) ->
     return [f"Best at the baseline's MACs or fewer: {better[0].user_attrs['name']}, {name} {lead:+.4f}."]
 
 
+def _macs(trial: FrozenTrial) -> float:
+    return trial.user_attrs["result"]["costs"]["macs"]
+
+
 def _csv(names: list[str], trials: list[FrozenTrial]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["trial", "name", *names, "params", "macs", "macs_attention", "seconds", "fingerprint"])
     for t in trials:
-        costs = t.user_attrs["costs"]
+        costs = t.user_attrs["result"]["costs"]
         counts = [costs[key] for key in ("params", "macs", "macs_attention")]
-        more = [t.user_attrs.get("seconds", ""), t.user_attrs["fingerprint"]]
+        more = [t.user_attrs["result"].get("seconds", ""), t.user_attrs["fingerprint"]]
         writer.writerow([t.number, t.user_attrs["name"], *t.values, *counts, *more])
     return out.getvalue()
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from shunted_lab.config import PRESETS, ConfigError, ModelConfig, RunConfig
 from shunted_lab.config import RecipeConfig as Recipe
 
+Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast
 FORMAT = 2  # of run folders and of the study's attributes; a folder of another format is refused
 TRACEBACK = "traceback.txt"  # in the folder of a run that failed
 
@@ -50,7 +51,7 @@ def describe(run: Run, origin: dict[str, Any]) -> None:
         "config": config,
     }
     write_json(run.folder / "run.json", note | origin)
-    (run.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    (run.folder / "config.yaml").write_text(yaml.dump(config, Dumper=Dumper, sort_keys=False, allow_unicode=True))
 
 
 def load_run(folder: Path) -> Run:

@@ -132,6 +132,7 @@ class Launcher:
         self.workers = [Worker(slot) for slot in slots]
         self.origin = origin()
         self._signals = 0
+        self._results: list[tuple[Job, dict[str, Any]]] = []
 
     def run(self) -> None:
         """Train until the queue has nothing left.
@@ -172,19 +173,32 @@ class Launcher:
         for worker in busy:
             if worker.connection in ready or worker.process.sentinel in ready:
                 self._listen(worker)
+        self._keep()
+        if busy and not ready and not self._signals:
+            self.queue.stock()
         return bool(busy)
+
+    def _keep(self) -> None:
+        """Write results into the study."""
+        while self._results:
+            self.queue.done(*self._results.pop(0))
 
     def _fill(self) -> None:
         """Give each free worker a run."""
         for worker in self.workers:
-            if worker.job is None and not self._signals:
-                job = self.queue.take()
-                if job is None:
-                    return
-                if worker.process is None or not worker.process.is_alive():
-                    worker.start()
-                worker.give(job, self.origin)
-                self.progress.started(worker.slot.index, job)
+            if worker.job is None and not self._next(worker):
+                return
+
+    def _next(self, worker: Worker) -> bool:
+        """Give a worker its next run; False if there is none."""
+        job = None if self._signals else self.queue.take()
+        if job is None:
+            return False
+        if worker.process is None or not worker.process.is_alive():
+            worker.start()
+        worker.give(job, self.origin)
+        self.progress.started(worker.slot.index, job)
+        return True
 
     def _listen(self, worker: Worker) -> None:
         """Take one message of a worker, or notice its death."""
@@ -214,8 +228,12 @@ class Launcher:
             while self._turn():
                 pass
             raise ConfigError(message[1])
-        getattr(self.queue, kind)(job, *message[1:])
         self.progress.ended(worker.slot.index, job, kind, message[1] if kind == "done" else None)
+        if kind == "done" and not self.queue.learns:
+            self._next(worker)  # the result is in its folder: the worker need not wait for the database
+            self._results.append((job, message[1]))
+        else:
+            getattr(self.queue, kind)(job, *message[1:])
 
     def _bury(self, worker: Worker) -> None:
         """A worker has died with a run."""
@@ -236,6 +254,7 @@ class Launcher:
 
     def _leave(self) -> None:
         """End all workers; whatever still trains is killed, and goes on from its checkpoint in the next call."""
+        self._keep()
         for worker in self.workers:
             if worker.process is None:
                 continue

@@ -51,6 +51,8 @@ class Queue:
         heartbeat: seconds between signs of life.
     """
 
+    learns = False  # whether the next run depends on the results before it
+
     def __init__(
         self,
         study: Study,
@@ -67,10 +69,13 @@ class Queue:
         self.heartbeat = heartbeat
         self.lock = folder / "launchers" / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.lock.parent.mkdir(parents=True, exist_ok=True)
+        self._launcher = {"host": socket.gethostname(), "lock": str(self.lock.absolute())}
         self._retry_failed = rerun in ("failed", "all")
         self._failed: set[str] = set()  # in this call: a failure is not tried again at once
         stale = rerun in ("stale", "all")
         self.todo = {s.run.fingerprint: s.run for s in states if s.state != "done" and (s.state != "stale" or stale)}
+        self._gone = store.set_aside(study)
+        self._stocked = False
         self._beat = time.monotonic()
 
     def planned(self) -> int:
@@ -99,16 +104,31 @@ class Queue:
     @patient
     def take(self) -> Job | None:
         """The next run, claimed; None if there is none now."""
+        self._stocked = False
         while True:
-            trials = self.study.get_trials(deepcopy=False)
-            if not any(t.state == TrialState.WAITING for t in trials):
-                run = self._next(trials)
-                if run is None:
-                    return None
-                self.study.enqueue_trial({}, user_attrs=store.attributes(run))
+            if not self._enqueue():
+                return None
             job = self._claim(self.study.ask())
             if job is not None:
                 return job
+
+    @patient
+    def stock(self) -> None:
+        """Queue a run ahead, for whoever takes it: while all workers are busy, it costs nobody time."""
+        if not self._stocked:
+            self._stocked = True
+            self._enqueue()
+
+    def _enqueue(self) -> bool:
+        """See to it that a run waits in the study's queue; False if none is left."""
+        trials = self.study.get_trials(deepcopy=False)
+        if any(t.state == TrialState.WAITING for t in trials):
+            return True
+        run = self._next(trials)
+        if run is None:
+            return False
+        self.study.enqueue_trial({}, user_attrs=store.attributes(run) | {"launcher": self._launcher})
+        return True
 
     def _next(self, trials: Sequence[FrozenTrial]) -> Run | None:
         """The first run of the plan that nobody has, or has had too often."""
@@ -123,8 +143,7 @@ class Queue:
         return None
 
     def _counted(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        gone = store.set_aside(self.study)
-        return [trial for trial in trials if trial.number not in gone]
+        return [trial for trial in trials if trial.number not in self._gone]
 
     def _may(self, trials: Sequence[FrozenTrial]) -> bool:
         return self._retry_failed or store.count_attempts(trials) < self.max_attempts
@@ -142,8 +161,8 @@ class Queue:
         return Job(run, trial, cost_values(self.costs[run.variant]))
 
     def _mark(self, trial: Trial) -> None:
-        launcher = {"host": socket.gethostname(), "lock": str(self.lock.absolute())}
-        trial.set_user_attr("launcher", launcher)
+        if trial.user_attrs.get("launcher") != self._launcher:
+            trial.set_user_attr("launcher", self._launcher)
         store.beat(self.study, trial)
 
     def _is_first(self, trial: Trial, run: Run) -> bool:
@@ -178,8 +197,7 @@ class Queue:
     def done(self, job: Job, result: dict[str, Any]) -> None:
         """Keep a result. If the trial was taken from this launcher meanwhile, the result counts all the same."""
         try:
-            for key, value in result.items():
-                job.trial.set_user_attr(key, value)
+            job.trial.set_user_attr("result", result)  # in one piece: each attribute is a transaction
             self.study.tell(job.trial, store.values(self.study, result))
         except (UpdateFinishedTrialError, ValueError):
             if self.study.trials[job.trial.number].state == TrialState.RUNNING:

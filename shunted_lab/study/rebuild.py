@@ -74,7 +74,9 @@ def _take(study: Study, run: Run, search: dict[str, Any] | None) -> TrialState |
         attrs |= {"name": space.label(params), "launcher": {"host": "", "lock": ""}}
     result = read_result(run)
     if result is not None:
-        study.add_trial(create_trial(values=store.values(study, result), user_attrs=result | attrs, **point))
+        study.add_trial(
+            create_trial(values=store.values(study, result), user_attrs=attrs | {"result": result}, **point)
+        )
         return TrialState.COMPLETE
     if (run.folder / TRACEBACK).exists():
         attrs["error"] = (run.folder / TRACEBACK).read_text()

@@ -176,6 +176,8 @@ def make_pruner(config: SearchConfig, base: RunConfig) -> BasePruner:
 class SearchQueue(Queue):
     """Hands out the points of a search, each different one once."""
 
+    learns = True
+
     def __init__(self, study: Study, search: Search, folder: Path, max_attempts: int, heartbeat: int):
         super().__init__(study, [], {}, folder, max_attempts, None, heartbeat)
         self.search = search
@@ -187,6 +189,9 @@ class SearchQueue(Queue):
     def planned(self) -> int:
         """How many points are still to be tried."""
         return max(0, self.search.config.trials - len(tried(self._trials())))
+
+    def stock(self) -> None:
+        """The next point may depend on a result that is still to come: none is queued ahead."""
 
     @patient
     def take(self) -> Job | None:

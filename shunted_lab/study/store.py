@@ -1,7 +1,7 @@
 """The record of an experiment: one Optuna study, every run a trial, and the folders that back it up.
 
-A trial's user attributes name its run (`IDENTITY`) and, when it is done, hold its result, key by key. A result is
-written into the run's folder first, so that a kill between the two loses nothing.
+A trial's user attributes name its run and, when it is done, hold its result. A result is written into the run's folder
+first, so that a kill between the two loses nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from shunted_lab.config import Config, ConfigError
 from shunted_lab.study.folder import Run, is_locked, read_result
 from shunted_lab.study.plan import RunState, study_folder
-
-IDENTITY = ("fingerprint", "variant", "seed", "folder", "config", "sources", "launcher")  # not the result's
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # metric names, heartbeats
@@ -234,7 +232,7 @@ def read_states(runs: Sequence[Run], study: Study | None) -> list[RunState]:
 def _state(run: Run, trials: list[FrozenTrial], other: FrozenTrial | None) -> RunState:
     for trial in trials:
         if trial.state == TrialState.COMPLETE:
-            return RunState(run, "done", {k: v for k, v in trial.user_attrs.items() if k not in IDENTITY})
+            return RunState(run, "done", trial.user_attrs["result"])
     result = read_result(run)
     if result is not None:
         return RunState(run, "done", result)
@@ -318,4 +316,6 @@ def values(study: Study, result: dict[str, Any]) -> list[float]:
 
 def adopt(study: Study, run: Run, result: dict[str, Any], **trial: Any) -> None:
     """Take a result into the study that stands in the run's folder only. `trial`: parameters of a search."""
-    study.add_trial(create_trial(values=values(study, result), user_attrs=result | attributes(run), **trial))
+    study.add_trial(
+        create_trial(values=values(study, result), user_attrs=attributes(run) | {"result": result}, **trial)
+    )

@@ -109,12 +109,13 @@ def test_a_trial_holds_configuration_metrics_costs_origin_and_folder(tmp_path, t
     assert trial.value == 0.5  # the validation side, never the test
     assert (attrs["variant"], attrs["seed"]) == ("non_overlapping", 4)
     assert attrs["config"]["model"]["patch_embed"] == "non_overlapping"
-    assert attrs["metrics"]["test/top1"] == 0.4 and attrs["sources"].keys() >= {"attn: ssa"}
-    assert attrs["costs"] == {"params": 1_000_000, "macs": 3, "macs_attention": 1}
-    assert {"torch", "lightning", "optuna", "python"} <= attrs["versions"].keys()
-    assert attrs["git"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", attrs["git"])
+    result = attrs["result"]
+    assert result["metrics"]["test/top1"] == 0.4 and attrs["sources"].keys() >= {"attn: ssa"}
+    assert result["costs"] == {"params": 1_000_000, "macs": 3, "macs_attention": 1}
+    assert {"torch", "lightning", "optuna", "python"} <= result["versions"].keys()
+    assert result["git"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", result["git"])
     written = json.loads((tmp_path / attrs["folder"] / "result.json").read_text())
-    assert written == {key: attrs[key] for key in attrs if key not in store.IDENTITY}
+    assert written == result
 
 
 def test_a_failed_run_is_tried_again_a_bounded_number_of_times(tmp_path, trained):

@@ -134,7 +134,7 @@ def test_a_space_that_is_exhausted_ends_the_search(searched, trained, sampler):
 def test_more_than_the_baselines_macs_are_rejected_before_training(searched, graded_training):
     search, study = run_search(searched(trials=10, more="  constraints: {macs: baseline}"), slots=2)
     bound = search.bounds["macs"]
-    assert all(t.user_attrs["costs"]["macs"] <= bound for t in finished(study)) and len(finished(study)) == 10
+    assert all(t.user_attrs["result"]["costs"]["macs"] <= bound for t in finished(study)) and len(finished(study)) == 10
     broken = [t for t in study.trials if t.user_attrs.get("given_back", "").startswith("more macs")]
     assert all(t.state == TrialState.PRUNED and t.constraints["macs"] > 0 for t in broken)
     assert len(graded_training.all()) == 10
