@@ -6,6 +6,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 
 sys.path.insert(0, str(Path(__file__).parent / "study"))
 
@@ -41,7 +42,11 @@ def test_a_copy_is_readable_and_follows_the_study(tmp_path, study):
     assert copy.trials[0].params == {"variant": "non_overlapping", "seed": 0}
     assert copy.trials[0].user_attrs["test/top1"] == 0.4 and copy.trials[1].intermediate_values == {0: 0.25}
     assert not {"config", "launcher", "result"} & copy.trials[0].user_attrs.keys()
-    note = "".join(str(v) for k, v in copy.system_attrs.items() if k.startswith("dashboard:note_str"))
+    note = "".join(
+        str(v)
+        for k, v in mirror.storage.get_study_system_attrs(copy._study_id).items()
+        if k.startswith("dashboard:note_str")
+    )
     assert "Which patch embedding earns its cost?" in note and "| the table |" in note
     trial.report(0.5, 1)
     trial.set_user_attr("result", RESULT)
@@ -60,8 +65,9 @@ def test_what_is_done_to_a_copy_does_not_reach_the_study(tmp_path, study):
     mirror.refresh()
     optuna.delete_study(study_name="ablate_embed", storage=mirror.storage)
     assert len(store.open_study(compose(["experiment=ablate_embed", f"runs_dir={tmp_path}/runs"]).config).trials) == 2
-    with dashboard._read_only(path) as storage, pytest.raises(Exception, match="readonly database"):
+    with dashboard._read_only(path) as storage, pytest.raises(StorageInternalError) as error:
         storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "mine")
+    assert "readonly database" in str(error.value.__cause__)
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT count(*) FROM studies").fetchone() == (1,)
     assert len(real.trials) == 2
