@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
@@ -18,7 +19,8 @@ from shunted_lab.study.folder import locked
 from shunted_lab.study.order import Order, Slot, origin, start
 from shunted_lab.study.queue import Job, Queue
 
-CONTEXT = "forkserver"  # imports torch once; each worker is a fork of it
+# A server that imports torch once, and of which each worker is a fork. macOS's libraries do not survive a fork.
+CONTEXT = "spawn" if sys.platform == "darwin" else "forkserver"
 POLL = 0.2  # seconds between looks at Ctrl-C and at the screen
 
 
@@ -82,6 +84,7 @@ def visible_gpus(count: int) -> list[str]:
 
 def warm_up() -> None:
     """Begin to import what trains, in the process that workers are forked from, and return at once."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which measures memory, greets on stderr
     if CONTEXT == "forkserver":
         forkserver.set_forkserver_preload(["shunted_lab.study.worker"])
         forkserver.ensure_running()
