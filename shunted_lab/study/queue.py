@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from shunted_lab.nn import Cost
 from shunted_lab.study import store
-from shunted_lab.study.folder import Run, read_result
+from shunted_lab.study.folder import Run, locked, read_result
 from shunted_lab.study.plan import RunState
 from shunted_lab.study.store import patient
 
@@ -85,10 +85,15 @@ class Queue:
     @patient
     def prepare(self, states: Sequence[RunState]) -> None:
         """Take results into the study that are only in folders, and end what died with its launcher."""
-        complete = store.by_fingerprint(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-        for state in states:
-            if state.state == "done" and state.run.fingerprint not in complete:
-                store.adopt(self.study, state.run, state.result or {})
+        with locked(self.lock.with_name("adopt"), lambda: True):  # one launcher after another
+            known = store.by_fingerprint(self._counted(self.study.get_trials(deepcopy=False)))
+            for state in states:
+                mine = known.get(state.run.fingerprint, [])
+                kept = any(t.state == TrialState.COMPLETE for t in mine)
+                # A living launcher writes the result of its run itself.
+                coming = any(t.state == TrialState.RUNNING and store.is_alive(t) for t in mine)
+                if state.state == "done" and not kept and not coming:
+                    store.adopt(self.study, state.run, state.result or {})
         self.recover()
 
     @patient

@@ -23,7 +23,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from shunted_lab.config import Config, ConfigError
-from shunted_lab.study.folder import Run, is_locked, read_result
+from shunted_lab.study.folder import Run, is_locked, locked, read_result
 from shunted_lab.study.plan import RunState, study_folder
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -79,19 +79,25 @@ def create_study(config: Config, objectives: dict[str, str], sampler: Any = None
         objectives: metric -> `max` or `min`.
         sampler, pruner: of a search.
     """
-    if open_study(config) is None:
-        study_folder(config).mkdir(parents=True, exist_ok=True)
-    for wait in (0.1, 0.3, 1, 3, None):
-        try:
-            storage = _storage(config, create=True)
-            break
-        except sqlalchemy.exc.DBAPIError:  # two launchers that make Optuna's tables at once
-            if wait is None:
-                raise
-            time.sleep(wait)
+    folder = study_folder(config)
+    (folder / "launchers").mkdir(parents=True, exist_ok=True)
+    # One after another: launchers that make Optuna's tables at once see them half made.
+    with locked(folder / "launchers" / "create", lambda: True):
+        for wait in (0.1, 0.3, 1, 3, None):  # launchers whose folders are not the same
+            try:
+                return _create_study(config, objectives, sampler, pruner)
+            except (sqlalchemy.exc.DBAPIError, StorageInternalError):
+                if wait is None:
+                    raise
+                time.sleep(wait)
+    raise AssertionError("unreachable")
+
+
+def _create_study(config: Config, objectives: dict[str, str], sampler: Any, pruner: Any) -> Study:
+    open_study(config)  # refuses a database that is none
     study = optuna.create_study(
         study_name=study_folder(config).name,
-        storage=storage,
+        storage=_storage(config, create=True),
         directions=["maximize" if objectives[name] == "max" else "minimize" for name in objectives],
         sampler=sampler or optuna.samplers.RandomSampler(),
         pruner=pruner or optuna.pruners.NopPruner(),
@@ -158,9 +164,9 @@ def make_storage(url: str, heartbeat: int = 60, max_retry: int = 3) -> RDBStorag
 
 def _connect(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # the driver begins no transaction of its own
+    connection.execute("PRAGMA busy_timeout=60000")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")  # whole after a power cut; what it lacks is in the runs' folders
-    connection.execute("PRAGMA busy_timeout=60000")
 
 
 def beat(study: Study, trial: Trial) -> None:

