@@ -88,6 +88,8 @@ def serve(connection: Connection, slot: Slot) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the launcher says what to do
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = os.getppid()
+    if parent == 1:
+        return  # the launcher has died since it forked this process
     if slot.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)
     if slot.threads is not None:
