@@ -1,14 +1,10 @@
 """The dashboard's copies: readable, up to date, and without any way back to the study."""
 
 import sqlite3
-import sys
-from pathlib import Path
 
 import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
-
-sys.path.insert(0, str(Path(__file__).parent / "study"))
 
 from shunted_lab import dashboard
 from shunted_lab.compose import compose, compose_dashboard

@@ -138,11 +138,11 @@ def locked(path: Path, waiting: Callable[[], bool] = lambda: False) -> Iterator[
 
 def is_locked(path: Path) -> bool:
     """Whether another process holds the lock."""
-    if not path.exists():
-        return False
-    with open(path, "a+") as file:
-        try:
+    try:
+        with open(path, "r+") as file:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            return True
+    except FileNotFoundError:
+        return False
+    except (BlockingIOError, PermissionError):
+        return True
     return False

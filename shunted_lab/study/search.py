@@ -113,8 +113,9 @@ class Search:
         Raises:
             ConfigError: if it was made for another space, other objectives or another base configuration.
         """
-        self.check(store.open_study(config))
-        count = 0 if (old := store.open_study(config)) is None else len(old.get_trials(deepcopy=False))
+        old = store.open_study(config)
+        self.check(old)
+        count = len(old.get_trials(deepcopy=False)) if old else 0
         study = store.create_study(
             config, self.config.objectives, make_sampler(self.config, count), make_pruner(self.config, self.base)
         )

@@ -66,7 +66,7 @@ def open_study(config: Config) -> Study | None:
             return None
         return optuna.load_study(study_name=folder.name, storage=storage)
     except KeyError:
-        return None if config.study.storage else _refuse(where, "it has no study of this name")
+        return None  # of a launcher that was killed before it had made the study, or of other experiments
     except (RuntimeError, ImportError, sqlalchemy.exc.SQLAlchemyError, AssertionError) as error:
         return _refuse(where, _reason(error))
 

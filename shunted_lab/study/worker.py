@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -37,11 +38,10 @@ class Pipe:
 
     def __init__(self, connection: Connection):
         self.connection = connection
-        self._parent = os.getppid()
         self._stop = False
 
     def stopping(self) -> bool:
-        self._stop = self._stop or os.getppid() != self._parent  # where a fork holds the other end open
+        self._stop = self._stop or not _launcher_lives()
         while not self._stop and self.connection.poll():
             self._receive()
         return self._stop
@@ -54,7 +54,10 @@ class Pipe:
             self._stop = True
         answer = None
         while answer is None and not self._stop:
-            answer = self._receive()
+            if self.connection.poll(1):
+                answer = self._receive()
+            else:
+                self._stop = not _launcher_lives()
         return bool(answer)
 
     def _receive(self) -> bool | None:
@@ -66,6 +69,12 @@ class Pipe:
             self._stop = True
             return None
         return message
+
+
+def _launcher_lives() -> bool:
+    """Whether the process that started this one lives. Its pipe does not tell: forks hold the other end open too."""
+    launcher = multiprocessing.parent_process()
+    return launcher is None or launcher.is_alive()
 
 
 class Mute:
@@ -87,9 +96,6 @@ def serve(connection: Connection, slot: Slot) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the launcher says what to do
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    parent = os.getppid()
-    if parent == 1:
-        return  # the launcher has died since it forked this process
     if slot.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)
     if slot.threads is not None:
@@ -98,7 +104,7 @@ def serve(connection: Connection, slot: Slot) -> None:
     while True:
         try:
             while not connection.poll(1):
-                if os.getppid() != parent:
+                if not _launcher_lives():
                     return
             order = connection.recv()
         except (EOFError, OSError):

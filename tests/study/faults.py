@@ -70,6 +70,7 @@ def campaign(folder: Path, kills: int, seed: int) -> dict[str, int]:
         process.join()
         if process.exitcode == 0:
             return killed
+        assert process.exitcode == -signal.SIGKILL, f"the launcher ended with status {process.exitcode}"
 
 
 def check(folder: Path, undisturbed: Path) -> int:

@@ -114,6 +114,13 @@ def test_a_database_that_is_none_is_refused(tmp_path):
         _refuse(tmp_path)
 
 
+def test_a_launcher_that_was_killed_before_it_had_made_the_study_leaves_nothing_in_the_way(tmp_path, trained):
+    (tmp_path / "runs" / "ablate_embed").mkdir(parents=True)
+    store.make_storage(f"sqlite:///{tmp_path}/runs/ablate_embed/study.db").engine.dispose()  # tables, and no study
+    assert store.open_study(experiment_of(tmp_path).config) is None
+    assert names(command(tmp_path, "seeds=[0]")) == ["done"] * 3
+
+
 def test_a_lock_is_held_by_one_process_and_goes_with_it(tmp_path):
     path = tmp_path / "lock"
     context = multiprocessing.get_context("fork")

@@ -102,6 +102,14 @@ def test_a_run_over_two_processes_stops_with_a_checkpoint(tmp_path):
     until(lambda: not folder.is_locked(run.folder / "lock"))
 
 
+def test_a_search_can_ask_for_latency_and_memory(tmp_path, monkeypatch):
+    run = small(tmp_path)
+    monkeypatch.setattr(worker, "train", lambda *args: {"metrics": {"val/top1": 0.5}})
+    result = worker.execute(Order(run, {"params": 7}, origin(), measure=True))
+    assert result["costs"]["params"] == 7 and 0 < result["costs"]["latency"] < 10
+    assert result["costs"]["memory"] > 0  # bytes; torch's profiler counts them on a CPU
+
+
 def test_devices_that_do_not_divide_the_batch_are_refused_by_hand(tmp_path):
     run = small(tmp_path, "launch.devices_per_run=3", "launch.devices=3")
     with pytest.raises(ConfigError, match=r"data\.batch_size: 16 is not divisible by launch\.devices_per_run=3"):
