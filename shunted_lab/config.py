@@ -248,6 +248,8 @@ class Config:
         if self.search is not None:
             require(len(self.seeds) == 1, "seeds", self.seeds, "are too many for a search: its trials share one seed")
             require(self.confirm is None, "confirm", "", "and search exclude each other")
+            known = self.rerun in (None, "failed")
+            require(known, "rerun", self.rerun, "is not for a search, only failed is; begin it anew with runs_dir=...")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -66,7 +66,7 @@ def run(experiment: Experiment, words: list[str]) -> int:
     if config.search is not None:
         return _search(experiment, words, slots, console)
     if config.confirm is not None:
-        experiment = take_the_best(experiment)
+        experiment = take_the_best(experiment, words)
         config = experiment.config
     facts = data_facts(experiment)
     runs = plan_runs(experiment, facts)
@@ -109,7 +109,7 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
     from shunted_lab.report.progress import Progress
     from shunted_lab.report.search import build_search_table, to_terminal, write_search
     from shunted_lab.study.launch import Launcher, warm_up
-    from shunted_lab.study.plan import data_facts, study_folder
+    from shunted_lab.study.plan import check_space, data_facts, study_folder
     from shunted_lab.study.search import Search, SearchQueue
     from shunted_lab.study.store import open_study
     from shunted_lab.tasks import CLASSIFICATION as GOAL
@@ -125,7 +125,9 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
     if slots:
         warm_up()
         study = search.open(config)
-        queue = SearchQueue(study, search, folder, config.launch.max_attempts, config.study.heartbeat)
+        limit, beat = config.launch.max_attempts, config.study.heartbeat
+        queue = SearchQueue(study, search, folder, limit, config.rerun, beat)
+        check_space(config, [search.run(search.baseline)] * queue.planned(), search.baseline_cost())
         queue.prepare([])
         with Progress(console, queue.planned(), len(slots), GOAL.monitor) as progress:
             Launcher(queue, slots, progress).run()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
-from shunted_lab.compose import Experiment, compose
+from shunted_lab.compose import VARIED, Experiment, compose
 from shunted_lab.config import ConfigError
 from shunted_lab.study import store
 from shunted_lab.study.plan import data_facts
 from shunted_lab.study.search import Search, best, tried
 
 
-def take_the_best(experiment: Experiment) -> Experiment:
+def take_the_best(experiment: Experiment, given: Sequence[str] = ()) -> Experiment:
     """The experiment with the best trials of its `confirm.search` as variants `best1`, `best2`, ...
+
+    `given` are the words of the command: what they say of model, data and recipe holds for the search as well.
 
     Raises:
         ConfigError: if the search is not finished, used one of these seeds, or has nothing beside the baseline.
@@ -22,6 +25,7 @@ def take_the_best(experiment: Experiment) -> Experiment:
     assert confirm is not None
     words = [f"experiment={confirm.search}", f"runs_dir={config.runs_dir}", f"smoke={config.smoke}"]
     words += [f"study.storage='{config.study.storage}'"] if config.study.storage else []
+    words += [word for word in given if word.partition("=")[0].split(".")[0] in VARIED]
     found = compose(words)
     if found.config.search is None:
         raise ConfigError(f"confirm.search: {confirm.search} is no search")

@@ -50,9 +50,7 @@ class Search:
         self.first = [self.space.params(run) for run in experiment.variants.values()]
         self.baseline = self.space.params(experiment.variants[config.baseline or ""])
         self.names = {self.space.label(p): name for name, p in zip(experiment.variants, self.first, strict=True)}
-        cost = self.cost(self.run(self.baseline))
-        if isinstance(cost, ConfigError):
-            raise cost
+        (cost,) = self.baseline_cost().values()
         self.bounds = {
             name: float(getattr(cost, name) if bound == "baseline" else bound)
             for name, bound in self.config.constraints.items()
@@ -98,6 +96,14 @@ class Search:
             except ConfigError as error:
                 self._costs[run.fingerprint] = error
         return self._costs[run.fingerprint]
+
+    def baseline_cost(self) -> dict[str, Cost]:
+        """Name of the baseline's point -> its cost."""
+        run = self.run(self.baseline)
+        cost = self.cost(run)
+        if isinstance(cost, ConfigError):
+            raise cost
+        return {run.variant: cost}
 
     def excess(self, cost: Cost) -> dict[str, float]:
         """Constraint -> by how much it is broken; at most 0 is allowed."""
@@ -179,8 +185,16 @@ class SearchQueue(Queue):
 
     learns = True
 
-    def __init__(self, study: Study, search: Search, folder: Path, max_attempts: int, heartbeat: int):
-        super().__init__(study, [], {}, folder, max_attempts, None, heartbeat)
+    def __init__(
+        self,
+        study: Study,
+        search: Search,
+        folder: Path,
+        max_attempts: int = 3,
+        rerun: str | None = None,
+        heartbeat: int = 60,
+    ):
+        super().__init__(study, [], {}, folder, max_attempts, rerun, heartbeat)
         self.search = search
         self.exhausted = False
         self._first = iter(search.first)
@@ -223,7 +237,7 @@ class SearchQueue(Queue):
         """A point that was interrupted, or that failed and may be tried again."""
         for fingerprint, trials in known.items():
             over = all(t.state == TrialState.FAIL for t in trials)
-            if over and fingerprint not in self._failed and store.count_attempts(trials) < self.max_attempts:
+            if over and fingerprint not in self._failed and self._may(trials):
                 return trials[-1].params
         return None
 

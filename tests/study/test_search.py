@@ -54,7 +54,8 @@ def run_search(experiment, slots=1, progress=None):
     """What `run.py` does with a search: the study afterwards."""
     search = search_of(experiment)
     study = search.open(experiment.config)
-    queue = SearchQueue(study, search, study_folder(experiment.config), experiment.config.launch.max_attempts, 60)
+    config = experiment.config
+    queue = SearchQueue(study, search, study_folder(config), config.launch.max_attempts, config.rerun)
     queue.prepare([])
     Launcher(queue, [Slot(i) for i in range(slots)], progress or Silent()).run()
     if queue.exhausted:
@@ -179,6 +180,22 @@ def test_a_search_that_died_goes_on_with_the_point_it_had(searched, trained, tmp
     assert len(finished(study)) == 6 and len(trained.all()) == 7
 
 
+def test_a_point_that_failed_too_often_is_tried_again_on_request(searched, trained):
+    def fails(config, folder, link):
+        raise RuntimeError("loss is nan")
+
+    trained.script = type("All", (dict,), {"get": lambda self, key, default=None: fails})()
+    words = ("launch.max_attempts=1",)
+    for _ in range(2):
+        _, study = run_search(searched(*words, trials=2))
+    assert len(trained.all()) == 2 and len(tried(study.trials)) == 2
+    trained.script = {}
+    _, study = run_search(searched(*words, "rerun=failed", trials=2))
+    assert len(finished(study)) == 2 and len(trained.all()) == 4
+    with pytest.raises(ConfigError, match=r"rerun: all is not for a search, only failed is"):
+        searched("rerun=all")
+
+
 def test_a_lost_study_is_rebuilt_with_its_points(searched, graded_training, tmp_path):
     _, study = run_search(searched(trials=5))
     before = {t.user_attrs["fingerprint"]: (t.params, t.values) for t in finished(study)}
@@ -214,6 +231,8 @@ def test_the_best_are_confirmed_with_other_seeds(searched, graded_training, tmp_
     ranked = sorted(finished(study), key=lambda t: (-t.value, t.number))
     ranked = [t for t in ranked if t.user_attrs["name"] != "8x1 4x1 | 4x2 2x2 | 2x4 1x4"][:2]
     assert list(found.variants) == list(found.config.variants) == ["paper", "best1", "best2"]
+    with pytest.raises(ConfigError, match=r"made for another search \(recipe\.epochs was 4\)"):
+        take_the_best(compose(["experiment=again", "recipe.epochs=9"]), ["experiment=again", "recipe.epochs=9"])
     for name, trial in zip(("best1", "best2"), ranked, strict=True):
         assert found.variants[name].model.rates[0] == read_rates(trial.params["rates[0]"])
         assert f"{name}: {trial.user_attrs['name']}" in found.config.description
