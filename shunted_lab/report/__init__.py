@@ -1,1 +1,1 @@
-"""Tables, derived from a study; never edited by hand, always rebuilt."""
+"""Statistics, tables, figures and pages, derived from a study; never edited by hand, always rebuilt."""

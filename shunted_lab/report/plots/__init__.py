@@ -1,0 +1,23 @@
+"""Figures of a report. Each takes plain data and returns a matplotlib Figure; `to_svg` and `save` make files of it."""
+
+from shunted_lab.report.plots.curves import learning_curves
+from shunted_lab.report.plots.export import save, to_svg
+from shunted_lab.report.plots.fronts import Point, accuracy_against_cost, pareto_front, search_front
+from shunted_lab.report.plots.heatmap import rates_heatmap
+from shunted_lab.report.plots.rows import class_bars, forest, importance
+from shunted_lab.report.plots.style import INK
+
+__all__ = [
+    "INK",
+    "Point",
+    "accuracy_against_cost",
+    "class_bars",
+    "forest",
+    "importance",
+    "learning_curves",
+    "pareto_front",
+    "rates_heatmap",
+    "save",
+    "search_front",
+    "to_svg",
+]

@@ -1,0 +1,91 @@
+"""How variants learn: an accuracy by epoch, as mean and spread over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from shunted_lab.report.plots.style import (
+    COLOURS,
+    GREY,
+    LINES,
+    MARKERS,
+    NAMED,
+    new_axes,
+    percent,
+    settle,
+    shorten,
+    styled,
+)
+
+Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # mean, standard deviation (NaN below two seeds), seeds; by epoch
+
+
+@styled()
+def learning_curves(
+    curves: Mapping[str, Sequence[Sequence[float | None]]], ylabel: str, in_percent: bool = True
+) -> Figure:
+    """A line for the mean of each variant and a band of one standard deviation to both sides.
+
+    Each epoch counts the seeds that have it, so a run that is not finished ends early. Of more than 10 variants only
+    the first, the baseline, has a colour and a band.
+
+    Args:
+        curves: for each variant one sequence a seed, one value an epoch; None or NaN where there is none.
+        ylabel: what the values are.
+        in_percent: whether the values are fractions; a loss is not.
+
+    Raises:
+        ValueError: if there is no value at all.
+    """
+    found = {name: _curve(seeds) for name, seeds in curves.items()}
+    found = {name: curve for name, curve in found.items() if curve[2].any()}
+    if not found:
+        raise ValueError("no variant has a value")
+    figure, axes = new_axes(7.2, 3.8, "both")
+    names = list(found) if len(found) <= NAMED else list(found)[:1]
+    rest = [found[name][0] for name in found if name not in names]
+    handles = []
+    for i, name in enumerate(names):
+        mean, std, _ = found[name]
+        epochs = np.arange(1, len(mean) + 1)
+        look: dict[str, Any] = {
+            "color": COLOURS[i % len(COLOURS)],
+            "linestyle": LINES[i % len(LINES)],
+            "marker": MARKERS[i],
+        }
+        every = max(1, len(mean) // 8)
+        handles += axes.plot(epochs, mean, **look, markevery=every, markersize=4, linewidth=1.5, zorder=3)
+        has_band = np.isfinite(std)
+        if has_band.any():
+            axes.fill_between(
+                epochs, mean - std, mean + std, where=has_band.tolist(), color=look["color"], alpha=0.18, lw=0
+            )
+    if rest:
+        lines = [np.column_stack([np.arange(1, len(mean) + 1), mean]) for mean in rest]
+        axes.add_collection(LineCollection(lines, colors=GREY, linewidths=0.7, alpha=0.5, zorder=2))
+        axes.set_title(f"{len(rest)} further variants in grey")
+    axes.autoscale_view()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if in_percent:
+        percent(axes.yaxis)
+    axes.set(xlabel="Epoch", ylabel=ylabel)
+    figure.legend(handles, [shorten(name) for name in names], loc="outside right upper")
+    return settle(figure)
+
+
+def _curve(seeds: Sequence[Sequence[float | None]]) -> Curve:
+    table = np.full((len(seeds), max((len(seed) for seed in seeds), default=0)), np.nan)
+    for row, seed in zip(table, seeds, strict=True):
+        row[: len(seed)] = np.array(seed, dtype=float)
+    here = np.isfinite(table)
+    n = here.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(here, table, 0).sum(0) / n
+        std = np.sqrt(np.where(here, (table - mean) ** 2, 0).sum(0) / (n - 1))
+    return mean, np.where(n > 1, std, np.nan), n

@@ -1,0 +1,149 @@
+"""Figures of one row a thing: differences to the baseline, importances, accuracies by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from shunted_lab.report.plots.style import (
+    COLOURS,
+    GREY,
+    INK,
+    MARKERS,
+    NAMED,
+    is_number,
+    name_rows,
+    new_axes,
+    percent,
+    points_of_percent,
+    settle,
+    shorten,
+    styled,
+    write_rows,
+)
+
+WIDTH = 6.4  # inches, as these
+ROW, AROUND = 0.23, 0.7
+CLASSES = 30
+Effect = tuple[str, float, float, float, int]  # name, mean, low, high, n
+
+
+@styled()
+def forest(rows: Sequence[Effect], label: str) -> Figure:
+    """Paired differences to the baseline with their intervals, in percentage points; the first row on top.
+
+    Args:
+        rows: name, mean and ends of the interval as fractions, number of pairs. With a NaN interval (one pair) the
+            point is hollow; with a NaN mean (no pair) the row is empty.
+        label: what is compared, e.g. "Top-1 less that of the baseline".
+
+    Raises:
+        ValueError: if no row has a mean.
+    """
+    if not any(is_number(mean) for _, mean, *_ in rows):
+        raise ValueError("no variant has a difference to the baseline")
+    figure, axes = new_axes(WIDTH, AROUND + ROW * len(rows), "x")
+    axes.axvline(0, color=INK, linewidth=0.9, label="zero")
+    sure = [i for i, (_, mean, low, high, _) in enumerate(rows) if all(map(is_number, (mean, low, high)))]
+    single = [i for i, (_, mean, *_) in enumerate(rows) if is_number(mean) and i not in set(sure)]
+    axes.hlines(sure, [rows[i][2] for i in sure], [rows[i][3] for i in sure], colors=COLOURS[0], linewidth=1.8)
+    dot: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 5.5, "color": COLOURS[0]}
+    axes.plot([rows[i][1] for i in sure], sure, **dot, label="interval")
+    axes.plot([rows[i][1] for i in single], single, **dot, fillstyle="none", label="one pair")
+    name_rows(axes, [name for name, *_ in rows])
+    points_of_percent(axes.xaxis)
+    axes.set_xlabel(f"{label} (percentage points)")
+    write_rows(axes, [f"n = {n}" for *_, n in rows], 1.015, "left", size=7)
+    return settle(figure)
+
+
+@styled()
+def importance(names_to_value: Mapping[str, float]) -> Figure:
+    """Horizontal bars, the largest on top. A NaN is left out.
+
+    Raises:
+        ValueError: if no value is left.
+    """
+    known = {name: value for name, value in names_to_value.items() if is_number(value)}
+    if not known:
+        raise ValueError("no importance to show")
+    names = sorted(known, key=lambda name: -known[name])
+    figure, axes = new_axes(WIDTH, AROUND + ROW * len(names), "x")
+    bars = axes.barh(range(len(names)), [known[name] for name in names], height=0.62, color=COLOURS[0])
+    for bar in bars:
+        bar.set_in_layout(False)  # inside of the axes: no need to measure it
+    for row, name in enumerate(names):  # bar_label would take three times as long
+        text = f"\N{NO-BREAK SPACE}{known[name]:.2f}"  # a plain space in front is dropped in SVG
+        axes.text(known[name], row, text, va="center", fontsize=7.5).set_in_layout(False)
+    axes.margins(x=0.08)
+    name_rows(axes, names)
+    axes.set_xlabel("Importance")
+    return settle(figure)
+
+
+@styled()
+def class_bars(class_names: Sequence[str], accuracies: Mapping[str, Sequence[float]]) -> Figure:
+    """A dot a variant on one row a class, sorted by the accuracy of the first variant, the baseline.
+
+    Of more than 30 classes, the 15 with the largest and the 15 with the smallest spread between variants are shown
+    (with one variant: its best and worst). Of more than 10 variants only the baseline has a colour.
+
+    Args:
+        class_names: in the order of the accuracies.
+        accuracies: for each variant one fraction a class; NaN for a class without images.
+
+    Raises:
+        ValueError: for no class, no variant, or another number of accuracies than of classes.
+    """
+    if not class_names or not accuracies:
+        raise ValueError("no classes or no variants to show")
+    for name, values in accuracies.items():
+        if len(values) != len(class_names):
+            raise ValueError(f"{name} has {len(values)} accuracies, there are {len(class_names)} classes")
+    table = np.array(list(accuracies.values()), dtype=float)  # (variants, classes)
+    chosen, note = _chosen(table)
+    chosen = chosen[np.argsort(-table[0, chosen], kind="stable")]
+    table = table[:, chosen]
+    rows = np.arange(len(chosen))
+    names = list(accuracies)
+    figure, axes = new_axes(7.2, AROUND + 0.2 * bool(note) + ROW * len(chosen), "x")
+    axes.hlines(rows, _least(table), -_least(-table), colors=GREY, linewidth=0.8, alpha=0.6)
+    alone = len(names) <= NAMED
+    for i in reversed(range(len(names))):  # the baseline above the others
+        look: dict[str, Any] = {"color": GREY, "marker": "o", "markersize": 2.5}
+        if alone or i == 0:
+            look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i], "markersize": 5.5}
+        axes.plot(table[i], rows, linestyle="none", **look, alpha=0.9, label=shorten(names[i]))
+    name_rows(axes, [class_names[i] for i in chosen])
+    percent(axes.xaxis)
+    axes.set_xlabel("Accuracy")
+    notes = [note] if note else []
+    notes += [] if alone else [f"{len(names) - 1} further variants in grey"]
+    axes.set_title("\n".join(notes))
+    shown = axes.lines[::-1][: len(names) if alone else 1]
+    figure.legend(shown, [str(line.get_label()) for line in shown], loc="outside right upper")
+    return settle(figure)
+
+
+def _chosen(table: np.ndarray) -> tuple[np.ndarray, str]:
+    """Indices of the classes to show, and what to say about those that are not."""
+    classes = table.shape[1]
+    if classes <= CLASSES:
+        return np.arange(classes), ""
+    half = CLASSES // 2
+    if len(table) == 1:
+        key, what = table[0], "best and worst"
+    else:
+        key, what = -_least(-table) - _least(table), "largest and smallest spread between variants"
+    order = np.argsort(-key, kind="stable")  # NaN last
+    order = order[: np.isfinite(key).sum()] if np.isfinite(key).sum() >= CLASSES else order
+    return np.concatenate([order[:half], order[-half:]]), f"{classes} classes; shown: {half} each of {what}"
+
+
+def _least(table: np.ndarray) -> np.ndarray:
+    """By class, NaN where no variant has a value."""
+    least = np.where(np.isnan(table), np.inf, table).min(0)
+    return np.where(np.isinf(least), np.nan, least)
