@@ -56,6 +56,7 @@ def compose(words: list[str]) -> Experiment:
     composer = _Composer(_register(name))
     config = composer.config(words)
     _check_variants(config, chosen, composer.path)
+    config = _expand(config, composer.path)
     variants = {key: composer.variant(words, key, changes) for key, changes in config.variants.items()}
     paper = {}
     if config.paper is not None:
@@ -203,6 +204,32 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def _expand(config: Config, path: Path) -> Config:
+    """Every variant in every setting of `across`, as a variant of its own: `VARIANT-SETTING`."""
+    if not config.across:
+        return config
+    for name, changes in config.across.items():
+        _check_changes("across", name, changes, path)
+        for variant, own in config.variants.items():
+            for key in sorted(own.keys() & changes.keys()):
+                raise ConfigError(f"{path}: across.{name}: {key} is varied by variant '{variant}' already")
+    variants = {
+        f"{variant}-{setting}": own | changes
+        for setting, changes in config.across.items()
+        for variant, own in config.variants.items()
+    }
+    return dataclasses.replace(config, variants=variants)
+
+
+def _check_changes(kind: str, name: str, changes: Mapping[str, Any], path: Path) -> None:
+    """Refuse a name that is no name of a folder, and a key that cannot vary."""
+    if not name or not name.replace("_", "").replace("-", "").replace(".", "").isalnum():
+        raise ConfigError(f"{path}: {kind}: '{name}' is no name for a folder; letters, digits, '_', '-' and '.'")
+    for key in changes:
+        if key.split(".")[0] not in VARIED:
+            raise ConfigError(f"{path}: {kind}.{name}: '{key}' cannot vary; it begins with one of {VARIED}")
+
+
 def _check_variants(config: Config, chosen: dict[str, str], path: Path) -> None:
     """Refuse an experiment without variants or baseline, and a word that would overrule what is varied."""
     if not config.variants:
@@ -211,12 +238,9 @@ def _check_variants(config: Config, chosen: dict[str, str], path: Path) -> None:
         raise ConfigError(f"{path}: baseline: is missing; choices: {', '.join(config.variants)}")
     if config.baseline not in config.variants:
         raise unknown("baseline", config.baseline, config.variants)
-    for name, changes in config.variants.items():
-        if not name or not name.replace("_", "").replace("-", "").replace(".", "").isalnum():
-            raise ConfigError(f"{path}: variants: '{name}' is no name for a folder; letters, digits, '_', '-' and '.'")
+    for name, changes in (config.variants | config.across).items():
+        _check_changes("variants", name, changes, path)
         for key in changes:
-            if key.split(".")[0] not in VARIED:
-                raise ConfigError(f"{path}: variants.{name}: '{key}' cannot vary; it begins with one of {VARIED}")
             for word in chosen:
                 if word == key or word.startswith(key + ".") or (key.startswith(word + ".") and word not in PRESETS):
                     raise ConfigError(f"{word}={chosen[word]}: variant '{name}' of {path} varies {key}; edit it there")

@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -61,6 +61,8 @@ class DataConfig:
     batch_size: int = option(128, "images in a training batch")
     num_classes: int | None = option(None, "number of classes; null counts them")
 
+    synthetic: ClassVar[bool] = False  # said wherever results are shown
+
     def __post_init__(self) -> None:
         require(self.name == type(self).name, "data.name", self.name, f"is fixed: '{type(self).name}'")
         # Strides reach 32 in the fourth stage.
@@ -80,6 +82,34 @@ class EarthConfig(DataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.num_classes == 9, "data.num_classes", self.num_classes, "is wrong: earth has 9 classes")
+
+
+@dataclass
+class ScalesConfig(DataConfig):
+    """SYNTHETIC: two shapes over real textures, whose sizes differ by a known factor (`data/scales/README.md`)."""
+
+    name: str = "scales"
+    image_size: int = option(128, "pixels on each side")
+    batch_size: int = option(64, "images in a training batch")
+    num_classes: int | None = option(6, "number of classes; fixed")
+    size_ratio: float = option(4.0, "diameter of an image's larger object over that of the smaller: 1 to 16")
+    scene_seed: int = option(0, "which scenes; all runs of an experiment see the same")
+    train_images: int = option(4000, "scenes for training")
+    val_images: int = option(500, "scenes for validation")
+    test_images: int = option(1000, "scenes for the test")
+    cache: str | None = option(
+        None, "folder where scenes are kept once drawn; null: ~/.cache/shunted_lab", result=False
+    )
+
+    synthetic: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.num_classes == 6, "data.num_classes", self.num_classes, "is wrong: scales has 6 classes")
+        require(1 <= self.size_ratio <= 16, "data.size_ratio", self.size_ratio, "is not between 1 and 16")
+        require(self.image_size >= 64, "data.image_size", self.image_size, "is too small for its objects: at least 64")
+        at_least(0, "data", self, "scene_seed")
+        at_least(1, "data", self, "train_images", "val_images", "test_images")
 
 
 @dataclass
@@ -230,6 +260,9 @@ class Config:
     seeds: list[int] = option([0, 1, 2], "one run per seed and variant")
     baseline: str | None = option(None, "the variant that the others are compared with")
     variants: dict[str, dict[str, Any]] = option({}, "NAME: {dotted key: value}, one row of the table each")
+    across: dict[str, dict[str, Any]] = option(
+        {}, "SETTING: {dotted key: value}; every variant in each, compared with the baseline in the same one"
+    )
     paper: PaperConfig | None = option(None, "costs at paper scale, and published numbers")
     search: SearchConfig | None = option(None, "a search, in place of variants that are all trained")
     confirm: ConfirmConfig | None = option(None, "take the best of a finished search as variants")
@@ -248,13 +281,22 @@ class Config:
         if self.search is not None:
             require(len(self.seeds) == 1, "seeds", self.seeds, "are too many for a search: its trials share one seed")
             require(self.confirm is None, "confirm", "", "and search exclude each other")
+            require(not self.across, "across", list(self.across), "is not for a search")
             known = self.rerun in (None, "failed")
             require(known, "rerun", self.rerun, "is not for a search, only failed is; begin it anew with runs_dir=...")
+
+    def baseline_of(self, variant: str) -> str:
+        """The variant that another one is compared with: the baseline, in the same setting of `across`."""
+        baseline = self.baseline or ""
+        settings = [name for name in self.across if variant.endswith(f"-{name}")]
+        return f"{baseline}-{max(settings, key=len)}" if settings else baseline
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "model": MODELS,
-    "data": {schema.name: schema() for schema in (EarthConfig, ImageNetConfig, FolderConfig, CIFAR100Config)},
+    "data": {
+        schema.name: schema() for schema in (EarthConfig, ScalesConfig, ImageNetConfig, FolderConfig, CIFAR100Config)
+    },
     "recipe": {"paper": RecipeConfig(), "lite": LITE_RECIPE},
     "launch": {"local": LaunchConfig(), "slurm": SlurmConfig()},
 }
@@ -273,9 +315,21 @@ class RunConfig:
     launch: LaunchConfig
     seed: int
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.data, ScalesConfig):
+            return
+        for name in ("mixup", "cutmix", "random_resized_crop", "rand_augment", "color_jitter", "random_erasing"):
+            value = getattr(self.recipe, name)
+            require(not value, f"recipe.{name}", value, "would cut or hide objects of data=scales; take recipe=lite")
+        require(
+            self.recipe.repeated_aug == 1, "recipe.repeated_aug", self.recipe.repeated_aug, "is not for data=scales"
+        )
+
     def smoke(self) -> RunConfig:
         """The same run, cut down until it only shows that everything works."""
-        data = dataclasses.replace(self.data, batch_size=min(self.data.batch_size, 16))
+        data: DataConfig = dataclasses.replace(self.data, batch_size=min(self.data.batch_size, 16))
+        if isinstance(data, ScalesConfig):
+            data = dataclasses.replace(data, train_images=64, val_images=32, test_images=32)
         recipe = dataclasses.replace(self.recipe, epochs=1, warmup_epochs=0.0, limit_batches=2)
         return dataclasses.replace(self, data=data, recipe=recipe)
 

@@ -112,9 +112,10 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
     from shunted_lab.study.plan import check_space, data_facts, study_folder
     from shunted_lab.study.search import Search, SearchQueue
     from shunted_lab.study.store import open_study
-    from shunted_lab.tasks import CLASSIFICATION as GOAL
+    from shunted_lab.tasks import goal_of
 
     config = experiment.config
+    goal = goal_of(next(iter(experiment.variants.values())).data)
     folder = study_folder(config)
     search = Search(experiment, next(iter(data_facts(experiment).values())))
     study = open_study(config)
@@ -129,7 +130,7 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
         queue = SearchQueue(study, search, folder, limit, config.rerun, beat)
         check_space(config, [search.run(search.baseline)] * queue.planned(), search.baseline_cost())
         queue.prepare([])
-        with Progress(console, queue.planned(), len(slots), GOAL.monitor) as progress:
+        with Progress(console, queue.planned(), len(slots), goal.monitor) as progress:
             Launcher(queue, slots, progress).run()
         if queue.exhausted:
             study.set_user_attr("exhausted", True)
@@ -184,10 +185,11 @@ def _execute(
     from shunted_lab.study.launch import Launcher
     from shunted_lab.study.plan import study_folder
     from shunted_lab.study.queue import Queue
-    from shunted_lab.tasks import CLASSIFICATION as GOAL
+    from shunted_lab.tasks import goal_of
 
     config = experiment.config
-    study = store.create_study(config, {GOAL.monitor: GOAL.mode})
+    goal = goal_of(next(iter(experiment.variants.values())).data)
+    study = store.create_study(config, {goal.monitor: goal.mode})
     if config.rerun == "all":
         store.set_all_aside(study, runs)
     states = store.read_states(runs, study)
@@ -195,7 +197,7 @@ def _execute(
     queue = Queue(study, states, costs, study_folder(config), limit, config.rerun, beat)
     queue.prepare(states)
     if queue.todo:
-        with Progress(console, queue.planned(), len(slots), GOAL.monitor) as progress:
+        with Progress(console, queue.planned(), len(slots), goal.monitor) as progress:
             Launcher(queue, slots, progress).run()
     return store.read_states(runs, study)
 
@@ -207,18 +209,19 @@ def _report(
     paper_costs: dict[str, Cost],
     console: Console,
 ) -> int:
+    from shunted_lab.report.collect import collect
     from shunted_lab.report.render import to_terminal
-    from shunted_lab.report.table import build_table
     from shunted_lab.report.write import write_report
-    from shunted_lab.study.plan import study_folder
 
-    table = build_table(experiment.config, experiment.variants, states, costs, paper_costs)
-    console.print(to_terminal(table))
-    for path in write_report(table, study_folder(experiment.config)):
+    data = collect(experiment, states, costs, paper_costs)
+    console.print(to_terminal(data.table))
+    for path in write_report(data):
         console.print(str(path), markup=False, highlight=False)
+    for problem in data.problems:
+        console.print(f"warning: {problem}", markup=False, highlight=False, soft_wrap=True)
     for line in _failures(states, experiment.config.launch.max_attempts):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return 0 if table.complete else 1
+    return 0 if data.table.complete else 1
 
 
 def _failures(states: list[RunState], limit: int) -> list[str]:

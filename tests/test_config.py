@@ -1,6 +1,7 @@
 """Configuration: what users type, what is refused and how, and what a fingerprint covers."""
 
 import dataclasses
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def own(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_experiment_composes_and_says_its_command(path):
     experiment = compose([f"experiment={path.stem}"])
-    assert experiment.config.baseline in experiment.variants
+    assert all(experiment.config.baseline_of(name) in experiment.variants for name in experiment.variants)
     header = path.read_text().split("\ndefaults:")[0]
     assert f"python -m shunted_lab.run experiment={path.stem}" in header and "Cost" in header
 
@@ -47,6 +48,8 @@ def test_every_shipped_experiment_builds_on_embedded_data_and_at_paper_scale(pat
         assert list(paper) == list(costs)
         changed = [name for name in paper if paper[name] != paper[experiment.config.baseline]]
         assert len(changed) == len(paper) - 1  # each variant costs something else
+    if experiment.config.across:  # of scenes whose sizes are a knob
+        return
     words = ["model=shunted_s", "data=imagenet", "data.root=/data", "recipe=paper"]
     big = compose([f"experiment={path.stem}", *words]).variants
     assert all((run.data.image_size, run.recipe.epochs) == (224, 300) for run in big.values())
@@ -219,3 +222,28 @@ def test_a_fingerprint_covers_all_that_can_change_a_result_and_nothing_else():
 def test_a_fingerprint_is_the_same_in_every_process():
     # A stored value: a change here makes every finished run of every user stale.
     assert compose([*BASE, "recipe=paper"]).variants["conv_stem"].fingerprint("", {}) == "854eb88a0d75d35d"
+
+
+def test_across_makes_every_variant_in_every_setting(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    text = """
+    baseline: a
+    variants: {a: {}, b: {model.mlp: mlp}}
+    across: {small: {data.image_size: 32}, large: {data.image_size: 96}}
+    """
+    path = tmp_path / "experiments" / "grid.yaml"
+    path.write_text(textwrap.dedent(text))
+    found = compose(["experiment=grid"])
+    assert list(found.variants) == ["a-small", "b-small", "a-large", "b-large"]
+    assert found.variants["b-large"].data.image_size == 96 and found.variants["b-large"].model.mlp == "mlp"
+    assert [found.config.baseline_of(name) for name in found.variants] == ["a-small", "a-small", "a-large", "a-large"]
+    path.write_text(textwrap.dedent(text).replace("model.mlp: mlp", "data.image_size: 64"))
+    with pytest.raises(ConfigError, match=r"across\.small: data\.image_size is varied by variant 'b' already"):
+        compose(["experiment=grid"])
+    path.write_text(textwrap.dedent(text).replace("data.image_size: 32", "seeds: 3"))
+    with pytest.raises(ConfigError, match=r"across\.small: 'seeds' cannot vary"):
+        compose(["experiment=grid"])
+    path.write_text(textwrap.dedent(text))
+    with pytest.raises(ConfigError, match=r"data\.image_size=64: .*'small'.* varies data\.image_size"):
+        compose(["experiment=grid", "data.image_size=64"])

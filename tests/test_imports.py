@@ -22,7 +22,7 @@ ARROWS = {
     "data": {"config"},
     "tasks": {"config", "models", "data", "nn"},
     "study": {"config", "compose", "data", "nn", "tasks"},
-    "report": {"config", "compose", "nn", "study"},
+    "report": {"config", "compose", "nn", "tasks", "study"},
     "cost": {"config", "compose", "usage", "nn", "tasks"},
     "run": {"config", "compose", "usage", "nn", "tasks", "study", "report"},
 }

@@ -14,7 +14,8 @@ __all__ = ["DataFacts", "check_data", "make_datamodule"]
 
 
 def make_datamodule(data: DataConfig, recipe: RecipeConfig, seed: int, num_workers: int = 0) -> ImageData:
-    """The data module of a run. Batches are `(B, 3, image_size, image_size)` float32 and `(B,)` int64.
+    """The data module of a run. Batches are `(B, 3, image_size, image_size)` float32 and `(B,)` int64;
+    of data=scales `(B, 6)` float32, the size of each class's object.
 
     Args:
         data: which data set, and its sizes. Its files are taken as checked (`check_data`).

@@ -8,9 +8,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from shunted_lab.config import CIFAR100Config, ConfigError, DataConfig, EarthConfig, FolderConfig, ImageNetConfig
+from shunted_lab.config import (
+    CIFAR100Config,
+    ConfigError,
+    DataConfig,
+    EarthConfig,
+    FolderConfig,
+    ImageNetConfig,
+    ScalesConfig,
+)
 
 EARTH = "earth-1"  # to be counted up when its tiles, labels or sides change
+SCALES = f"scales-1, {EARTH}"  # likewise
 IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision's ImageFolder
 IMAGENET_TRAIN_MIN = 732  # images in the smallest training class of ImageNet-1K
 IMAGENET_VAL = 50  # images in every validation class
@@ -40,6 +49,8 @@ def check_data(data: DataConfig) -> DataFacts:
     """
     if isinstance(data, EarthConfig):
         return DataFacts(9, EARTH)
+    if isinstance(data, ScalesConfig):
+        return DataFacts(6, SCALES)
     assert isinstance(data, FolderConfig)
     root = Path(data.root).expanduser()
     if not root.is_dir():

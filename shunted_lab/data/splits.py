@@ -14,7 +14,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision.datasets import CIFAR100, ImageFolder
 from torchvision.datasets.folder import default_loader
 
-from shunted_lab.config import CIFAR100Config, DataConfig, EarthConfig, FolderConfig, RecipeConfig
+from shunted_lab.config import CIFAR100Config, DataConfig, EarthConfig, FolderConfig, RecipeConfig, ScalesConfig
 from shunted_lab.data.augment import Pictures, Stats, eval_transform, train_transform
 from shunted_lab.data.layout import classes_of, sides_of
 from shunted_lab.data.module import Splits
@@ -49,6 +49,10 @@ def make_splits(data: DataConfig, recipe: RecipeConfig, seed: int) -> Splits:
         from shunted_lab.data.earth.datasets import earth_splits
 
         return earth_splits(data, recipe, seed)
+    if isinstance(data, ScalesConfig):
+        from shunted_lab.data.scales.datasets import scales_splits
+
+        return scales_splits(data, recipe, seed)
     assert isinstance(data, FolderConfig)
     if isinstance(data, CIFAR100Config):
         return _cifar100(data, recipe, seed)

@@ -15,7 +15,6 @@ from shunted_lab.report.table import Row, Table
 if TYPE_CHECKING:
     from rich.console import Group
 
-HEAD = ("Variant", "Params (M)", "GMACs", "Top-1 (%)", "Δ [95 % CI]")
 PAPER_HEAD = ("Variant", "Params (M)", "GMACs", "Paper: top-1 (%)", "Paper: params (M)", "Paper: FLOPs (G)")
 UNKNOWN = "–"
 
@@ -32,17 +31,45 @@ class Block:
 
 def blocks(table: Table) -> list[Block]:
     """The ablation, and the same variants at paper scale if the experiment has `paper:`."""
-    found = [Block(table.title, HEAD, [cells(row) for row in table.rows], " ".join(table.caption))]
+    found = [Block(table.title, head(table), [cells(row, table) for row in table.rows], " ".join(table.caption))]
     if table.paper_title:
         rows = [paper_cells(row) for row in table.rows]
         found.append(Block(table.paper_title, PAPER_HEAD, rows, " ".join(table.paper_caption)))
     return found
 
 
-def cells(row: Row) -> Sequence[str]:
+def head(table: Table) -> Sequence[str]:
+    """The columns; those of measured costs where a variant was measured."""
+    measured = [
+        name for name, there in (("Latency (ms)", has_latency(table)), ("Memory (MB)", has_memory(table))) if there
+    ]
+    metrics = [f"{label} (%)" for label in (table.goal.label, *(label for _, label in table.goal.columns))]
+    return ("Variant", "Params (M)", "GMACs", *measured, *metrics, "Δ [95 % CI]")
+
+
+def has_latency(table: Table) -> bool:
+    return any(row.latency is not None for row in table.rows)
+
+
+def has_memory(table: Table) -> bool:
+    return any(row.memory is not None for row in table.rows)
+
+
+def cells(row: Row, table: Table) -> Sequence[str]:
     """A row's text."""
-    difference = "baseline" if row.is_baseline else _difference(row.difference, row.planned)
-    return row.variant, _millions(row.cost.params), _giga(row.cost.macs), _top1(row), difference
+    measured = [_latency(row)] if has_latency(table) else []
+    measured += [_memory(row)] if has_memory(table) else []
+    difference = "baseline" if row.is_baseline else difference_text(row.difference, row.planned)
+    more = [UNKNOWN if column is None else _mean(column) for column in row.columns]
+    return row.variant, _millions(row.cost.params), _giga(row.cost.macs), *measured, _headline(row), *more, difference
+
+
+def _latency(row: Row) -> str:
+    return UNKNOWN if row.latency is None else f"{1e3 * row.latency:.1f}"
+
+
+def _memory(row: Row) -> str:
+    return UNKNOWN if row.memory is None else f"{row.memory / 1e6:.1f}"
 
 
 def paper_cells(row: Row) -> Sequence[str]:
@@ -60,7 +87,7 @@ def _giga(count: int) -> str:
     return f"{count / 1e9:.3f}"
 
 
-def _top1(row: Row) -> str:
+def _headline(row: Row) -> str:
     """`76.21 ± 0.40 (3)`; with open runs `76.21 ± 0.40 (2 of 3: 1 failed)`."""
     found = row.summary
     if not row.open:
@@ -75,7 +102,7 @@ def _mean(found: Summary) -> str:
     return f"{100 * found.mean:.2f}{spread}"
 
 
-def _difference(found: Difference | None, planned: int) -> str:
+def difference_text(found: Difference | None, planned: int) -> str:
     """`+2.00 [−0.48, +4.48]`; with fewer pairs than planned, or a single one, their number: `+1.00 (n = 1)`."""
     if found is None:
         return UNKNOWN
@@ -121,32 +148,44 @@ def _escape(text: str) -> str:
     return "".join(LATEX.get(letter, letter) for letter in text)
 
 
-CSV_HEAD = (
-    *("variant", "baseline", "params", "macs", "macs_attention", "top1_mean", "top1_std", "n", "n_planned", "open"),
-    *("difference", "difference_low", "difference_high", "n_pairs", "paper_scale_params", "paper_scale_macs"),
-    *("paper_top1", "paper_params", "paper_flops"),
-)
-
-
 def to_csv(table: Table) -> str:
-    """One line a variant, numbers in full: accuracies as fractions, costs as counts; empty where unknown."""
+    """One line a variant with the table's numbers as they are rounded there, each in a column; empty where unknown.
+
+    Accuracies and differences are in percent, as in the table. `runs.csv` has every run in full.
+    """
+    key = table.goal.headline.partition("/")[2]
+    further = [metric.partition("/")[2] for metric, _ in table.goal.columns]
+    names = ["variant", "baseline", "params_m", "gmacs", "latency_ms", "memory_mb", key, f"{key}_std", "n", "n_planned"]
+    names += ["open", *(part for name in further for part in (name, f"{name}_std"))]
+    names += ["difference", "difference_low", "difference_high", "n_pairs", "paper_scale_params_m", "paper_scale_gmacs"]
+    names += ["paper_top1", "paper_params_m", "paper_flops_g"]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_HEAD)
-    for row in table.rows:
-        writer.writerow(["" if isinstance(v, float) and math.isnan(v) else v for v in _csv_values(row)])
+    writer.writerow(names)
+    writer.writerows(_csv_values(row) for row in table.rows)
     return out.getvalue()
 
 
 def _csv_values(row: Row) -> list[object]:
-    s, d = row.summary, row.difference
+    d = row.difference
     states = "; ".join(f"{count} {state}" for state, count in row.open.items())
-    values: list[object] = [row.variant, row.is_baseline, row.cost.params, row.cost.macs, row.cost.macs_attention]
-    values += [s.mean, s.std, s.n] if s else ["", "", 0]
-    values += [row.planned, states]
-    values += [d.mean, d.low, d.high, d.n] if d else [""] * 4
-    values += [row.paper_cost.params, row.paper_cost.macs] if row.paper_cost else ["", ""]
+    values: list[object] = [row.variant, row.is_baseline, _millions(row.cost.params), _giga(row.cost.macs)]
+    values += ["" if text == UNKNOWN else text for text in (_latency(row), _memory(row))]
+    values += [*_csv_summary(row.summary), row.summary.n if row.summary else 0, row.planned, states]
+    values += [text for column in row.columns for text in _csv_summary(column)]
+    values += [percent_text(d.mean), percent_text(d.low), percent_text(d.high), d.n] if d else [""] * 4
+    paper = row.paper_cost
+    values += [_millions(paper.params), _giga(paper.macs)] if paper else ["", ""]
     return values + [row.paper.get(key, "") for key in ("top1", "params", "flops")]
+
+
+def _csv_summary(found: Summary | None) -> list[str]:
+    return [percent_text(found.mean), percent_text(found.std)] if found else ["", ""]
+
+
+def percent_text(fraction: float) -> str:
+    """Two digits after the point; nothing for NaN."""
+    return "" if math.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
 def to_terminal(table: Table) -> Group:

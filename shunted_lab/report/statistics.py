@@ -86,3 +86,75 @@ def smallest_difference(std: float, n: int, confidence: float = 0.95, power: flo
         return power - float((special.ndtr(shift - bar) + special.ndtr(-shift - bar)).mean())
 
     return float(optimize.brentq(lacking, 0, bar.max() + 10)) * std / math.sqrt(n)
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Images that only the first of two models has right (`only_a`), only the second (`only_b`), and the exact p."""
+
+    only_a: int
+    only_b: int
+    p: float
+
+
+def mcnemar(a: np.ndarray, b: np.ndarray) -> McNemar:
+    """McNemar's exact test (two-sided binomial) of two models on the same images.
+
+    Args:
+        a, b: (N,) booleans, whether each image is right.
+    """
+    a, b = np.asarray(a, bool), np.asarray(b, bool)
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return McNemar(only_a, only_b, p)
+
+
+def paired_bootstrap(
+    a: np.ndarray, b: np.ndarray, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Difference:
+    """Mean of a - b over the same images, with the percentile interval of resampled images (Efron and Tibshirani 1993).
+
+    It says what other images of the same kind could have shown of these trained models; seeds are not resampled.
+
+    Args:
+        a, b: (N,) scores in [0, 1] of each image, or (n, N) of n runs, whose means are compared.
+        confidence: of the interval.
+        resamples: how often N images are drawn.
+        seed: of the drawing.
+    """
+    a, b = np.atleast_2d(a).astype(np.float64), np.atleast_2d(b).astype(np.float64)
+    if a.shape[1] != b.shape[1] or not a.size or not b.size:
+        raise ValueError(f"{a.shape[1]} and {b.shape[1]} images cannot be paired")
+    differences = a.mean(0) - b.mean(0)
+    # Few values occur: how often each is drawn has a multinomial distribution, and no image has to be drawn by itself.
+    values, counts = np.unique(differences.round(12), return_counts=True)
+    n = len(differences)
+    draws = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples) @ values / n
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    std = float(differences.std(ddof=1)) if n > 1 else math.nan
+    return Difference(float(differences.mean()), std, float(low), float(high), n)
+
+
+def leave_one_out(
+    values: Mapping[str, Mapping[int, float]], full: str, without: Mapping[str, str], none: str | None = None
+) -> dict[str, Difference | None]:
+    """The main effect of each part, as full model minus the model without it, seed by seed.
+
+    Args:
+        values: variant -> seed -> value.
+        full: the variant with all parts.
+        without: part -> the variant that lacks this part only.
+        none: the variant that lacks all of them. With it there are two more entries: `all parts`, full minus none, and
+            `interaction`, what the effects of single parts leave unexplained of it.
+    """
+    effects = {part: paired_difference(values[full], values[name]) for part, name in without.items()}
+    if none is None:
+        return effects
+    together = {s: values[full][s] - values[none][s] for s in values[full].keys() & values[none].keys()}
+    seeds = set(together).intersection(*(values[name].keys() for name in without.values()))
+    single = {s: sum(values[full][s] - values[name][s] for name in without.values()) for s in seeds}
+    zero = dict.fromkeys(together, 0.0)
+    return effects | {
+        "all parts": paired_difference(together, zero),
+        "interaction": paired_difference({s: together[s] for s in seeds}, single),
+    }

@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any
 
-from shunted_lab.config import Config, RunConfig
+from shunted_lab.config import Config, RunConfig, ScalesConfig
 from shunted_lab.nn.cost import Cost
 from shunted_lab.report.statistics import Difference, Summary, paired_difference, smallest_difference, summarize
 from shunted_lab.study.plan import RunState
+from shunted_lab.tasks import Goal, goal_of
 
 POWER = 0.8
 TINY = 1e-12  # a spread of fractions that is rounding of the arithmetic only
@@ -32,6 +35,9 @@ class Row:
     open: dict[str, int] = field(default_factory=dict)
     paper_cost: Cost | None = None
     paper: Mapping[str, float] = field(default_factory=dict)  # published top1 [%], params [M], flops [G]
+    columns: Sequence[Summary | None] = ()  # the goal's further metrics
+    latency: float | None = None  # seconds of one image's forward pass, median over the runs
+    memory: float | None = None  # bytes that it holds at most, likewise
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Table:
     """Rows and captions; `render` makes text of it."""
 
     title: str
+    goal: Goal
     rows: list[Row]
     caption: list[str]  # sentences
     paper_title: str | None = None
@@ -64,39 +71,68 @@ def build_table(
         states: one for each planned run, in any order.
         costs, paper_costs: by variant, at the experiment's size and at the paper's (empty without `paper:`).
     """
-    states = [_checked(state) for state in states]
-    values: dict[str, dict[int, float]] = {name: {} for name in variants}
+    states = checked(states)
+    goal = goal_of(next(iter(variants.values())).data)
+    values = headlines(variants, states)
+    by_variant: dict[str, list[RunState]] = {name: [] for name in variants}
     for state in states:
-        if state.result is not None:
-            values[state.run.variant][state.run.seed] = state.result["metrics"][state.result["headline"]]
-    baseline = values[config.baseline or ""]
+        by_variant[state.run.variant].append(state)
     rows = []
-    for name in variants:
-        mine = [state for state in states if state.run.variant == name]
+    for name, mine in by_variant.items():
+        baseline = config.baseline_of(name)
+        results = [state.result for state in mine if state.result is not None]
         rows.append(
             Row(
                 name,
                 costs[name],
                 len(mine),
                 summarize(list(values[name].values())) if values[name] else None,
-                None if name == config.baseline else paired_difference(values[name], baseline),
-                name == config.baseline,
+                None if name == baseline else paired_difference(values[name], values[baseline]),
+                name == baseline,
                 _open(mine),
                 paper_costs.get(name),
                 config.paper.rows.get(name, {}) if config.paper else {},
+                [_column(results, metric) for metric, _ in goal.columns],
+                _measured(results, "latency"),
+                _measured(results, "memory"),
             )
         )
     title = f"{config.name}: {config.description}" if config.description else config.name
-    caption = _caption(config, variants, states, rows)
-    return Table(title, rows, caption, *_paper_captions(config, variants))
+    caption = _caption(config, variants, states, rows, goal)
+    return Table(title, goal, rows, caption, *_paper_captions(config, variants))
+
+
+def headlines(variants: Mapping[str, RunConfig], states: Sequence[RunState]) -> dict[str, dict[int, float]]:
+    """Variant -> seed -> the metric of the table, of the runs that are done."""
+    values: dict[str, dict[int, float]] = {name: {} for name in variants}
+    for state in states:
+        if state.result is not None:
+            values[state.run.variant][state.run.seed] = state.result["metrics"][state.result["headline"]]
+    return values
+
+
+def _column(results: Sequence[dict[str, Any]], metric: str) -> Summary | None:
+    found = [result["metrics"][metric] for result in results if metric in result["metrics"]]
+    return summarize(found) if found and len(found) == len(results) else None
+
+
+def _measured(results: Sequence[dict[str, Any]], cost: str) -> float | None:
+    """The median over the runs; None where one of them was not measured, or they ran on several devices."""
+    found = [result.get("costs", {}).get(cost) for result in results]
+    same = len({result["device"] for result in results}) == 1
+    return float(median(found)) if found and same and None not in found else None
+
+
+def checked(states: Sequence[RunState]) -> list[RunState]:
+    """The states, where a run without a finite metric has failed: its NaN would stand for the whole row."""
+    return [_checked(state) for state in states]
 
 
 def _checked(state: RunState) -> RunState:
-    """A run without a finite metric has failed: its NaN would stand for the whole row."""
     if state.result is None:
         return state
     metric = state.result["headline"]
-    value = state.result["metrics"][metric]
+    value = state.result["metrics"].get(metric, math.nan)
     return state if math.isfinite(value) else replace(state, state="failed", result=None, error=f"{metric} is {value}")
 
 
@@ -109,20 +145,32 @@ def _open(states: Sequence[RunState]) -> dict[str, int]:
 
 
 def _caption(
-    config: Config, variants: Mapping[str, RunConfig], states: Sequence[RunState], rows: Sequence[Row]
+    config: Config, variants: Mapping[str, RunConfig], states: Sequence[RunState], rows: Sequence[Row], goal: Goal
 ) -> list[str]:
     results = [state.result for state in states if state.result is not None]
     lines = ["SMOKE TEST, not a result: a few batches of training."] if config.smoke else []
     lines += [_incomplete(states)] if any(row.open for row in rows) else []
-    lines += _shared({name: _accuracy_of(run, _sizes(run, states)) for name, run in variants.items()})
+    sizes = {(run.data.name, str(run.data)): _sizes(run, states) for run in variants.values()}
+    lines += _shared(
+        {name: _accuracy_of(run, goal, sizes[run.data.name, str(run.data)]) for name, run in variants.items()}
+    )
     lines += _shared({name: _training_of(run) for name, run in variants.items()})
     devices = sorted({result["device"] for result in results})
     lines.append(f"Trained on {', '.join(devices)}." if devices else "Nothing is trained yet.")
     lines.append(
         f"Mean ± standard deviation over n seeds ({', '.join(map(str, config.seeds))}); "
-        f"Δ: paired difference to {config.baseline} with its 95 % t-interval, in percentage points."
+        f"Δ: paired difference to {_compared(config)} with its 95 % t-interval, in percentage points."
     )
+    if any(row.latency is not None for row in rows):
+        lines.append(
+            "Latency and peak memory above the weights: one image, forward, on that device, after training and "
+            "perhaps beside other workers; median over runs."
+        )
     return lines + _proof(config, rows)
+
+
+def _compared(config: Config) -> str:
+    return f"{config.baseline} in the same of {', '.join(config.across)}" if config.across else str(config.baseline)
 
 
 def _shared(sentences: Mapping[str, str]) -> list[str]:
@@ -144,10 +192,13 @@ def _sizes(run: RunConfig, states: Sequence[RunState]) -> Mapping[str, int] | No
     return done[0].get("sizes") if done else None
 
 
-def _accuracy_of(run: RunConfig, sizes: Mapping[str, int] | None) -> str:
+def _accuracy_of(run: RunConfig, goal: Goal, sizes: Mapping[str, int] | None) -> str:
     images = f" ({sizes['test']:,} images; training {sizes['train']:,}, validation {sizes['val']:,})" if sizes else ""
     size = run.data.image_size
-    return f"Top-1 accuracy on the test split of {run.data.name}{images} at {size} x {size}; costs at the same size."
+    kind = "SYNTHETIC images, " if run.data.synthetic else ""
+    more = f", size ratio {run.data.size_ratio:g}" if isinstance(run.data, ScalesConfig) else ""
+    where = f"{kind}test split of {run.data.name}{more}{images}"
+    return f"{goal.meaning} on the {where} at {size} x {size}; costs at the same size."
 
 
 def _incomplete(states: Sequence[RunState]) -> str:
@@ -172,7 +223,7 @@ def _proof(config: Config, rows: Sequence[Row]) -> list[str]:
         lines.append(f"No spread over seeds, which proves nothing about others: {', '.join(same)}.")
     undecided = [name for name, difference in differences.items() if difference.holds_zero]
     if undecided:
-        lines.append(f"Not told apart from {config.baseline} by these seeds: {', '.join(undecided)}.")
+        lines.append(f"Not told apart from {_compared(config)} by these seeds: {', '.join(undecided)}.")
     return lines
 
 

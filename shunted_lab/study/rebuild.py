@@ -20,7 +20,7 @@ from shunted_lab.study import store
 from shunted_lab.study.folder import TRACEBACK, Run, load_run, read_result
 from shunted_lab.study.search import SEARCH
 from shunted_lab.study.space import Space
-from shunted_lab.tasks import CLASSIFICATION as GOAL
+from shunted_lab.tasks import goal_of
 
 
 def rebuild(folder: Path, url: str | None = None) -> dict[str, int]:
@@ -37,7 +37,8 @@ def rebuild(folder: Path, url: str | None = None) -> dict[str, int]:
         raise ConfigError(f"{folder}: holds no folder of a run; name the folder of a study, e.g. runs/ablate_embed")
     storage = store.make_storage(url or f"sqlite:///{folder / 'study.db'}")
     search = json.loads((folder / SEARCH).read_text()) if (folder / SEARCH).exists() else None
-    objectives = search["objectives"] if search else {GOAL.monitor: GOAL.mode}
+    goal = goal_of(load_run(notes[0].parent).config.data)
+    objectives = search["objectives"] if search else {goal.monitor: goal.mode}
     try:
         study = optuna.create_study(
             study_name=folder.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as L
@@ -18,6 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from shunted_lab.config import RecipeConfig
 from shunted_lab.nn import Pyramid
 from shunted_lab.tasks import CLASSIFICATION
+from shunted_lab.tasks.predictions import Predictions
 
 
 class Classification(L.LightningModule):
@@ -29,14 +31,34 @@ class Classification(L.LightningModule):
         super().__init__()
         self.net = net
         self.recipe = recipe
+        self.num_classes = num_classes
         self.batch_size = batch_size
         self.seed = seed
-        accuracies: dict[str, Any] = {"top1": MulticlassAccuracy(num_classes, average="micro")}
-        if num_classes > 5:
-            accuracies["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
-        metrics = MetricCollection(accuracies)
+        metrics = self.make_metrics()
         self.metrics = nn.ModuleDict({s: metrics.clone(prefix=f"{s}/") for s in ("val", "test")})
         self.mixup = _mixup(recipe, num_classes)
+        self.predicted: list[tuple[Tensor, ...]] = []  # of the last test, batch by batch
+
+    def make_metrics(self) -> MetricCollection:
+        """What is measured on the validation and test sides."""
+        accuracies: dict[str, Any] = {"top1": MulticlassAccuracy(self.num_classes, average="micro")}
+        if self.num_classes > 5:
+            accuracies["top5"] = MulticlassAccuracy(self.num_classes, average="micro", top_k=5)
+        return MetricCollection(accuracies)
+
+    def loss(self, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        """Of labels (B,), or of probabilities (B, num_classes) after mixup."""
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+
+    def predict(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """What is kept of a test batch: labels, classes and their probability."""
+        confidence, predicted = logits.float().softmax(1).max(1)
+        return labels, predicted, confidence
+
+    def predictions(self, class_names: Sequence[str]) -> Predictions:
+        """Of the whole test side, after `trainer.test`."""
+        labels, predicted, *rest = (torch.cat(parts).cpu().numpy() for parts in zip(*self.predicted, strict=True))
+        return Predictions(labels, predicted, rest[0] if rest else None, tuple(class_names))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net(images)
@@ -58,13 +80,18 @@ class Classification(L.LightningModule):
             images, targets = self._mix(images, labels, index)
         logits = self(images)
         smoothing = self.recipe.label_smoothing if training and self.mixup is None else 0.0
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        loss = self.loss(logits.float(), targets, smoothing)
         self.log(f"{split}/loss", loss, on_epoch=True, on_step=training, batch_size=len(images), sync_dist=not training)
         if not training:
             metrics = self.metrics[split]
             metrics.update(logits, labels)  # type: ignore[operator]
             self.log_dict(metrics, on_epoch=True, prog_bar=True, batch_size=len(images))  # type: ignore[arg-type]
+        if split == "test":
+            self.predicted.append(self.predict(logits, labels))
         return loss
+
+    def on_test_epoch_start(self) -> None:
+        self.predicted = []
 
     def _mix(self, images: Tensor, labels: Tensor, index: int) -> tuple[Tensor, Tensor]:
         """Mixup and CutMix by timm, from numpy's global generator: seeded for this batch and put back afterwards."""

@@ -18,11 +18,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.trainer.states import TrainerFn
 
-from shunted_lab.config import ConfigError, RunConfig
+from shunted_lab.config import ConfigError, RunConfig, ScalesConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.nn import device_name, init_weights
+from shunted_lab.tasks import goal_of
 from shunted_lab.tasks.classification import Classification
+from shunted_lab.tasks.history import History
 from shunted_lab.tasks.model import build_model
+from shunted_lab.tasks.objects import Objects
 
 
 class Link(Protocol):
@@ -48,7 +51,7 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
 
     Args:
         config: the run's whole configuration.
-        folder: gets `checkpoints/` and TensorBoard's events.
+        folder: gets `checkpoints/`, TensorBoard's events, `history.csv` and `predictions.npz`.
         link: who follows the run; only the first rank of a run over several devices speaks to it.
         progress: show a progress bar.
 
@@ -65,8 +68,9 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
     batch_size = share(config.data.batch_size, launch.devices_per_run)
     data = make_datamodule(replace(config.data, batch_size=batch_size), config.recipe, config.seed, launch.num_workers)
     task = make_task(config, data.num_classes)
+    folder.mkdir(parents=True, exist_ok=True)
     clock, follow = Clock(), Follow(link, folder / "checkpoints" / STOPPED)
-    trainer = make_trainer(config, folder, [clock, follow], progress)
+    trainer = make_trainer(config, folder, [clock, History(folder), follow], progress)
     start = newest(folder / "checkpoints")
     if start is not None and start.name == STOPPED:
         state = torch.load(start, weights_only=True, map_location="cpu")
@@ -83,6 +87,8 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
     # Also for the last epoch: after a kill between the last checkpoint and the test, fit has nothing left to validate.
     metrics |= _values(trainer.validate(task, data, verbose=False))
     metrics |= _values(trainer.test(task, data, verbose=False))
+    if trainer.is_global_zero:
+        task.predictions(data.class_names).write(folder)
     return {
         "metrics": metrics,
         "headline": task.goal.headline,
@@ -118,12 +124,16 @@ def make_task(config: RunConfig, num_classes: int) -> Classification:
     net = build_model(config.model, num_classes)
     init_weights(net, config.seed)
     batch_size = share(config.data.batch_size, config.launch.devices_per_run)
+    if isinstance(config.data, ScalesConfig):
+        from shunted_lab.data.scales.datasets import bins_of
+
+        return Objects(net, config.recipe, num_classes, batch_size, config.seed, bins_of(config.data))
     return Classification(net, config.recipe, num_classes, batch_size, config.seed)
 
 
 def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], progress: bool) -> L.Trainer:
     """The one Trainer: a checkpoint after each epoch, TensorBoard, and no output of its own."""
-    recipe, goal = config.recipe, Classification.goal
+    recipe, goal = config.recipe, goal_of(config.data)
     # Two callbacks: with save_last, one alone writes last.ckpt only when the best one has changed.
     keep: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     checkpoints = [ModelCheckpoint(filename="last", **keep)]

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from shunted_lab.report.statistics import paired_difference, smallest_difference, summarize
+from shunted_lab.report.statistics import (
+    leave_one_out,
+    mcnemar,
+    paired_bootstrap,
+    paired_difference,
+    smallest_difference,
+    summarize,
+)
 
 
 def by_seed(values) -> dict[int, float]:
@@ -91,3 +98,72 @@ def test_the_smallest_difference_agrees_with_the_noncentral_t():
     shift = smallest_difference(1.0, 30) * math.sqrt(30)
     assert stats.nct.sf(stats.t.ppf(0.975, 29), 29, shift) == pytest.approx(0.8, abs=1e-3)
     assert math.isnan(smallest_difference(math.nan, 1)) and smallest_difference(0.0, 3) == 0
+
+
+def test_mcnemar_is_the_exact_binomial_test():
+    from scipy import stats
+
+    a = np.array([1] * 30 + [0] * 12 + [1] * 50 + [0] * 8, bool)
+    b = np.array([0] * 30 + [1] * 12 + [1] * 50 + [0] * 8, bool)
+    found = mcnemar(a, b)
+    tail = sum(stats.binom.pmf(k, 42, 0.5) for k in range(13))
+    assert (found.only_a, found.only_b) == (30, 12) and found.p == pytest.approx(2 * tail)
+    assert mcnemar(a, a).p == 1.0
+
+
+def test_paired_bootstrap_agrees_with_scipy_and_with_the_closed_form():
+    from scipy import stats
+
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 400)) < np.array([[0.8], [0.7]])
+    found = paired_bootstrap(a, b)
+    difference = a.astype(float) - b
+    same = stats.bootstrap((difference,), np.mean, n_resamples=10_000, method="percentile", rng=1)
+    assert found.mean == pytest.approx(difference.mean()) and found.n == 400
+    assert (found.low, found.high) == pytest.approx(same.confidence_interval, abs=0.003)
+    half = 1.96 * difference.std(ddof=1) / 400**0.5
+    assert found.high - found.low == pytest.approx(2 * half, rel=0.04)
+
+
+def test_paired_bootstrap_compares_means_over_seeds():
+    a = np.array([[1, 1, 0, 0], [1, 0, 0, 0]])
+    b = np.array([[0, 1, 0, 0], [0, 0, 0, 0]])
+    found = paired_bootstrap(a, b)
+    assert found.mean == pytest.approx(0.25) and found.low == 0.0 and found.high <= 1.0
+    with pytest.raises(ValueError, match="4 and 3 images cannot be paired"):
+        paired_bootstrap(a, b[:, :3])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["t", "bootstrap"])
+def test_95_percent_intervals_hold_the_truth_in_93_to_97_percent_of_simulations(kind):
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(2000):
+        if kind == "t":  # 5 seeds, normal differences around 0.01
+            values = dict(enumerate(0.01 + 0.02 * rng.standard_normal(5)))
+            found = paired_difference(values, dict.fromkeys(values, 0.0))
+        else:  # 300 images, right with 0.8 and 0.75, not independent
+            b = rng.random(300) < 0.75
+            a = np.where(b, rng.random(300) < 0.92, rng.random(300) < 0.48)
+            found = paired_bootstrap(a, b, resamples=1000, seed=int(rng.integers(1 << 30)))
+        truth = 0.01 if kind == "t" else 0.75 * 0.92 + 0.25 * 0.48 - 0.75
+        held += found.low <= truth <= found.high
+    assert 0.93 <= held / 2000 <= 0.97
+
+
+def test_leave_one_out_gives_main_effects_and_what_they_leave_unexplained():
+    seeds = range(4)
+    noise = [0.0, 0.01, -0.02, 0.005]
+    values = {
+        "full": {s: 0.80 + noise[s] for s in seeds},
+        "no_a": {s: 0.77 + noise[s] for s in seeds},
+        "no_b": {s: 0.79 + noise[s] for s in seeds},
+        "none": {s: 0.70 + noise[s] for s in seeds},
+    }
+    found = leave_one_out(values, "full", {"a": "no_a", "b": "no_b"}, "none")
+    means = {name: d.mean for name, d in found.items()}
+    assert means == pytest.approx({"a": 0.03, "b": 0.01, "all parts": 0.10, "interaction": 0.06})
+    assert list(leave_one_out(values, "full", {"a": "no_a"})) == ["a"]
+    del values["no_b"][2]
+    assert leave_one_out(values, "full", {"a": "no_a", "b": "no_b"}, "none")["interaction"].n == 3

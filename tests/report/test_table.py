@@ -16,7 +16,7 @@ from shunted_lab.compose import Experiment, compose
 from shunted_lab.nn.cost import Cost
 from shunted_lab.report.render import blocks, to_csv, to_latex, to_markdown, to_terminal
 from shunted_lab.report.table import Table, build_table
-from shunted_lab.report.write import write_report
+from shunted_lab.report.write import write_tables
 from shunted_lab.study.plan import Run, RunState
 
 ACCURACY = {
@@ -237,15 +237,55 @@ def test_markdown_is_a_table():
     assert {line.count("|") for line in lines} == {6, 7} and len(lines) == 10
 
 
-def test_csv_reads_back_in_full_precision():
-    read = pd.read_csv(io.StringIO(to_csv(table()))).set_index("variant")
+def test_csv_has_the_tables_numbers_as_they_are_rounded_there():
+    read = pd.read_csv(io.StringIO(to_csv(table())), dtype=str).set_index("variant")
     row = read.loc["overlapping"]
-    assert row.top1_mean == pytest.approx(0.74) and row.top1_std == pytest.approx(0.03)
-    assert row.difference == pytest.approx(0.02) and row.n_pairs == 3 and row.macs == 21_424_320
-    assert row.difference_low == pytest.approx(0.02 - 4.302652729911275 * 0.01 / 3**0.5)
-    assert read.baseline.to_dict() == {"non_overlapping": True, "overlapping": False, "conv_stem": False}
-    assert read.loc["conv_stem"].paper_top1 == 82.9 and pd.isna(row.paper_top1)
-    assert read.paper_scale_macs.unique().tolist() == [4_993_077_312]
+    assert (row.params_m, row.gmacs, row.top1, row.top1_std, row.n) == ("2.00", "0.021", "74.00", "3.00", "3")
+    assert (row.difference, row.difference_low, row.difference_high, row.n_pairs) == ("2.00", "-0.48", "4.48", "3")
+    assert read.baseline.to_dict() == {"non_overlapping": "True", "overlapping": "False", "conv_stem": "False"}
+    assert read.loc["conv_stem"].paper_top1 == "82.9" and pd.isna(row.paper_top1)
+    assert read.paper_scale_gmacs.unique().tolist() == ["4.993"] and read.latency_ms.isna().all()
+    shown = blocks(table())[0].rows[1]
+    assert shown[1:3] == (row.params_m, row.gmacs) and shown[3] == f"{row.top1} ± {row.top1_std} ({row.n})"
+
+
+def test_measured_costs_stand_in_the_table_where_all_runs_of_a_device_have_them():
+    runs = [
+        dataclasses.replace(s, result=s.result | {"costs": {"latency": 0.01 * (1 + s.run.seed), "memory": 7e5}})
+        if s.run.variant != "conv_stem" or s.run.seed
+        else s
+        for s in states(experiment())
+    ]
+    block = blocks(table(runs=runs))[0]
+    assert block.head[3:5] == ("Latency (ms)", "Memory (MB)")
+    assert [line[3:5] for line in block.rows] == [("20.0", "0.7"), ("20.0", "0.7"), ("–", "–")]
+    assert "Latency and peak memory above the weights" in block.caption
+
+
+def test_rows_across_settings_are_compared_within_their_setting():
+    found = compose(["experiment=scale_study", "seeds=[0,1]"])
+    value = {"ratio1": 0.5, "ratio4": 0.6, "ratio16": 0.7}
+    runs = []
+    for name, run in found.variants.items():
+        for seed in (0, 1):
+            score = value[name.rpartition("-")[2]] + (0.03 if name.startswith("ssa") else 0.0) + 0.001 * seed
+            metrics = {"test/recall": score, "test/recall_small": 0.4, "test/recall_large": 0.8}
+            done = {"metrics": metrics, "headline": "test/recall", "device": "x"}
+            runs.append(RunState(Run(name, seed, run, f"{name}{seed}", Path(name)), "done", done))
+    costs = dict.fromkeys(found.variants, Cost(1, 1, 1, 0))
+    made = build_table(found.config, found.variants, runs, costs, {})
+    rows = {row.variant: row for row in made.rows}
+    assert [name for name, row in rows.items() if row.is_baseline] == [
+        f"one_rate_coarse-ratio{ratio}" for ratio in (1, 4, 16)
+    ]
+    for setting in value:
+        assert rows[f"ssa-{setting}"].difference.mean == pytest.approx(0.03)
+        assert rows[f"msa-{setting}"].difference.mean == pytest.approx(0.0)
+    block = blocks(made)[0]
+    assert block.head[3:7] == ("Recall (%)", "Small (%)", "Medium (%)", "Large (%)")
+    assert block.rows[0][4:7] == ("40.00 ± 0.00", "–", "80.00 ± 0.00")
+    assert "SYNTHETIC images" in block.caption and "size ratio 16" in block.caption
+    assert "paired difference to one_rate_coarse in the same of ratio1, ratio4, ratio16" in block.caption
 
 
 def test_latex_escapes_what_latex_would_read():
@@ -266,16 +306,16 @@ def test_latex_compiles(tmp_path):
 
 
 def test_a_report_is_written_whole_and_again(tmp_path):
-    paths = write_report(table(), tmp_path)
+    paths = write_tables(table(), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.md", "table.tex"]
     before = [path.read_text() for path in paths]
-    write_report(table(), tmp_path)
+    write_tables(table(), tmp_path)
     assert [path.read_text() for path in paths] == before
 
 
 def test_a_report_is_written_as_utf8_whatever_the_locale(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_text", _ascii_by_default(Path.write_text))
-    assert "Δ" in write_report(table(), tmp_path)[0].read_text(encoding="utf-8")
+    assert "Δ" in write_tables(table(), tmp_path)[0].read_text(encoding="utf-8")
 
 
 def _ascii_by_default(write_text):

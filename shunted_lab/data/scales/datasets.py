@@ -1,0 +1,119 @@
+"""Scenes as data sets: drawn once into a cache of files, then read in batches."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from shunted_lab.config import ConfigError, RecipeConfig, ScalesConfig
+from shunted_lab.data.augment import symmetry, turn
+from shunted_lab.data.earth.datasets import STATS
+from shunted_lab.data.module import Key, Splits
+from shunted_lab.data.scales.scene import BINS, CLASS_NAMES, LARGEST, SIDES, SMALLEST, VERSION, Scene, draw_scene
+
+
+def scales_splits(data: ScalesConfig, recipe: RecipeConfig, seed: int) -> Splits:
+    """Training, validation and test scenes. The scenes are those of `data.scene_seed`; `seed` turns and flips them."""
+    train, val, test = (SceneBatches(data, side, recipe if side == "train" else None, seed) for side in SIDES)
+    return Splits(train, val, test, CLASS_NAMES)
+
+
+def bins_of(data: ScalesConfig) -> dict[str, tuple[float, float]]:
+    """The ranges of sizes (shares of the image's side) that objects of this configuration can have."""
+    low, high = math.log(SMALLEST), math.log(LARGEST)
+    step = math.log(data.size_ratio)
+    spans = [(low, high - step), (low + step, high)]  # of the smaller and of the larger object
+    return {
+        name: (a, b)
+        for name, (a, b) in BINS.items()
+        if any(max(math.exp(first), a) < min(math.exp(last) * 1.0001, b) for first, last in spans)
+    }
+
+
+def scene_of(data: ScalesConfig, side: str, index: int) -> Scene:
+    """A scene with its boxes and masks, drawn anew: it is the image that a run has seen."""
+    return draw_scene(data.scene_seed, side, index, data.image_size, data.size_ratio)
+
+
+class SceneBatches(Dataset[tuple[Tensor, Tensor]]):
+    """Batches `(B, 3, S, S)` (channels last in memory) and `(B, K)` float32: for each class the diameter of its object
+    as a share of the image's side, 0 where there is none. With a recipe: a training side, indexed by key."""
+
+    def __init__(self, data: ScalesConfig, side: str, recipe: RecipeConfig | None = None, seed: int = 0):
+        self.images, self.sizes = cached(data, side)
+        self.recipe = recipe
+        self.seed = seed
+        self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in STATS)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitems__(self, keys: Sequence[Key | int]) -> tuple[Tensor, Tensor]:
+        indices = [key if isinstance(key, int) else key[1] for key in keys]
+        batch = self.images[indices]
+        for place, key in enumerate(keys):
+            if self.recipe is not None and not isinstance(key, int):
+                batch[place] = turn(batch[place], symmetry(np.random.default_rng([self.seed, *key]), self.recipe))
+        images = torch.from_numpy(batch).permute(0, 3, 1, 2).float().sub_(self.mean).div_(self.std)
+        return images, torch.from_numpy(self.sizes[indices])
+
+
+def cached(data: ScalesConfig, side: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images `(N, S, S, 3)` uint8, mapped from a file, and sizes `(N, K)` float32; drawn where they are not yet.
+
+    Processes that draw at the same time write the same bytes; the first to finish wins.
+
+    Raises:
+        ConfigError: if the cache cannot be written.
+    """
+    count = {"train": data.train_images, "val": data.val_images, "test": data.test_images}[side]
+    name = f"scales{VERSION}-seed{data.scene_seed}-ratio{data.size_ratio:g}-{data.image_size}px-{side}{count}"
+    folder = cache_folder(data) / name
+    try:
+        if not folder.exists():
+            _draw(data, side, count, folder)
+        return np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "sizes.npy")
+    except OSError as error:
+        raise ConfigError(
+            f"data.cache: {folder} cannot be written or read ({error.strerror}); set data.cache=FOLDER"
+        ) from None
+
+
+def cache_folder(data: ScalesConfig) -> Path:
+    """`data.cache`, or `shunted_lab` in the user's folder of caches (XDG_CACHE_HOME)."""
+    if data.cache is not None:
+        return Path(data.cache).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shunted_lab"
+
+
+def _draw(data: ScalesConfig, side: str, count: int, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        size = data.image_size
+        images = np.lib.format.open_memmap(
+            temporary / "images.npy", mode="w+", dtype=np.uint8, shape=(count, size, size, 3)
+        )
+        sizes = np.zeros((count, len(CLASS_NAMES)), np.float32)
+        for index in range(count):
+            scene = scene_of(data, side, index)
+            images[index] = scene.image
+            sizes[index, scene.classes] = scene.sizes / size
+        images.flush()
+        np.save(temporary / "sizes.npy", sizes)
+        if not folder.exists():
+            temporary.rename(folder)
+    except OSError:
+        if not folder.exists():  # else another process has drawn them
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

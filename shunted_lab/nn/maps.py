@@ -1,0 +1,431 @@
+"""Attention maps: where a token looks, what the whole pyramid looks at, and how much of it falls on an object.
+
+The paper does not say how its figure of attention was made; the rules used here stand in the docstrings.
+
+Shapes: H W image or grid, N = H*W tokens, M = H'*W' reduced tokens, C channels, h heads, d channels of a head, r rate.
+A window of tokens or pixels is a product of rows and columns. So what spreads mass over windows is two small matrices,
+rows (H', H) and columns (W', W), each of whose rows sums to 1: a map m (H', W') becomes rows^T m columns (H, W).
+No weights of all queries are held at once: they are computed for `chunk` weights at a time, in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from shunted_lab.nn.aggregation import FixedPooling
+from shunted_lab.nn.attention import GroupedAttention, HeadGroup, split_heads
+from shunted_lab.nn.layout import Grid
+from shunted_lab.nn.pyramid import Block, Pyramid, Stage
+from shunted_lab.nn.registry import ComponentError
+
+CHUNK = 2**20  # weights: 4 MB stay in a CPU's cache, which is faster than 64 MB (tests/benchmarks/attention_maps.py)
+Cells = tuple[Tensor, Tensor]
+"""Rows (H', H) and columns (W', W) of windows; see the top of the file."""
+
+
+class QueryMap(NamedTuple):
+    """Where one token looks: the attention of the heads of one rate in one block."""
+
+    stage: int  # from 0, as `block`
+    block: int
+    rate: int
+    heads: list[int]  # of the layer
+    token: tuple[int, int]  # row and column of the query in `grid`
+    grid: Grid  # of all tokens of the stage
+    weights: Tensor  # (h, H', W'), each head sums to 1
+    cells: Cells  # the tokens that each reduced token covers
+
+    def on_image(self, size: Grid) -> Tensor:
+        """The mean over the heads on an image of this size, (H, W), summing to 1.
+
+        The mass of a reduced token goes evenly over the pixels of the tokens that it covers. A token of stage i has
+        the pixels of its square of 4 * 2^i, less what lies outside; positions that the aggregation pads are no pixels.
+
+        Raises:
+            ComponentError: for a size that does not give this grid.
+        """
+        rows, columns = _pixels(self.cells, self.grid, size, self.stage)
+        return rows.T @ self.weights.mean(0) @ columns
+
+
+class Concentration(NamedTuple):
+    """The share of attention on an object over the object's share of the area, for the heads of one rate."""
+
+    stage: int  # from 0, as `block`
+    block: int
+    rate: int
+    ratio: float
+
+
+@torch.no_grad()
+def attention_of(model: Pyramid, image: Tensor, query: tuple[float, float], blocks: str = "last") -> list[QueryMap]:
+    """Where the token at a point of the image looks: one map per stage, block and rate.
+
+    The weights are softmax(q k^T / sqrt(d)) (paper, section 3.1, equation 4): what the values, the local enhancement
+    and the feed-forward layers make of it is not in them.
+
+    Args:
+        model: left in the mode that it was in.
+        image: (1, 3, H, W), normalised as for training.
+        query: the point (y, x) as fractions of height and width, in [0, 1).
+        blocks: "last" for the last block of each stage, or "all".
+
+    Raises:
+        ComponentError: for a point outside the image, an image that the model does not take, and an attention that is
+            no `GroupedAttention`.
+    """
+    if blocks not in ("last", "all"):
+        raise ComponentError(f"blocks: '{blocks}' is not known; choices: 'last', 'all'")
+    _check_query(query)
+    found = []
+    for index, stage in enumerate(_look(model, image, all_blocks=blocks == "all")):
+        row, column = _token_at(query, image, index)
+        place = torch.tensor([row * stage.grid[1] + column], device=stage.device)
+        for layer in stage.layers:
+            for heads in layer.groups(place):
+                _, weights = next(heads.weights(CHUNK))  # (h, 1, M)
+                size = (heads.cells[0].shape[0], heads.cells[1].shape[0])
+                drawn = weights[:, 0].unflatten(-1, size)  # (h, H', W')
+                found.append(
+                    QueryMap(index, layer.block, heads.rate, heads.heads, (row, column), stage.grid, drawn, heads.cells)
+                )
+    return found
+
+
+@torch.no_grad()
+def rollout(
+    model: Pyramid,
+    image: Tensor,
+    query: tuple[float, float] | None = None,
+    residual: float = 0.5,
+    chunk: int = CHUNK,
+) -> Tensor:
+    """Attention rollout through the whole pyramid, (H, W), summing to 1 (Abnar and Zuidema, arXiv 2005.00928).
+
+    Mass starts on the last map: uniform, which is what mean pooling sees, or on the token at `query`. It goes back
+    through every block as v <- residual * v + (1 - residual) * v A, where A is the mean over all heads of the layer,
+    and a reduced token's mass goes evenly to the tokens that it covers. Through an embedding, it goes evenly to the
+    positions that its convolution sees, one convolution after the other; padding gets nothing. As in the original,
+    feed-forward layers count as the identity; so do their convolutions and the local enhancement.
+
+    Args:
+        model: left in the mode that it was in.
+        image: (1, 3, H, W), normalised as for training.
+        query: a point (y, x) as fractions of height and width, in [0, 1); None for the whole last map.
+        residual: the share of the skip connection, 0 to 1.
+        chunk: attention weights that are held at once.
+
+    Raises:
+        ComponentError: as `attention_of`; for a residual outside 0 to 1; for an embedding that is no chain of
+            convolutions.
+    """
+    if query is not None:
+        _check_query(query)
+    if not 0 <= residual <= 1:
+        raise ComponentError(f"residual: {residual} is no share: 0 to 1")
+    stages = _look(model, image, all_blocks=True)
+    H, W = stages[-1].grid
+    mass = torch.full((H, W), 1 / (H * W), device=stages[-1].device)
+    if query is not None:
+        mass.zero_()
+        mass[_token_at(query, image, len(stages) - 1)] = 1
+    for index, stage in reversed(list(enumerate(stages))):
+        for layer in reversed(stage.layers):
+            mass = residual * mass + (1 - residual) * _back(layer, mass, chunk)
+        rows, columns = _receptive_fields(stage, index)
+        mass = rows.T @ mass @ columns
+    return mass
+
+
+@torch.no_grad()
+def concentration(
+    model: Pyramid, image: Tensor, mask: Tensor, queries: str = "all", chunk: int = CHUNK
+) -> list[Concentration]:
+    """How much more attention falls on an object than its area explains, per stage (last block) and rate.
+
+    The ratio is the share of attention on the mask, averaged over queries and heads, over the share of the area. A
+    reduced token gives the object its weight times the share of its pixels that are the object's. Uniform attention has
+    ratio 1 where the reduced tokens are of equal size; at other sizes those at the border, which are smaller, shift it.
+
+    Args:
+        model: left in the mode that it was in.
+        image: (1, 3, H, W), normalised as for training.
+        mask: (H, W), bool or 0 to 1: how much of a pixel is the object's.
+        queries: "all", or "object" for the tokens whose central pixel is the object's (mask of at least 0.5). Where a
+            stage has none, its ratio is NaN.
+        chunk: attention weights that are held at once.
+
+    Raises:
+        ComponentError: as `attention_of`; for a mask that is empty, full, of another size or outside 0 to 1.
+    """
+    if queries not in ("all", "object"):
+        raise ComponentError(f"queries: '{queries}' is not known; choices: 'all', 'object'")
+    size = _size(model, image)
+    area = _check_mask(mask, size)
+    found = []
+    for index, stage in enumerate(_look(model, image, all_blocks=False)):
+        drawn = mask.to(stage.device, torch.float32)
+        asked = _centred_on(drawn, stage.grid, index) if queries == "object" else None
+        for layer in stage.layers:
+            for heads in layer.groups(asked):
+                rows, columns = _pixels(heads.cells, stage.grid, size, index)
+                share = (rows @ drawn @ columns.T).flatten()  # (M,)
+                total = sum(float((weights @ share).sum()) for _, weights in heads.weights(chunk))
+                count = heads.q.shape[0] * heads.q.shape[1]
+                ratio = total / count / area if count else float("nan")
+                found.append(Concentration(index, layer.block, heads.rate, ratio))
+    return found
+
+
+# --- what a pass through the model leaves ----------------------------------------------------------------------------
+
+
+class _Heads(NamedTuple):
+    """The heads of one rate in one layer, with the queries that were asked for."""
+
+    heads: list[int]
+    rate: int
+    q: Tensor  # (h, n, d), scaled
+    k: Tensor  # (h, M, d)
+    cells: Cells
+
+    def weights(self, chunk: int) -> Iterator[tuple[slice, Tensor]]:
+        """Slices of the queries, and their weights (h, part of n, M): at most `chunk` numbers, or one query."""
+        step = max(1, chunk // (self.k.shape[0] * self.k.shape[1]))
+        for start in range(0, self.q.shape[1], step):
+            part = slice(start, start + step)
+            yield part, (self.q[:, part] @ self.k.mT).softmax(-1)
+
+
+class _Layer(NamedTuple):
+    """An attention, and the tokens (1, N, C) that it saw."""
+
+    attn: GroupedAttention
+    where: str
+    block: int
+    x: Tensor
+    grid: Grid
+
+    def groups(self, queries: Tensor | None = None) -> Iterator[_Heads]:
+        """The heads rate by rate, with the queries of these tokens (indices into N), or of all."""
+        d = self.attn.head_dim
+        asked = self.x if queries is None else self.x[:, queries]
+        q = split_heads(self.attn.q(asked), d)[0] * d**-0.5  # (h, n, d), heads in the order of the layer
+        for group in self.attn.groups.values():
+            assert isinstance(group, HeadGroup)
+            k, _, reduced = group.keys_values(self.x, self.grid)
+            cells = _cells(group, self.grid, reduced, self.where, self.x.device)
+            yield _Heads(group.heads, group.rate, q[group.heads].float(), split_heads(k, d)[0].float(), cells)
+
+
+class _Conv(NamedTuple):
+    """A convolution of an embedding: the size that it was given, with what the embedding padded, and what it made."""
+
+    conv: nn.Conv2d
+    given: Grid
+    made: Grid
+
+
+@dataclass
+class _Seen:
+    """What one stage was given and made of it."""
+
+    embed: nn.Module
+    size: Grid = (0, 0)  # of the map before the embedding
+    grid: Grid = (0, 0)
+    device: torch.device = torch.device("cpu")
+    convs: list[_Conv] = field(default_factory=list)
+    layers: list[_Layer] = field(default_factory=list)
+
+    def embedded(self, module: nn.Module, args: tuple[Tensor], output: tuple[Tensor, Grid]) -> None:
+        self.size = (args[0].shape[-2], args[0].shape[-1])
+        self.grid = output[1]
+        self.device = output[0].device
+
+    def convolved(self, module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+        assert isinstance(module, nn.Conv2d)
+        given, made = args[0].shape, output.shape
+        self.convs.append(_Conv(module, (given[-2], given[-1]), (made[-2], made[-1])))
+
+    def attends(self, where: str, block: int) -> Callable[[nn.Module, Any], None]:
+        def keep(module: nn.Module, args: tuple[Tensor, Grid]) -> None:
+            assert isinstance(module, GroupedAttention)
+            self.layers.append(_Layer(module, where, block, *args))
+
+        return keep
+
+
+def _look(model: Pyramid, image: Tensor, all_blocks: bool) -> list[_Seen]:
+    """One pass in evaluation mode: what each stage saw, with the inputs of its last attention, or of all."""
+    _size(model, image)
+    like = next(model.parameters())
+    with _hooks(model, all_blocks) as seen:
+        model.forward_features(image.to(like))
+    return seen
+
+
+@contextmanager
+def _hooks(model: Pyramid, all_blocks: bool) -> Iterator[list[_Seen]]:
+    """In evaluation mode, with hooks that note what each stage sees; afterwards all is as it was."""
+    seen, handles = [], []
+    training = [(module, module.training) for module in model.modules()]  # a frozen norm stays frozen
+    try:
+        model.eval()
+        for index, stage in enumerate(model.stages):
+            assert isinstance(stage, Stage)
+            notes = _Seen(stage.embed)
+            seen.append(notes)
+            handles.append(stage.embed.register_forward_hook(notes.embedded))
+            convs = [module for module in stage.embed.modules() if isinstance(module, nn.Conv2d)]
+            handles += [conv.register_forward_hook(notes.convolved) for conv in convs]
+            for number, block in list(enumerate(stage.blocks))[0 if all_blocks else -1 :]:
+                assert isinstance(block, Block)
+                where = f"stage {index + 1}, block {number + 1}"
+                if not isinstance(block.attn, GroupedAttention):
+                    name = type(block.attn).__name__
+                    raise ComponentError(f"{where}: {name} is no GroupedAttention, so it has no weights to show")
+                handles.append(block.attn.register_forward_pre_hook(notes.attends(where, number)))
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in training:
+            module.training = mode
+
+
+# --- mass ------------------------------------------------------------------------------------------------------------
+
+
+def _back(layer: _Layer, mass: Tensor, chunk: int) -> Tensor:
+    """v A of one layer, (H, W) -> (H, W): A is the mean over its heads, with reduced tokens spread over tokens."""
+    v = mass.flatten()
+    out = torch.zeros_like(mass)
+    for heads in layer.groups():
+        rows, columns = heads.cells
+        reduced = v.new_zeros(heads.k.shape[:2])  # (h, M)
+        for part, weights in heads.weights(chunk):
+            reduced += v[part] @ weights
+        out += rows.T @ reduced.sum(0).view(rows.shape[0], columns.shape[0]) @ columns
+    return out / len(layer.attn.rates)
+
+
+def _even(start: Tensor, stop: Tensor, length: int, step: int = 1) -> Tensor:
+    """(n, length): row i is uniform over start, start + step, ... below stop, as far as they are in 0 .. length - 1."""
+    offset = torch.arange(length, device=start.device) - start[:, None]  # (n, length)
+    inside = (offset >= 0) & (offset < (stop - start)[:, None]) & (offset % step == 0)
+    return inside / inside.sum(1, keepdim=True)
+
+
+def _side_by_side(count: int, side: int, length: int, device: torch.device) -> Tensor:
+    start = torch.arange(count, device=device) * side
+    return _even(start, start + side, length)
+
+
+def _cells(group: HeadGroup, grid: Grid, reduced: Grid, where: str, device: torch.device) -> Cells:
+    """The tokens that each reduced token covers."""
+    if isinstance(group.aggregation, FixedPooling):
+        rows, columns = (_pooled(m, n, device) for m, n in zip(reduced, grid, strict=True))
+        return rows, columns
+    side = 1 if reduced == grid else group.rate
+    if reduced != (-(-grid[0] // side), -(-grid[1] // side)):
+        name = type(group.aggregation).__name__
+        raise ComponentError(f"{where}: {name} makes {reduced} of {grid}: no windows of rate {group.rate}")
+    return _side_by_side(reduced[0], side, grid[0], device), _side_by_side(reduced[1], side, grid[1], device)
+
+
+def _pooled(count: int, length: int, device: torch.device) -> Tensor:
+    """Windows of adaptive pooling: floor(i n / m) to ceil((i + 1) n / m). They overlap where m does not divide n."""
+    index = torch.arange(count, device=device)
+    return _even(index * length // count, -(-(index + 1) * length // count), length)
+
+
+def _stride(stage: int) -> int:
+    return 4 * 2**stage
+
+
+def _pixels(cells: Cells, grid: Grid, size: Grid, stage: int) -> Cells:
+    """The pixels that each reduced token covers, (H', H) and (W', W) of the image: evenly over pixels, not tokens."""
+    side = _stride(stage)
+    if grid != (-(-size[0] // side), -(-size[1] // side)):
+        raise ComponentError(f"size: {size} does not give the grid {grid} of stage {stage + 1} at stride {side}")
+    covers = []
+    for cell, count, length in zip(cells, grid, size, strict=True):
+        inside = (cell @ _side_by_side(count, side, length, cell.device)) > 0
+        covers.append(inside / inside.sum(1, keepdim=True))
+    return covers[0], covers[1]
+
+
+def _receptive_fields(stage: _Seen, index: int) -> Cells:
+    """What each token of a stage sees of the map before it: uniform in each convolution, one after the other."""
+    axes = []
+    for axis in (0, 1):
+        length = stage.size[axis]
+        chain = torch.eye(length, device=stage.device)
+        for step in stage.convs:
+            seen = _seen_by(step, axis, length, stage.device)
+            # An embedding may pad at the end, up to a multiple of the stride; anything else breaks the chain.
+            if not 0 <= step.given[axis] - length < step.conv.stride[axis] or seen.isnan().any():
+                length = 0
+                break
+            chain, length = seen @ chain, step.made[axis]
+        if length != stage.grid[axis]:
+            name = type(stage.embed).__name__
+            raise ComponentError(f"stage {index + 1}: {name} is no chain of convolutions that rollout can follow")
+        axes.append(chain)
+    return axes[0], axes[1]
+
+
+def _seen_by(step: _Conv, axis: int, length: int, device: torch.device) -> Tensor:
+    """Rows (or columns) that a convolution sees of a map that has `length` of them: uniform over those inside it."""
+    conv = step.conv
+    reach = conv.dilation[axis] * (conv.kernel_size[axis] - 1) + 1
+    same = (reach - 1) // 2 if conv.padding == "same" else 0
+    padding = same if isinstance(conv.padding, str) else conv.padding[axis]
+    start = torch.arange(step.made[axis], device=device) * conv.stride[axis] - padding
+    return _even(start, start + reach, length, conv.dilation[axis])
+
+
+# --- places ----------------------------------------------------------------------------------------------------------
+
+
+def _size(model: Pyramid, image: Tensor) -> Grid:
+    if image.ndim != 4 or image.shape[:2] != (1, model.in_chans):
+        raise ComponentError(f"image: {tuple(image.shape)} is no single image (1, {model.in_chans}, H, W)")
+    return image.shape[-2], image.shape[-1]
+
+
+def _check_query(query: tuple[float, float]) -> None:
+    if len(query) != 2 or not all(0 <= place < 1 for place in query):
+        raise ComponentError(f"query: {query} is no point of the image: fractions (y, x), each in [0, 1)")
+
+
+def _token_at(query: tuple[float, float], image: Tensor, stage: int) -> tuple[int, int]:
+    H, W = image.shape[-2:]
+    return int(query[0] * H) // _stride(stage), int(query[1] * W) // _stride(stage)
+
+
+def _check_mask(mask: Tensor, size: Grid) -> float:
+    """The object's share of the area."""
+    if tuple(mask.shape) != size:
+        raise ComponentError(f"mask: {tuple(mask.shape)} is not the size {size} of the image")
+    if not (float(mask.min()) >= 0 and float(mask.max()) <= 1):
+        raise ComponentError(f"mask: {float(mask.min())} to {float(mask.max())} are no shares: bool, or 0 to 1")
+    area = float(mask.double().mean())
+    if area in (0, 1):
+        raise ComponentError(f"mask: it is {'full' if area else 'empty'}, so there is nothing to compare")
+    return area
+
+
+def _centred_on(mask: Tensor, grid: Grid, stage: int) -> Tensor:
+    """Indices of the tokens whose central pixel is the object's; at the border, the centre of what lies inside."""
+    places = []
+    for count, length in zip(grid, mask.shape, strict=True):
+        start = torch.arange(count, device=mask.device) * _stride(stage)
+        places.append((start + (start + _stride(stage)).clamp(max=length)) // 2)
+    return (mask[places[0]][:, places[1]] >= 0.5).flatten().nonzero()[:, 0]

@@ -1,0 +1,216 @@
+"""Everything that a report is made of: a study's states, and what its runs have left in their folders.
+
+What cannot be read is said in `problems`, and the rest is still reported.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shunted_lab.compose import Experiment, compose
+from shunted_lab.config import Config, ConfigError, RunConfig
+from shunted_lab.nn.cost import Cost
+from shunted_lab.report.statistics import Difference, McNemar, leave_one_out, mcnemar, paired_bootstrap
+from shunted_lab.report.table import Table, build_table, checked, headlines
+from shunted_lab.study import store
+from shunted_lab.study.folder import TRACEBACK
+from shunted_lab.study.plan import RunState, count_costs, count_paper_costs, data_facts, plan_runs, study_folder
+from shunted_lab.tasks import Goal
+from shunted_lab.tasks.history import read_history
+from shunted_lab.tasks.predictions import Predictions, read_predictions
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run's state, and what its folder holds: `note` is `run.json`."""
+
+    state: RunState
+    history: dict[str, list[float]] = field(default_factory=dict)
+    predictions: Predictions | None = None
+    note: dict[str, Any] = field(default_factory=dict)
+    traceback: str = ""
+
+    @property
+    def value(self) -> float | None:
+        """The metric of the table."""
+        result = self.state.result
+        return None if result is None else result["metrics"][result["headline"]]
+
+
+@dataclass(frozen=True)
+class ImageEvidence:
+    """A variant against its baseline on the same test images.
+
+    `bootstrap` compares the means over the seeds that both have; `mcnemar` is by seed, for one label an image.
+    """
+
+    variant: str
+    baseline: str
+    bootstrap: Difference
+    mcnemar: dict[int, McNemar]
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """An experiment with all that is known of it."""
+
+    config: Config
+    variants: Mapping[str, RunConfig]
+    folder: Path
+    table: Table
+    runs: list[RunData]
+    problems: list[str]
+
+    @property
+    def goal(self) -> Goal:
+        return self.table.goal
+
+    def of(self, variant: str) -> list[RunData]:
+        """The runs of a variant, by seed."""
+        return sorted(
+            (run for run in self.runs if run.state.run.variant == variant), key=lambda run: run.state.run.seed
+        )
+
+
+def load_study(words: Sequence[str]) -> StudyData:
+    """The study of a command's words, e.g. `["experiment=ablate_embed"]`, as it is now. Nothing is trained or written.
+
+    Raises:
+        ConfigError: for words that do not compose, and for a search, which has a report of its own.
+    """
+    experiment = compose(list(words))
+    if experiment.config.search is not None:
+        raise ConfigError(f"experiment: {experiment.config.name} is a search; see report.search")
+    if experiment.config.confirm is not None:
+        from shunted_lab.study.confirm import take_the_best
+
+        experiment = take_the_best(experiment, words)
+    runs = plan_runs(experiment, data_facts(experiment))
+    problems: list[str] = []
+    try:
+        study = store.open_study(experiment.config)
+    except ConfigError as error:
+        study, problems = None, [str(error)]
+    states = []
+    for run in runs:
+        try:
+            states += store.read_states([run], study) if study is None else []
+        except ConfigError as error:
+            problems.append(str(error))
+            states.append(RunState(run, "failed", error="its folder cannot be read"))
+    if study is not None:
+        states = store.read_states(runs, study)
+    costs = count_costs(experiment, data_facts(experiment))
+    return collect(experiment, states, costs, count_paper_costs(experiment), problems)
+
+
+def collect(
+    experiment: Experiment,
+    states: Sequence[RunState],
+    costs: Mapping[str, Cost],
+    paper_costs: Mapping[str, Cost],
+    problems: Sequence[str] = (),
+) -> StudyData:
+    """Read the folders of the runs. What is broken there is named in `problems`."""
+    config, found = experiment.config, list(problems)
+    table = build_table(config, experiment.variants, states, costs, paper_costs)
+    runs = [_read(state, found) for state in checked(states)]
+    if not any(run.state.result for run in runs):
+        found.append("No run is done: there is nothing to show yet.")
+    gone = [r for r in runs if r.state.result is not None and not r.state.run.folder.exists()]
+    if gone:
+        names = ", ".join(f"{r.state.run.variant} seed {r.state.run.seed}" for r in gone)
+        found.append(f"Folders are gone; the study still has the metrics, but not curves and predictions: {names}.")
+    return StudyData(config, experiment.variants, study_folder(config), table, runs, found)
+
+
+def _read(state: RunState, problems: list[str]) -> RunData:
+    folder = state.run.folder
+    history: dict[str, list[float]] = {}
+    predictions: Predictions | None = None
+    note: dict[str, Any] = {}
+    traceback = ""
+    try:
+        history = read_history(folder)
+        if state.result is not None:
+            predictions = read_predictions(folder)
+        note = json.loads((folder / "run.json").read_text()) if (folder / "run.json").exists() else {}
+        if state.state == "failed" and (folder / TRACEBACK).exists():
+            traceback = (folder / TRACEBACK).read_text(errors="replace")
+    except ConfigError as error:
+        problems.append(str(error))
+    except (OSError, ValueError, IndexError) as error:
+        problems.append(f"{folder}: cannot be read ({' '.join(str(error).split())[:200]})")
+    return RunData(state, history, predictions, note, traceback)
+
+
+def curves(data: StudyData, metric: str) -> dict[str, list[list[float]]]:
+    """Variant -> for each of its runs the values of a metric after each epoch."""
+    found = {}
+    for name in data.variants:
+        lines = [run.history[metric] for run in data.of(name) if metric in run.history]
+        if lines:
+            found[name] = lines
+    return found
+
+
+def class_accuracies(data: StudyData) -> tuple[list[str], dict[str, list[float]]]:
+    """Names of the classes, and variant -> accuracy (recall) of each class on the test side, mean over its runs."""
+    names: list[str] = []
+    found = {}
+    for variant in data.variants:
+        parts = [run.predictions for run in data.of(variant) if run.predictions is not None]
+        parts = [p for p in parts if p.class_names and (not names or list(p.class_names) == names)]
+        if parts:
+            names = list(parts[0].class_names)
+            found[variant] = np.mean([p.per_class() for p in parts], 0).tolist()
+    return names, found
+
+
+def image_evidence(data: StudyData) -> Iterator[ImageEvidence]:
+    """Each variant against its baseline, image by image, where both have stored predictions of the same images."""
+    for variant in data.variants:
+        baseline = data.config.baseline_of(variant)
+        if variant == baseline:
+            continue
+        mine = {r.state.run.seed: r.predictions for r in data.of(variant) if r.predictions is not None}
+        theirs = {r.state.run.seed: r.predictions for r in data.of(baseline) if r.predictions is not None}
+        seeds = [s for s in mine if s in theirs and np.array_equal(mine[s].targets, theirs[s].targets)]
+        if not seeds or len({len(mine[s].targets) for s in seeds}) > 1:
+            continue
+        pairs = {s: (mine[s].correct, theirs[s].correct) for s in seeds}
+        single = mine[seeds[0]].targets.ndim == 1
+        tests = {s: mcnemar(a == 1, b == 1) for s, (a, b) in pairs.items()} if single else {}
+        a, b = (np.stack([pair[i] for pair in pairs.values()]) for i in (0, 1))
+        yield ImageEvidence(variant, baseline, paired_bootstrap(a, b), tests)
+
+
+def main_effects(data: StudyData) -> dict[str, Difference | None]:
+    """The effect of each part in a leave-one-out experiment; empty for another kind of experiment.
+
+    It is one where the baseline changes nothing, and at least two variants change one thing each. A variant that makes
+    exactly all their changes gives the interaction (see `leave_one_out`).
+    """
+    config = data.config
+    if config.across or config.baseline is None or config.variants[config.baseline]:
+        return {}
+    without = {name: name for name, changes in config.variants.items() if len(changes) == 1}
+    if len(without) < 2 or len({next(iter(config.variants[name])) for name in without}) < len(without):
+        return {}
+    union: dict[str, Any] = {}
+    for name in without:
+        union |= config.variants[name]
+    none = next((name for name, changes in config.variants.items() if changes == union), None)
+    values = headlines(data.variants, [run.state for run in data.runs])
+    return leave_one_out(values, config.baseline, without, none)
+
+
+def number(value: float | None) -> float:
+    return math.nan if value is None else value

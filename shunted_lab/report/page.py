@@ -1,0 +1,213 @@
+"""The HTML page of a study: one file with all its pictures, light and dark, also for a phone."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import yaml
+from matplotlib.figure import Figure
+
+from shunted_lab.report import plots
+from shunted_lab.report.collect import (
+    RunData,
+    StudyData,
+    class_accuracies,
+    curves,
+    image_evidence,
+    main_effects,
+    number,
+)
+from shunted_lab.report.render import UNKNOWN, blocks, difference_text, percent_text
+from shunted_lab.report.statistics import Difference
+
+COSTS = {"macs": "MACs", "latency": "latency of one image (s)", "memory": "peak memory of one image (bytes)"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its caption; `name` is that of its files."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+def pictures(data: StudyData) -> Iterator[Picture]:
+    """The figures of a study, those for which there are data."""
+    makers: list[Callable[[StudyData], Iterator[Picture]]] = [_costs, _forest, _effects, _curves, _classes, _rates]
+    for make in makers:
+        yield from make(data)
+
+
+def _costs(data: StudyData) -> Iterator[Picture]:
+    label = data.goal.label
+    costs: dict[str, Callable[[Any], float | None]] = {
+        "macs": lambda row: float(row.cost.macs),
+        "latency": lambda row: row.latency,
+        "memory": lambda row: row.memory,
+    }
+    for key, cost_of in costs.items():
+        points = []
+        for row in data.table.rows:
+            found = row.summary
+            if found is not None and not row.open and cost_of(row) is not None:
+                spread = 0.0 if math.isnan(found.std) else found.std
+                points.append(
+                    plots.Point(row.variant, found.mean, found.mean - spread, found.mean + spread, cost_of(row))
+                )
+        if points:
+            yield Picture(
+                f"accuracy_{key}",
+                f"{label} against {COSTS[key]}",
+                "Mean over the seeds, bars: ± one standard deviation; the line is the Pareto front. "
+                "Variants with open runs are left out.",
+                plots.accuracy_against_cost(points, COSTS[key], label),
+            )
+
+
+def _forest(data: StudyData) -> Iterator[Picture]:
+    rows = []
+    for row in data.table.rows:
+        if not row.is_baseline:
+            d = row.difference
+            rows.append((row.variant, *((d.mean, d.low, d.high, d.n) if d else (math.nan, math.nan, math.nan, 0))))
+    if rows and any(not math.isnan(row[1]) for row in rows):
+        yield Picture(
+            "differences",
+            "Paired differences to the baseline",
+            "Mean over the seeds that both have, with its 95 % t-interval.",
+            plots.forest(rows, data.goal.label),
+        )
+
+
+def _effects(data: StudyData) -> Iterator[Picture]:
+    rows = [(name, d.mean, d.low, d.high, d.n) for name, d in main_effects(data).items() if d is not None]
+    if rows:
+        yield Picture(
+            "main_effects",
+            "Main effects",
+            "Full model minus the model without the part, seed by seed, with 95 % t-intervals. Interaction: what the "
+            "effects of single parts leave unexplained when all are left out.",
+            plots.forest(rows, data.goal.label),
+        )
+
+
+def _curves(data: StudyData) -> Iterator[Picture]:
+    for metric, percent in ((data.goal.monitor, True), ("train/loss", False), ("val/loss", False)):
+        found = curves(data, metric)
+        if any(len(line) > 1 for lines in found.values() for line in lines):
+            yield Picture(
+                metric.replace("/", "_"),
+                f"Learning curves: {metric}",
+                "Mean over the seeds, band: ± one standard deviation.",
+                plots.learning_curves(found, metric, in_percent=percent),
+            )
+
+
+def _classes(data: StudyData) -> Iterator[Picture]:
+    names, found = class_accuracies(data)
+    if found:
+        yield Picture(
+            "classes",
+            f"{data.goal.label} of each class",
+            "Share of the test images of each class that were found, mean over the seeds.",
+            plots.class_bars(names, found),
+        )
+
+
+def _rates(data: StudyData) -> Iterator[Picture]:
+    """Where the rates are what varies."""
+    if "model.rates" in {key for changes in data.config.variants.values() for key in changes}:
+        assignments = [(name, spread_over_heads(run.model)) for name, run in data.variants.items()]
+        yield Picture(
+            "rates", "Rates of the heads", "One column a head, stages side by side.", plots.rates_heatmap(assignments)
+        )
+
+
+def spread_over_heads(model: Any) -> list[list[int]]:
+    """The rate of every head of each stage."""
+    return [
+        [rate for rate in rates for _ in range(heads // len(rates))]
+        for rates, heads in zip(model.rates, model.num_heads, strict=True)
+    ]
+
+
+def render_page(data: StudyData, made: Sequence[Picture]) -> str:
+    """The page of a study with its pictures inside."""
+    folder = data.folder / "report"
+    names, per_class = class_accuracies(data)
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=data.table.title,
+            synthetic=any(run.data.synthetic for run in data.variants.values()),
+            smoke=data.config.smoke,
+            complete=data.table.complete,
+            problems=data.problems,
+            blocks=blocks(data.table),
+            pictures=[(p, plots.to_svg(p.figure, p.title, f"{p.name}-")) for p in made],
+            evidence=[_evidence_row(found) for found in image_evidence(data)],
+            effects=[(name, _difference(d), d.n if d else 0) for name, d in main_effects(data).items()],
+            class_names=names,
+            per_class={name: [percent_text(v) for v in values] for name, values in per_class.items()},
+            metric=data.goal.label,
+            variants=[(name, [_run_row(run, folder) for run in data.of(name)]) for name in data.variants],
+            failures=[(run, run.traceback) for run in data.runs if run.state.state == "failed"],
+            base=yaml.safe_dump(asdict(next(iter(data.variants.values()))), sort_keys=False, allow_unicode=True),
+            changes=yaml.safe_dump(dict(data.config.variants), sort_keys=False, allow_unicode=True),
+            origins=_origins(data.runs),
+            unknown=UNKNOWN,
+        )
+    )
+
+
+def _environment() -> jinja2.Environment:
+    where = jinja2.FileSystemLoader(Path(__file__).parent)
+    return jinja2.Environment(loader=where, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+
+
+def _evidence_row(found: Any) -> dict[str, Any]:
+    tests = [f"seed {seed}: {m.only_a} / {m.only_b}, p = {m.p:.3g}" for seed, m in found.mcnemar.items()]
+    text = difference_text(found.bootstrap, 0)
+    return {"variant": found.variant, "baseline": found.baseline, "bootstrap": text, "mcnemar": "; ".join(tests)}
+
+
+def _difference(found: Difference | None) -> str:
+    return difference_text(found, 0)
+
+
+def _run_row(run: RunData, folder: Path) -> dict[str, Any]:
+    state = run.state
+    metrics = state.result["metrics"] if state.result else {}
+    return {
+        "seed": state.run.seed,
+        "state": state.state,
+        "error": state.error or "",
+        "value": percent_text(number(run.value)),
+        "metrics": {key: f"{value:.4f}" for key, value in sorted(metrics.items()) if key.startswith(("test/", "val/"))},
+        "epoch": state.result.get("epoch", "") if state.result else "",
+        "seconds": state.result.get("seconds", "") if state.result else "",
+        "device": state.result.get("device", "") if state.result else "",
+        "link": quote(os.path.relpath(state.run.folder, folder)) if state.run.folder.exists() else "",
+        "name": state.run.folder.name,
+    }
+
+
+def _origins(runs: Sequence[RunData]) -> list[tuple[str, str]]:
+    """Git revision with versions, as JSON -> which runs have it; more than one is worth a look."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        if run.note:
+            text = json.dumps({"git": run.note.get("git"), **run.note.get("versions", {})})
+            found.setdefault(text, []).append(f"{run.state.run.variant} seed {run.state.run.seed}")
+    return [(text, f"{len(names)} runs" if len(found) == 1 else ", ".join(names)) for text, names in found.items()]

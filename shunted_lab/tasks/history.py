@@ -1,0 +1,77 @@
+"""The metrics of each epoch, in `history.csv` of the run's folder, as far as the run has come."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+
+FILE = "history.csv"
+
+
+class History(Callback):
+    """Writes a line per epoch: the validation metrics, and `train/loss`, the mean over the epoch's batches.
+
+    What it knows goes into checkpoints, so that a run that goes on repeats and loses nothing.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.rows: list[dict[str, float]] = []
+        self._loss: Any = 0.0  # a tensor on the run's device: no batch waits for it
+        self._batches = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": [dict(row) for row in self.rows], "loss": float(self._loss), "batches": self._batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self._loss = list(state_dict["rows"]), state_dict["loss"]
+        self._batches = state_dict["batches"]
+
+    def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, i: int) -> None:
+        self._loss = self._loss + outputs["loss"].detach()
+        self._batches += 1
+
+    def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Also called by `trainer.validate`, which is no epoch. Checkpoints are written after this."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        epoch = trainer.current_epoch
+        found = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+        if self._batches:
+            found["train/loss"] = float(self._loss) / self._batches
+        self.rows = [row for row in self.rows if row["epoch"] < epoch] + [{"epoch": float(epoch), **found}]
+        self._loss, self._batches = 0.0, 0
+        if trainer.is_global_zero:
+            self._write()
+
+    def _write(self) -> None:
+        """The whole file or nothing of it, also when the run is killed."""
+        out = io.StringIO()
+        names = list(dict.fromkeys(key for row in self.rows for key in row))
+        writer = csv.DictWriter(out, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, "epoch": int(row["epoch"])} for row in self.rows)
+        temporary = self.folder / f".{FILE}"
+        temporary.write_text(out.getvalue())
+        os.replace(temporary, self.folder / FILE)
+
+
+def read_history(folder: Path) -> dict[str, list[float]]:
+    """Metric -> its value after each epoch, as far as a run's folder has them; empty where there is none."""
+    path = folder / FILE
+    if not path.exists():
+        return {}
+    with open(path, newline="") as file:
+        head, *lines = list(csv.reader(file)) or [[]]
+    return {
+        name: [float(line[i]) if line[i] else float("nan") for line in lines]
+        for i, name in enumerate(head)
+        if name != "epoch"
+    }

@@ -1,0 +1,225 @@
+"""A report of a whole study: it says what is there, fails closed on what is not, and opens in a browser."""
+
+import csv
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from shunted_lab.report import __main__ as command
+from shunted_lab.report.collect import class_accuracies, curves, image_evidence, load_study, main_effects
+from shunted_lab.report.page import pictures
+from shunted_lab.report.write import write_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Page(html.parser.HTMLParser):
+    """Links, ids and the text of a page."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.ids, self.text, self.external = [], [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.words = " ".join(" ".join(self.text).split())
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        if tag == "a":
+            self.links.append(found["href"])
+        if "id" in found:
+            self.ids.append(found["id"])
+        self.external += [v for k, v in found.items() if k in ("src", "href") and v and v.startswith("http")]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def written(made):
+    data = made.data()
+    write_report(data)
+    return data, Page(data.folder / "report" / "index.html")
+
+
+def test_the_page_has_the_table_the_figures_and_a_link_to_every_run(make):
+    made = make()
+    data, page = written(made)
+    for cell in ("non_overlapping", "baseline", "72.00"):
+        assert cell in page.words or cell in str(data.table)
+    report = data.folder / "report"
+    assert page.external == [] and len(page.ids) == len(set(page.ids))
+    for link in page.links:
+        assert link[1:] in page.ids if link.startswith("#") else (report / link).exists(), link
+    folders = {Path(report / link).resolve() for link in page.links if "seed" in link}
+    assert folders == {run.folder.resolve() for run in made.runs}
+    names = {"accuracy_macs", "accuracy_latency", "accuracy_memory", "differences", "val_top1", "train_loss", "classes"}
+    assert {i.removeprefix("figure-") for i in page.ids if i.startswith("figure-")} == names
+    assert {p.name for p in (report / "figures").iterdir()} == {f"{n}.{kind}" for n in names for kind in ("svg", "pdf")}
+    assert "INCOMPLETE" not in page.words and "0123abc" in page.words and "data: name: earth" in page.words
+
+
+def test_the_page_shows_the_numbers_of_the_other_formats(make):
+    from shunted_lab.report.render import blocks
+
+    data, _ = written(make())
+    text = (data.folder / "report" / "index.html").read_text(encoding="utf-8")
+    for row in blocks(data.table)[0].rows:
+        for cell in row:
+            assert f">{cell}</a>" in text
+    lines = list(csv.DictReader((data.folder / "runs.csv").open()))
+    assert len(lines) == 9 and {line["state"] for line in lines} == {"done"}
+    assert float(lines[0]["test/top1"]) == data.runs[0].value and float(lines[0]["latency"]) == 0.011
+
+
+def test_a_failed_and_a_missing_run_show_with_the_traceback(make):
+    made = make(lambda variant, seed: None if (variant, seed) in {("overlapping", 1), ("conv_stem", 2)} else 0.7)
+    failed = next(run for run in made.runs if (run.variant, run.seed) == ("overlapping", 1))
+    made.fail(failed, "Traceback ...\nValueError: <loss> is nan")
+    data, page = written(made)
+    assert "INCOMPLETE" in page.words and "(2 of 3: 1 failed)" in page.words and "(2 of 3: 1 missing)" in page.words
+    assert "ValueError: <loss> is nan" in page.words and not data.table.complete
+    points = next(p for p in pictures(data) if p.name == "accuracy_macs")
+    shown = [t.get_text() for t in points.figure.findobj(lambda a: hasattr(a, "get_text"))]
+    assert "non_overlapping" in shown and "overlapping" not in shown and "conv_stem" not in shown
+
+
+def test_an_empty_study_one_run_and_a_nan_are_said(make, tmp_path):
+    _, page = written(make(lambda variant, seed: None))
+    assert "No run is done: there is nothing to show yet." in page.words and "(0 of 3: 3 missing)" in page.words
+    shutil.rmtree(tmp_path / "runs")
+    _, page = written(make(lambda variant, seed: 0.7 if (variant, seed) == ("conv_stem", 0) else None))
+    assert "70.00 (1 of 3: 2 missing)" in page.words
+    shutil.rmtree(tmp_path / "runs")
+    _, page = written(make(lambda v, seed: float("nan") if (v, seed) == ("conv_stem", 0) else 0.7))
+    assert "failed: test/top1 is nan" in page.words and "(2 of 3: 1 failed)" in page.words
+
+
+def test_a_folder_that_is_gone_keeps_its_numbers_and_is_named(make):
+    made = make()
+    shutil.rmtree(made.runs[0].folder)
+    data, page = written(made)
+    assert "Folders are gone" in page.words and "non_overlapping seed 0" in page.words
+    assert data.table.complete and data.of("non_overlapping")[0].value == made.data().runs[0].value
+
+
+@pytest.mark.parametrize("name", ["predictions.npz", "history.csv", "run.json"])
+def test_a_broken_file_is_named_and_the_rest_is_reported(make, name):
+    made = make()
+    (made.runs[0].folder / name).write_bytes(b"\xff\xfe broken,\n,x")
+    data, page = written(made)
+    assert any(str(made.runs[0].folder) in problem for problem in data.problems)
+    assert data.table.complete and "figure-differences" in page.ids
+
+
+def test_a_study_of_another_version_is_said_and_the_folders_are_reported(make, tmp_path, capsys):
+    made = make()
+    words = ["experiment=ablate_embed", f"runs_dir={tmp_path}/runs"]
+    assert command.main(words) == 0
+    for path in (tmp_path / "runs" / "ablate_embed").glob("study.db*"):
+        path.unlink()
+    (tmp_path / "runs" / "ablate_embed" / "study.db").write_text("not a database")
+    note = made.runs[0].folder / "run.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"format": 1}))
+    capsys.readouterr()
+    assert command.main(words) == 1  # a run cannot be read: the table is not complete
+    errors = capsys.readouterr().err
+    assert "is no study of this version" in errors and "format 1" in errors and "Traceback" not in errors
+    text = (tmp_path / "runs" / "ablate_embed" / "table.md").read_text()
+    assert "(2 of 3: 1 failed)" in text and "its folder cannot be read" in text
+
+
+def test_the_command_says_what_is_wrong(tmp_path, capsys):
+    assert command.main(["experiment=ablate_embed", f"runs_dir={tmp_path}/none"]) == 1
+    assert "there is no such study" in capsys.readouterr().err
+    assert command.main(["experiment=search_rates"]) == 1
+    assert "is a search" in capsys.readouterr().err
+
+
+def test_the_command_rebuilds_what_the_run_has_written(make, tmp_path, capsys):
+    made = make()
+    written(made)
+    folder = made.data().folder
+    before = {p.name: p.read_bytes() for p in folder.glob("*.*") if p.suffix in (".md", ".csv", ".tex")}
+    for path in folder.glob("table.*"):
+        path.unlink()
+    assert command.main(["experiment=ablate_embed", f"runs_dir={tmp_path}/runs"]) == 0
+    after = {p.name: p.read_bytes() for p in folder.glob("*.*") if p.suffix in (".md", ".csv", ".tex")}
+    assert after.keys() == before.keys() and after["runs.csv"] == before["runs.csv"]
+    assert str(folder / "report" / "index.html") in capsys.readouterr().out
+
+
+def test_evidence_compares_the_same_images_only(make):
+    made = make(lambda variant, seed: 0.9 if variant == "conv_stem" else 0.6)
+    data = made.data()
+    found = {e.variant: e for e in image_evidence(data)}
+    assert set(found) == {"overlapping", "conv_stem"} and found["conv_stem"].bootstrap.low > 0
+    assert set(found["conv_stem"].mcnemar) == {0, 1, 2}
+    run = next(r for r in data.runs if (r.state.run.variant, r.state.run.seed) == ("conv_stem", 1))
+    run.predictions.targets[0] = (run.predictions.targets[0] + 1) % 3
+    assert set({e.variant: e for e in image_evidence(data)}["conv_stem"].mcnemar) == {0, 2}
+
+
+def test_classes_and_curves_come_from_the_folders(make):
+    data = make().data()
+    names, accuracies = class_accuracies(data)
+    assert names == ["water", "forest", "snow"] and set(accuracies) == set(data.variants)
+    assert [len(line) for line in curves(data, "val/top1")["conv_stem"]] == [4, 4, 4]
+
+
+def test_main_effects_of_the_leave_one_out_experiment(make):
+    values = {"full": 0.8, "none_of_them": 0.7, "no_stem": 0.78}
+    made = make(lambda variant, seed: values.get(variant, 0.79) + 0.001 * seed, name="ablate_components")
+    found = main_effects(made.data())
+    means = {name: d.mean for name, d in found.items()}
+    singles = ["no_stem", "no_mixed_rates", "no_aggregation_conv", "no_local_enhancement", "no_detail_specific"]
+    assert list(means) == [*singles, "all parts", "interaction"]
+    assert means["no_stem"] == pytest.approx(0.02) and means["all parts"] == pytest.approx(0.1)
+    assert means["interaction"] == pytest.approx(0.1 - 0.02 - 4 * 0.01)
+    assert main_effects(make(name="ablate_embed").data()) == {}
+
+
+@pytest.mark.slow
+def test_a_report_of_a_thousand_runs_takes_less_than_ten_seconds(make, tmp_path):
+    """CPU seconds: of reading, tables, figures and page."""
+    seeds = ",".join(map(str, range(334)))
+    make(lambda variant, seed: 0.7 + 0.0001 * (seed % 17), f"seeds=[{seeds}]")
+    start = time.process_time()
+    data = load_study(["experiment=ablate_embed", f"runs_dir={tmp_path}/runs", f"seeds=[{seeds}]"])
+    write_report(data)
+    assert len(data.runs) == 1002 and data.table.complete
+    assert time.process_time() - start < 10
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_opens_in_a_browser_without_an_error(make, tmp_path, dark):
+    made = make()
+    written(made)
+    page = made.data().folder / "report" / "index.html"
+    # What the browser has laid out is written into the page's title, which --dump-dom shows.
+    probe = """<script>window.addEventListener('load', () => {
+      const drawn = [...document.querySelectorAll('figure svg')].map(
+        svg => svg.querySelectorAll('path, use').length > 0 && svg.getBoundingClientRect().width > 100);
+      document.title = JSON.stringify({
+        rows: document.querySelectorAll('table.results tbody tr').length,
+        svgs: drawn,
+        wide: document.documentElement.scrollWidth,
+        paper: getComputedStyle(document.body).backgroundColor}); });</script>"""
+    copy = page.with_name("probe.html")
+    copy.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{probe}</body>"), encoding="utf-8")
+    words = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--window-size=390,800"]
+    words += ["--blink-settings=preferredColorScheme=0"] if dark else []
+    words += [f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=3000", "--dump-dom", copy.as_uri()]
+    found = subprocess.run([CHROMIUM, *words], capture_output=True, text=True, timeout=120)
+    title = re.search(r"<title>(\{.*?\})</title>", found.stdout)
+    assert title, found.stderr[-2000:]
+    seen = json.loads(title[1].replace("&quot;", '"'))
+    assert seen["rows"] >= 3 and len(seen["svgs"]) == 7 and all(seen["svgs"])
+    assert seen["wide"] <= 500  # nothing but tables and figures scrolls sideways on a phone
+    assert (seen["paper"] == "rgb(22, 23, 26)") == dark
+    assert "CONSOLE" not in found.stderr
