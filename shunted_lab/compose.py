@@ -20,7 +20,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from shunted_lab.config import PRESETS, Config, ConfigError, CostConfig, DashboardConfig, RunConfig, nearest, unknown
+from shunted_lab.config import (
+    PRESETS,
+    AttentionConfig,
+    Config,
+    ConfigError,
+    CostConfig,
+    DashboardConfig,
+    RunConfig,
+    nearest,
+    unknown,
+)
 
 C = TypeVar("C")
 VARIED = ("model", "data", "recipe")  # what a variant may change
@@ -73,6 +83,12 @@ def compose_cost(words: list[str]) -> CostConfig:
     """
     _store_groups()
     return _compose_as(CostConfig, words)
+
+
+def compose_attention(words: list[str]) -> AttentionConfig:
+    """Compose `key=value` words into the configuration of the attention command; errors as in `compose_cost`."""
+    _store_groups()
+    return _compose_as(AttentionConfig, words)
 
 
 def compose_dashboard(words: list[str]) -> DashboardConfig:

@@ -365,6 +365,29 @@ class DashboardConfig:
         require(self.refresh > 0, "refresh", self.refresh, "is not above 0")
 
 
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class AttentionConfig:
+    """The configuration of `python -m shunted_lab.attention`."""
+
+    defaults: list[Any] = field(default_factory=lambda: ["_self_", {"model": "shunted_s"}])
+    model: ModelConfig = MISSING
+    checkpoint: str = option(MISSING, "a run's folder; or a file of weights (official or timm's names) for model=...")
+    image: str = option(MISSING, "the image file")
+    mask: str | None = option(None, "an image whose bright pixels are the object: prints attention on it / its area")
+    query: list[float] = option([0.5, 0.5], "the point that looks: y, x as fractions of height and width, in [0, 1)")
+    size: Any = option(None, "resize to: a side, or height x width, e.g. 224 or 800x1333; null leaves it")
+    out: str = option("attention.png", "the figure: .png, .svg or .pdf")
+
+    def __post_init__(self) -> None:
+        inside = len(self.query) == 2 and all(0 <= value < 1 for value in self.query)
+        require(inside, "query", self.query, "is no point: y, x in [0, 1), e.g. [0.5,0.25]")
+        if self.size is not None and not re.fullmatch(r"\d+(x\d+)?", str(self.size)):
+            raise ConfigError(f"size: '{self.size}' is no size; a side, or height x width, e.g. 224 or 800x1333")
+
+
 # --- cost ------------------------------------------------------------------------------------------------------------
 
 

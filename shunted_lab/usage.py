@@ -7,7 +7,7 @@ import textwrap
 from typing import Any, get_type_hints
 
 from shunted_lab.compose import experiment_files
-from shunted_lab.config import PRESETS, Config, CostConfig, DashboardConfig, ModelConfig
+from shunted_lab.config import PRESETS, AttentionConfig, Config, CostConfig, DashboardConfig, ModelConfig
 from shunted_lab.studies import ConfirmConfig, SearchConfig, StudyConfig
 
 SECTIONS = {"study": StudyConfig, "search": SearchConfig, "confirm": ConfirmConfig}
@@ -23,6 +23,16 @@ the same command goes on after a kill, and after a seed or a variant was added. 
   python -m shunted_lab.run experiment=ablate_embed plan_only=true seeds=[0,1,2,3,4]
   python -m shunted_lab.run experiment=search_rates launch.devices=2
   python -m shunted_lab.run experiment=ablate_embed model=shunted_s recipe=paper data=imagenet data.root=/data/imagenet
+
+groups (GROUP=CHOICE)"""
+
+ATTENTION_HEAD = """\
+usage: python -m shunted_lab.attention checkpoint=RUN_FOLDER image=FILE [query=[0.5,0.5]] [key=value ...]
+
+Draws where a point of an image looks, per stage and per rate, and what the whole model looks at (attention rollout).
+
+  python -m shunted_lab.attention checkpoint=runs/ablate_embed/conv_stem/seed0-1a2b3c4d image=tile.png
+  python -m shunted_lab.attention checkpoint=ckpt_S.pth model=shunted_s image=photo.jpg size=224 mask=dog.png
 
 groups (GROUP=CHOICE)"""
 
@@ -66,6 +76,12 @@ def usage() -> str:
 def dashboard_usage() -> str:
     """The help text of the dashboard."""
     return "\n".join([DASHBOARD_HEAD, *_keys("", DashboardConfig)])
+
+
+def attention_usage() -> str:
+    """The help text of the attention command."""
+    models = f"  model       {', '.join(PRESETS['model'])}"
+    return "\n".join([ATTENTION_HEAD, models, "", "keys (KEY=VALUE)", *_keys("", AttentionConfig)])
 
 
 def cost_usage() -> str:

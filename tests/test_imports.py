@@ -23,6 +23,7 @@ ARROWS = {
     "tasks": {"config", "models", "data", "nn"},
     "study": {"config", "compose", "data", "nn", "tasks"},
     "report": {"config", "compose", "nn", "tasks", "study"},
+    "attention": {"config", "compose", "usage", "data", "nn", "tasks", "study", "report"},
     "cost": {"config", "compose", "usage", "nn", "tasks"},
     "run": {"config", "compose", "usage", "nn", "tasks", "study", "report"},
 }
@@ -60,6 +61,7 @@ def test_arrows(path):
     [
         "shunted_lab",
         "shunted_lab.run",
+        "shunted_lab.attention",
         "shunted_lab.cost",
         "shunted_lab.dashboard",
         "shunted_lab.usage",

@@ -59,6 +59,15 @@ def make_splits(data: DataConfig, recipe: RecipeConfig, seed: int) -> Splits:
     return _folders(data, recipe, seed)
 
 
+def stats_of(data: DataConfig) -> Stats:
+    """Mean and standard deviation that images of a data set are normalised with."""
+    if isinstance(data, EarthConfig | ScalesConfig):
+        from shunted_lab.data.earth.datasets import STATS
+
+        return STATS
+    return CIFAR if isinstance(data, CIFAR100Config) else IMAGENET
+
+
 def _folders(data: FolderConfig, recipe: RecipeConfig, seed: int) -> Splits:
     root = Path(data.root).expanduser()
     train, val = _folder(root, "train"), _folder(root, "val")

@@ -308,10 +308,10 @@ def _back(layer: _Layer, mass: Tensor, chunk: int) -> Tensor:
     out = torch.zeros_like(mass)
     for heads in layer.groups():
         rows, columns = heads.cells
-        reduced = v.new_zeros(heads.k.shape[:2])  # (h, M)
+        reduced = v.new_zeros(heads.k.shape[1])  # (M,), the sum over heads
         for part, weights in heads.weights(chunk):
-            reduced += v[part] @ weights
-        out += rows.T @ reduced.sum(0).view(rows.shape[0], columns.shape[0]) @ columns
+            reduced += v[part].repeat(len(heads.heads)) @ weights.flatten(0, 1)
+        out += rows.T @ reduced.view(rows.shape[0], columns.shape[0]) @ columns
     return out / len(layer.attn.rates)
 
 

@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,12 +20,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from shunted_lab.config import ConfigError, RunConfig, ScalesConfig
 from shunted_lab.data import make_datamodule
-from shunted_lab.nn import device_name, init_weights
+from shunted_lab.data.module import ImageData
+from shunted_lab.data.splits import stats_of
+from shunted_lab.nn import Pyramid, device_name, init_weights
 from shunted_lab.tasks import goal_of
 from shunted_lab.tasks.classification import Classification
 from shunted_lab.tasks.history import History
 from shunted_lab.tasks.model import build_model
 from shunted_lab.tasks.objects import Objects
+from shunted_lab.tasks.pictures import attention_sheet, predicted_sheet
+from shunted_lab.tasks.predictions import Predictions
 
 
 class Link(Protocol):
@@ -88,7 +92,9 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
     metrics |= _values(trainer.validate(task, data, verbose=False))
     metrics |= _values(trainer.test(task, data, verbose=False))
     if trainer.is_global_zero:
-        task.predictions(data.class_names).write(folder)
+        predictions = task.predictions(data.class_names)
+        predictions.write(folder)
+        _show(trainer, config, task, data, predictions, metrics)
     return {
         "metrics": metrics,
         "headline": task.goal.headline,
@@ -100,6 +106,41 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
         "train_seconds": round(clock.seconds, 2),
         "images_per_second": round(clock.images * trainer.world_size / clock.seconds, 1) if clock.seconds else None,
     }
+
+
+def _show(
+    trainer: L.Trainer,
+    config: RunConfig,
+    task: Classification,
+    data: ImageData,
+    predictions: Predictions,
+    metrics: dict[str, float],
+) -> None:
+    """What TensorBoard shows of a finished run beside its curves: pictures, and its options with the final metrics."""
+    logger = trainer.logger
+    assert isinstance(logger, TensorBoardLogger) and isinstance(task.net, Pyramid)
+    images = next(iter(data.test_dataloader()))[0][:SHOWN]
+    task.net.to("cpu")
+    stats = stats_of(config.data)
+    pictures = {
+        "test/predicted": predicted_sheet(images, stats, predictions),
+        "test/attention": attention_sheet(task.net, images[:4], stats),
+    }
+    for name, picture in pictures.items():
+        if picture is not None:
+            logger.experiment.add_image(name, picture, task.global_step, dataformats="HWC")
+    final = {f"final/{key}": value for key, value in metrics.items() if key.startswith(("val/", "test/"))}
+    logger.log_hyperparams(options(config), final)
+    logger.save()
+
+
+def options(config: RunConfig) -> dict[str, Any]:
+    """The run's configuration as dotted keys with plain values: TensorBoard's hyper-parameters."""
+    found: dict[str, Any] = {"seed": config.seed}
+    for group in ("model", "data", "recipe"):
+        for key, value in asdict(getattr(config, group)).items():
+            found[f"{group}.{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
+    return found
 
 
 def share(batch_size: int, devices: int) -> int:
@@ -164,6 +205,7 @@ def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], pro
     )
 
 
+SHOWN = 8  # test images with their predictions, in TensorBoard
 STOPPED = "stopped.ckpt"  # written within an epoch, when a run is asked to stop
 BATCHES = "batches_of_epoch"  # its entry that says how many batches of the epoch were trained
 

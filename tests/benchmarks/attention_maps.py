@@ -48,13 +48,14 @@ def main() -> None:
     mask = torch.zeros(SIZE)
     mask[200:600, 300:900] = 1
     print(f"{SIZE[0]} x {SIZE[1]}, {device_name(torch.device('cpu'))}, peak before {peak():.2f} GB")
+    masses: list[float] = []
     found = [
         timed("attention_of", lambda: attention_of(model, image, (0.5, 0.5))),
-        timed("rollout", lambda: rollout(model, image)),
+        timed("rollout", lambda: masses.append(float(rollout(model, image).double().sum()))),
         timed("concentration", lambda: concentration(model, image, mask)),
     ]
     clock, processors = (sum(times) for times in zip(*found, strict=True))
-    print(f"{'together':14} {clock:6.1f} s, {processors:6.1f} s of processors")
+    print(f"{'together':14} {clock:6.1f} s, {processors:6.1f} s of processors; mass of rollout 1 {masses[0] - 1:+.1e}")
 
 
 if __name__ == "__main__":

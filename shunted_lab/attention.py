@@ -1,0 +1,146 @@
+"""The command that draws attention: python -m shunted_lab.attention checkpoint=RUN_FOLDER image=photo.jpg"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shunted_lab.compose import compose_attention
+from shunted_lab.config import AttentionConfig, ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from shunted_lab.data.augment import Stats
+    from shunted_lab.nn import Pyramid
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command. Returns the exit status: 0, or 1 for a user's mistake."""
+    words = sys.argv[1:] if words is None else words
+    if {"-h", "--help"} & set(words):
+        from shunted_lab.usage import attention_usage
+
+        print(attention_usage())
+        return 0
+    try:
+        draw(compose_attention(words))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def draw(config: AttentionConfig) -> Path:
+    """Draw the figure into `config.out` and print the shares of attention on the object, if there is one.
+
+    Raises:
+        ConfigError: for a checkpoint, an image or a mask that cannot be used.
+    """
+    from shunted_lab.nn import ComponentError
+    from shunted_lab.nn.maps import attention_of, concentration, rollout
+    from shunted_lab.report.attention import attention_figure
+    from shunted_lab.report.plots import save
+
+    out = Path(config.out)
+    if out.suffix not in (".svg", ".pdf", ".png"):
+        raise ConfigError(f"out: '{out}' is no figure; choices: .pdf, .png, .svg")
+    model, stats = load(config)
+    picture, image = read_image(config, stats)
+    query = (float(config.query[0]), float(config.query[1]))
+    try:
+        maps, rolled = attention_of(model, image, query), rollout(model, image)
+        found = concentration(model, image, read_mask(config, picture)) if config.mask else []
+    except ComponentError as error:
+        raise ConfigError(str(error)) from None
+    for c in found:
+        print(f"stage {c.stage + 1}, rate {c.rate}: attention on the object / its share of the area = {c.ratio:.3f}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure = attention_figure(picture, query, maps, rolled, found)
+    (path,) = save(figure, out.parent, out.stem, (out.suffix[1:],))
+    print(path)
+    return path
+
+
+def load(config: AttentionConfig) -> tuple[Pyramid, Stats]:
+    """The model of a run's folder, or of a file of weights for `config.model`; and how its images are normalised.
+
+    Raises:
+        ConfigError: for a path that is neither, or weights that do not fit.
+    """
+    from shunted_lab.data.splits import IMAGENET, stats_of
+    from shunted_lab.nn.official import CheckpointError, load_official
+    from shunted_lab.study.folder import load_run
+    from shunted_lab.tasks.model import build_model
+
+    path = Path(config.checkpoint)
+    if not path.exists():
+        raise ConfigError(f"checkpoint: '{path}' does not exist; give a run's folder or a file of weights")
+    if path.is_dir():
+        run = load_run(path).config
+        file = path / "checkpoints" / ("best.ckpt" if run.recipe.select == "best" else "last.ckpt")
+        if not file.exists():
+            raise ConfigError(f"checkpoint: {file} does not exist; the run has not finished an epoch")
+        return load_own(run.model, file), stats_of(run.data)
+    try:
+        model = build_model(config.model, 1000)
+        load_official(model, path)
+    except CheckpointError as error:
+        raise ConfigError(f"checkpoint: {error}") from None
+    return model, IMAGENET
+
+
+def load_own(model: Any, file: Path) -> Pyramid:
+    """The model of a checkpoint that a run of ours has written; nothing but tensors and plain values is read."""
+    import torch
+
+    from shunted_lab.tasks.model import build_model
+
+    state = torch.load(file, weights_only=True, map_location="cpu")["state_dict"]
+    weights = {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
+    net = build_model(model, len(weights["head.weight"]))
+    net.load_state_dict(weights)
+    return net
+
+
+def read_image(config: AttentionConfig, stats: Stats) -> tuple[np.ndarray, Tensor]:
+    """The image as pixels (H, W, 3) uint8, and normalised (1, 3, H, W)."""
+    import numpy as np
+    import torch
+
+    picture = np.asarray(_open("image", config.image, config.size, "RGB"))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in stats)
+    return picture, (torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255 - mean) / std
+
+
+def read_mask(config: AttentionConfig, picture: np.ndarray) -> Tensor:
+    """(H, W) in [0, 1]: where the object is; any image whose bright pixels are the object, of the image's shape."""
+    import numpy as np
+    import torch
+
+    height, width = picture.shape[:2]
+    mask = np.asarray(_open("mask", str(config.mask), f"{height}x{width}", "L"))
+    return torch.from_numpy(mask > 127)
+
+
+def _open(key: str, where: str, size: str | None, mode: str) -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(Path(where).expanduser()) as found:
+            image = found.convert(mode)
+    except FileNotFoundError:
+        raise ConfigError(f"{key}: '{where}' does not exist") from None
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise ConfigError(f"{key}: '{where}' is no image that can be read ({str(error)[:120]})") from None
+    if size is None:
+        return image
+    height, _, width = str(size).partition("x")
+    way = Image.Resampling.BICUBIC if mode == "RGB" else Image.Resampling.NEAREST
+    return image.resize((int(width or height), int(height)), way)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

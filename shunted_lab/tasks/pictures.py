@@ -1,0 +1,75 @@
+"""Pictures for TensorBoard: test images with what was predicted, and what the model looks at. Drawn by PIL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from shunted_lab.data.augment import Stats
+from shunted_lab.nn import ComponentError, Pyramid
+from shunted_lab.nn.maps import attention_of, rollout
+from shunted_lab.tasks.predictions import Predictions
+
+SIDE, TEXT = 128, 14  # pixels of an image on the sheet, and of a line of text
+
+
+def to_pixels(images: Tensor, stats: Stats) -> np.ndarray:
+    """Normalised (B, 3, H, W) -> (B, H, W, 3) uint8."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in stats)
+    pixels = (images.float().cpu() * std + mean).clamp(0, 1) * 255
+    return pixels.round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def sheet(rows: Sequence[Sequence[tuple[np.ndarray, str]]]) -> np.ndarray:
+    """Images (H, W, 3) uint8 with a line of text below each, row by row -> (H', W', 3) uint8."""
+    width, height = SIDE * max(len(row) for row in rows), (SIDE + TEXT) * len(rows)
+    canvas = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(canvas)
+    for i, row in enumerate(rows):
+        for j, (image, text) in enumerate(row):
+            x, y = j * SIDE, i * (SIDE + TEXT)
+            canvas.paste(Image.fromarray(image).resize((SIDE, SIDE)), (x, y))
+            draw.text((x + 2, y + SIDE), text[: SIDE // 6], fill="black", font_size=10)
+    return np.asarray(canvas)
+
+
+def predicted_sheet(images: Tensor, stats: Stats, predictions: Predictions) -> np.ndarray:
+    """The first images of the test side; `predicted / true` where that differs."""
+    pictures = []
+    for i, picture in enumerate(to_pixels(images, stats)):
+        told, true = _names(predictions, predictions.predicted[i]), _names(predictions, predictions.targets[i])
+        pictures.append((picture, told if told == true else f"{told} / {true}"))
+    return sheet([pictures[i : i + 4] for i in range(0, len(pictures), 4)])
+
+
+def _names(predictions: Predictions, found: np.ndarray) -> str:
+    indices = np.flatnonzero(found) if predictions.targets.ndim == 2 else [int(found)]
+    return ", ".join(predictions.class_names[i] for i in indices)
+
+
+def attention_sheet(model: Pyramid, images: Tensor, stats: Stats) -> np.ndarray | None:
+    """A row an image: itself, the rollout, and where its centre looks in each stage at each rate.
+
+    None for a model with an attention or an embedding of which this is not known (see `nn.maps`).
+    """
+    rows = []
+    for i, picture in enumerate(to_pixels(images, stats)):
+        image = images[i : i + 1]
+        size = (image.shape[2], image.shape[3])
+        try:
+            maps = attention_of(model, image, (0.5, 0.5))
+            seen = [(picture, "image"), (lit(picture, rollout(model, image)), "rollout")]
+        except ComponentError:
+            return None
+        rows.append(seen + [(lit(picture, m.on_image(size)), f"stage {m.stage + 1}, r = {m.rate}") for m in maps])
+    return sheet(rows)
+
+
+def lit(picture: np.ndarray, mass: Tensor) -> np.ndarray:
+    """The picture (H, W, 3), bright where there is mass (H, W) and dark where there is none."""
+    light = (mass / mass.max().clamp(min=1e-12)).sqrt().cpu().numpy()[..., None]
+    return (picture * (0.15 + 0.85 * light)).round().astype(np.uint8)
