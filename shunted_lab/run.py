@@ -48,6 +48,7 @@ def run(experiment: Experiment, words: list[str]) -> int:
     from shunted_lab.study import store
     from shunted_lab.study.confirm import take_the_best
     from shunted_lab.study.launch import plan_slots, warm_up
+    from shunted_lab.study.measure import measure_variants
     from shunted_lab.study.plan import (
         check_runs_dir,
         check_space,
@@ -89,6 +90,8 @@ def run(experiment: Experiment, words: list[str]) -> int:
         states = store.read_states(runs, store.open_study(config))
     else:
         return 0
+    if any(state.state == "done" for state in states):
+        measure_variants(experiment, facts)
     return _report(experiment, states, costs, paper_costs, console)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 Key = tuple[int, int, int]  # epoch, index of the image, copy (of repeated augmentation)
@@ -97,6 +98,13 @@ class ImageData(L.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[Any]:
         return self._loader(self.splits.test)
+
+    def test_images(self, indices: Sequence[int]) -> Tensor:
+        """(n, 3, S, S): some images of the test side."""
+        side: Any = self.splits.test
+        if hasattr(side, "__getitems__"):
+            return side.__getitems__(list(indices))[0]
+        return torch.stack([side[i][0] for i in indices])
 
     def _loader(self, dataset: Dataset[Any], **kwargs: Any) -> DataLoader[Any]:
         if hasattr(dataset, "__getitems__"):

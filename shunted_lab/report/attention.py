@@ -48,9 +48,8 @@ def attention_figure(
         axes.imshow(picture)
         if mass is not None:
             axes.imshow(mass.cpu().numpy(), cmap="viridis", alpha=0.65)
-        axes.plot(
-            query[1] * width - 0.5, query[0] * height - 0.5, "+", color="#d55e00", markersize=9, markeredgewidth=2
-        )
+        x, y = query[1] * width - 0.5, query[0] * height - 0.5
+        axes.plot(x, y, "+", color="#d55e00", markersize=9, markeredgewidth=2)
         axes.set_title(title, loc="left")
         axes.set_axis_off()
     return settle(figure)

@@ -21,6 +21,7 @@ from shunted_lab.report.statistics import Difference, McNemar, leave_one_out, mc
 from shunted_lab.report.table import Table, build_table, checked, headlines
 from shunted_lab.study import store
 from shunted_lab.study.folder import TRACEBACK
+from shunted_lab.study.measure import read_measured
 from shunted_lab.study.plan import RunState, count_costs, count_paper_costs, data_facts, plan_runs, study_folder
 from shunted_lab.tasks import Goal
 from shunted_lab.tasks.history import read_history
@@ -120,7 +121,7 @@ def collect(
 ) -> StudyData:
     """Read the folders of the runs. What is broken there is named in `problems`."""
     config, found = experiment.config, list(problems)
-    table = build_table(config, experiment.variants, states, costs, paper_costs)
+    table = build_table(config, experiment.variants, states, costs, paper_costs, read_measured(experiment))
     runs = [_read(state, found) for state in checked(states)]
     if not any(run.state.result for run in runs):
         found.append("No run is done: there is nothing to show yet.")

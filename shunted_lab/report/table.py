@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median
 from typing import Any
 
 from shunted_lab.config import Config, RunConfig, ScalesConfig
 from shunted_lab.nn.cost import Cost
 from shunted_lab.report.statistics import Difference, Summary, paired_difference, smallest_difference, summarize
+from shunted_lab.study.measure import Measured
 from shunted_lab.study.plan import RunState
 from shunted_lab.tasks import Goal, goal_of
 
@@ -36,8 +36,8 @@ class Row:
     paper_cost: Cost | None = None
     paper: Mapping[str, float] = field(default_factory=dict)  # published top1 [%], params [M], flops [G]
     columns: Sequence[Summary | None] = ()  # the goal's further metrics
-    latency: float | None = None  # seconds of one image's forward pass, median over the runs
-    memory: float | None = None  # bytes that it holds at most, likewise
+    latency: float | None = None  # seconds of one image's forward pass
+    memory: float | None = None  # bytes that it holds at most
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ def build_table(
     states: Sequence[RunState],
     costs: Mapping[str, Cost],
     paper_costs: Mapping[str, Cost],
+    measured: Mapping[str, Measured] | None = None,
 ) -> Table:
     """The table of an experiment.
 
@@ -70,7 +71,11 @@ def build_table(
         variants: the configuration of each, as composed.
         states: one for each planned run, in any order.
         costs, paper_costs: by variant, at the experiment's size and at the paper's (empty without `paper:`).
+        measured: latency and memory by variant; those on more than one device are left out.
     """
+    measured = measured or {}
+    devices = sorted({m.device for m in measured.values()})
+    measured = measured if len(devices) == 1 else {}
     states = checked(states)
     goal = goal_of(next(iter(variants.values())).data)
     values = headlines(variants, states)
@@ -93,12 +98,14 @@ def build_table(
                 paper_costs.get(name),
                 config.paper.rows.get(name, {}) if config.paper else {},
                 [_column(results, metric) for metric, _ in goal.columns],
-                _measured(results, "latency"),
-                _measured(results, "memory"),
+                measured[name].latency if name in measured else None,
+                measured[name].memory if name in measured else None,
             )
         )
     title = f"{config.name}: {config.description}" if config.description else config.name
     caption = _caption(config, variants, states, rows, goal)
+    if measured:
+        caption.append(f"Latency and peak memory above the weights: forward, one image, alone on {devices[0]}.")
     return Table(title, goal, rows, caption, *_paper_captions(config, variants))
 
 
@@ -114,13 +121,6 @@ def headlines(variants: Mapping[str, RunConfig], states: Sequence[RunState]) -> 
 def _column(results: Sequence[dict[str, Any]], metric: str) -> Summary | None:
     found = [result["metrics"][metric] for result in results if metric in result["metrics"]]
     return summarize(found) if found and len(found) == len(results) else None
-
-
-def _measured(results: Sequence[dict[str, Any]], cost: str) -> float | None:
-    """The median over the runs; None where one of them was not measured, or they ran on several devices."""
-    found = [result.get("costs", {}).get(cost) for result in results]
-    same = len({result["device"] for result in results}) == 1
-    return float(median(found)) if found and same and None not in found else None
 
 
 def checked(states: Sequence[RunState]) -> list[RunState]:
@@ -161,11 +161,6 @@ def _caption(
         f"Mean ± standard deviation over n seeds ({', '.join(map(str, config.seeds))}); "
         f"Δ: paired difference to {_compared(config)} with its 95 % t-interval, in percentage points."
     )
-    if any(row.latency is not None for row in rows):
-        lines.append(
-            "Latency and peak memory above the weights: one image, forward, on that device, after training and "
-            "perhaps beside other workers; median over runs."
-        )
     return lines + _proof(config, rows)
 
 

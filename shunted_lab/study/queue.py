@@ -35,7 +35,7 @@ class Job:
     run: Run
     trial: Trial
     costs: dict[str, float]
-    measure: bool = True
+    measure: bool = False
 
 
 class Queue:

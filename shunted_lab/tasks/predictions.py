@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -44,6 +45,12 @@ class Predictions:
             total, found = self.targets.sum(0), (self.targets & self.predicted).sum(0)
         with np.errstate(invalid="ignore"):
             return found / total
+
+    def take(self, indices: Sequence[int]) -> Predictions:
+        """Those of some images."""
+        chosen = list(indices)
+        confidence = None if self.confidence is None else self.confidence[chosen]
+        return Predictions(self.targets[chosen], self.predicted[chosen], confidence, self.class_names)
 
     def write(self, folder: Path) -> Path:
         """`predictions.npz`, whole or not at all; 50,000 images of one label take less than 300 kB."""

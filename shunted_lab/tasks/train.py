@@ -119,11 +119,13 @@ def _show(
     """What TensorBoard shows of a finished run beside its curves: pictures, and its options with the final metrics."""
     logger = trainer.logger
     assert isinstance(logger, TensorBoardLogger) and isinstance(task.net, Pyramid)
-    images = next(iter(data.test_dataloader()))[0][:SHOWN]
+    count = len(predictions.targets)
+    chosen = [int(i) for i in torch.linspace(0, count - 1, min(SHOWN, count))]  # all over the side: it may be sorted
+    images = data.test_images(chosen)
     task.net.to("cpu")
     stats = stats_of(config.data)
     pictures = {
-        "test/predicted": predicted_sheet(images, stats, predictions),
+        "test/predicted": predicted_sheet(images, stats, predictions.take(chosen)),
         "test/attention": attention_sheet(task.net, images[:4], stats),
     }
     for name, picture in pictures.items():

@@ -7,7 +7,7 @@ import pytest
 
 from shunted_lab.compose import compose
 from shunted_lab.report.collect import collect
-from shunted_lab.study import plan, store
+from shunted_lab.study import measure, plan, store
 from shunted_lab.study.folder import describe, write_json
 from shunted_lab.tasks.predictions import Predictions
 
@@ -71,6 +71,10 @@ class Made:
 
     def data(self):
         states = store.read_states(self.runs, self.study)
+        measured = {"latency": 0.011, "memory": 7e5, "device": "a CPU"}
+        runs = self.experiment.variants.items()
+        note = {name: {"model": measure._key(run), "measured": measured} for name, run in runs}
+        write_json(plan.study_folder(self.experiment.config) / measure.FILE, note)
         return collect(self.experiment, states, *counted(self.experiment))
 
 

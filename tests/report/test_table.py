@@ -17,6 +17,7 @@ from shunted_lab.nn.cost import Cost
 from shunted_lab.report.render import blocks, to_csv, to_latex, to_markdown, to_terminal
 from shunted_lab.report.table import Table, build_table
 from shunted_lab.report.write import write_tables
+from shunted_lab.study.measure import Measured
 from shunted_lab.study.plan import Run, RunState
 
 ACCURACY = {
@@ -48,11 +49,11 @@ def states(found: Experiment) -> list[RunState]:
     ]
 
 
-def table(found: Experiment | None = None, runs: list[RunState] | None = None) -> Table:
+def table(found: Experiment | None = None, runs: list[RunState] | None = None, measured: dict | None = None) -> Table:
     found = found or experiment()
     costs = {name: Cost(2_002_505 + i, 21_424_320, 21_000_000, 424_320) for i, name in enumerate(found.variants)}
     paper = {name: Cost(22_401_256, 4_993_077_312, 4_646_411_328, 346_665_984) for name in found.variants}
-    return build_table(found.config, found.variants, runs or states(found), costs, paper)
+    return build_table(found.config, found.variants, runs or states(found), costs, paper, measured)
 
 
 def replaced(runs: list[RunState], variant: str, seed: int, state: str, error: str | None = None) -> list[RunState]:
@@ -249,17 +250,16 @@ def test_csv_has_the_tables_numbers_as_they_are_rounded_there():
     assert shown[1:3] == (row.params_m, row.gmacs) and shown[3] == f"{row.top1} ± {row.top1_std} ({row.n})"
 
 
-def test_measured_costs_stand_in_the_table_where_all_runs_of_a_device_have_them():
-    runs = [
-        dataclasses.replace(s, result=s.result | {"costs": {"latency": 0.01 * (1 + s.run.seed), "memory": 7e5}})
-        if s.run.variant != "conv_stem" or s.run.seed
-        else s
-        for s in states(experiment())
-    ]
-    block = blocks(table(runs=runs))[0]
+def test_measured_costs_stand_in_the_table_if_they_are_of_one_device():
+    measured = {name: Measured(0.01 * (i + 1), 7e5, "a CPU") for i, name in enumerate(ACCURACY)}
+    del measured["overlapping"]
+    made = table(measured=measured)
+    block = blocks(made)[0]
     assert block.head[3:5] == ("Latency (ms)", "Memory (MB)")
-    assert [line[3:5] for line in block.rows] == [("20.0", "0.7"), ("20.0", "0.7"), ("–", "–")]
-    assert "Latency and peak memory above the weights" in block.caption
+    assert [line[3:5] for line in block.rows] == [("10.0", "0.7"), ("–", "–"), ("30.0", "0.7")]
+    assert "forward, one image, alone on a CPU." in block.caption
+    other = measured | {"overlapping": Measured(0.001, None, "a GPU")}
+    assert blocks(table(measured=other))[0].head == blocks(table())[0].head
 
 
 def test_rows_across_settings_are_compared_within_their_setting():

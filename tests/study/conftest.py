@@ -79,7 +79,6 @@ def trained(tmp_path, monkeypatch):
     """Training that takes no time; workers are forks of the test."""
     calls = Trained(tmp_path / "trained.txt")
     monkeypatch.setattr(worker, "train", calls.train)
-    monkeypatch.setattr(worker, "_measured", lambda run: {})
     monkeypatch.setattr(launch, "CONTEXT", "fork")
     return calls
 
