@@ -143,7 +143,7 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
         return 0
     table = build_search_table(search, study, config)
     console.print(to_terminal(table))
-    for path in write_search(table, folder):
+    for path in write_search(search, study, table, config):
         console.print(str(path), markup=False, highlight=False)
     return 0 if table.complete else 1
 

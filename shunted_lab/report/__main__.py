@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+from shunted_lab.compose import Experiment, compose
 from shunted_lab.config import ConfigError
 
 
@@ -17,20 +18,33 @@ def main(words: list[str] | None = None) -> int:
         print(__doc__)
         return 0
     try:
-        from shunted_lab.report.collect import load_study
-        from shunted_lab.report.write import write_report
-
-        data = load_study(words)
-        if not data.folder.exists():
-            raise ConfigError(f"{data.folder}: there is no such study; run the experiment first, or set runs_dir=...")
-        for path in write_report(data):
-            print(path)
-        for problem in data.problems:
-            print(f"warning: {problem}", file=sys.stderr)
+        return report(compose(words), words)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0 if data.table.complete else 1
+
+
+def report(experiment: Experiment, words: list[str]) -> int:
+    """Write the report of an experiment or a search. Returns 1 if it is not complete."""
+    from shunted_lab.report.collect import load_study
+    from shunted_lab.report.search import build_search_table, load_search, write_search
+    from shunted_lab.report.write import write_report
+    from shunted_lab.study.plan import study_folder
+
+    folder = study_folder(experiment.config)
+    if not folder.exists():
+        raise ConfigError(f"{folder}: there is no such study; run the experiment first, or set runs_dir=...")
+    if experiment.config.search is not None:
+        search, study, config = load_search(words)
+        table = build_search_table(search, study, config)
+        paths, complete = write_search(search, study, table, config), table.complete
+    else:
+        data = load_study(words)
+        paths, complete = write_report(data), data.table.complete
+        for problem in data.problems:
+            print(f"warning: {problem}", file=sys.stderr)
+    print(*paths, sep="\n")
+    return 0 if complete else 1
 
 
 if __name__ == "__main__":

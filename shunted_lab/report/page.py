@@ -15,6 +15,7 @@ import jinja2
 import yaml
 from matplotlib.figure import Figure
 
+from shunted_lab.config import Config
 from shunted_lab.report import plots
 from shunted_lab.report.collect import (
     RunData,
@@ -25,8 +26,10 @@ from shunted_lab.report.collect import (
     main_effects,
     number,
 )
-from shunted_lab.report.render import UNKNOWN, blocks, difference_text, percent_text
+from shunted_lab.report.render import UNKNOWN, Block, blocks, difference_text, percent_text
+from shunted_lab.report.search import SearchTable, rates_of_heads
 from shunted_lab.report.statistics import Difference
+from shunted_lab.study.plan import study_folder
 
 COSTS = {"macs": "MACs", "latency": "latency of one image (s)", "memory": "peak memory of one image (bytes)"}
 
@@ -127,18 +130,10 @@ def _classes(data: StudyData) -> Iterator[Picture]:
 def _rates(data: StudyData) -> Iterator[Picture]:
     """Where the rates are what varies."""
     if "model.rates" in {key for changes in data.config.variants.values() for key in changes}:
-        assignments = [(name, spread_over_heads(run.model)) for name, run in data.variants.items()]
+        assignments = [(name, rates_of_heads(run.model)) for name, run in data.variants.items()]
         yield Picture(
             "rates", "Rates of the heads", "One column a head, stages side by side.", plots.rates_heatmap(assignments)
         )
-
-
-def spread_over_heads(model: Any) -> list[list[int]]:
-    """The rate of every head of each stage."""
-    return [
-        [rate for rate in rates for _ in range(heads // len(rates))]
-        for rates, heads in zip(model.rates, model.num_heads, strict=True)
-    ]
 
 
 def render_page(data: StudyData, made: Sequence[Picture]) -> str:
@@ -154,7 +149,7 @@ def render_page(data: StudyData, made: Sequence[Picture]) -> str:
             smoke=data.config.smoke,
             complete=data.table.complete,
             problems=data.problems,
-            blocks=blocks(data.table),
+            blocks=[(block, [f"#run-{row[0]}" for row in block.rows]) for block in blocks(data.table)],
             pictures=[(p, plots.to_svg(p.figure, p.title, f"{p.name}-")) for p in made],
             evidence=[_evidence_row(found) for found in image_evidence(data)],
             effects=[(name, _difference(d), d.n if d else 0) for name, d in main_effects(data).items()],
@@ -166,6 +161,30 @@ def render_page(data: StudyData, made: Sequence[Picture]) -> str:
             base=yaml.safe_dump(asdict(next(iter(data.variants.values()))), sort_keys=False, allow_unicode=True),
             changes=yaml.safe_dump(dict(data.config.variants), sort_keys=False, allow_unicode=True),
             origins=_origins(data.runs),
+            unknown=UNKNOWN,
+        )
+    )
+
+
+def render_search_page(
+    config: Config, table: SearchTable, folders: Sequence[Path], made: Sequence[Picture], problems: Sequence[str]
+) -> str:
+    """The page of a search; `folders` are those of the rows' runs."""
+    folder = study_folder(config) / "report"
+    links = [f"{quote(os.path.relpath(path, folder))}/" if path.exists() else "" for path in folders]
+    block = Block(table.title, table.head, table.rows, " ".join(table.caption))
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=table.title,
+            smoke=config.smoke,
+            complete=table.complete,
+            problems=problems,
+            blocks=[(block, links)],
+            pictures=[(p, plots.to_svg(p.figure, p.title, f"{p.name}-")) for p in made],
+            base=yaml.safe_dump({key: asdict(getattr(config, key)) for key in ("model", "data", "recipe")}),
+            changes=yaml.safe_dump({"variants": config.variants, "search": asdict(config.search)}),  # type: ignore[arg-type]
             unknown=UNKNOWN,
         )
     )

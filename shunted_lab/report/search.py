@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import optuna
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from shunted_lab.config import Config
+from shunted_lab.compose import compose
+from shunted_lab.config import Config, ConfigError, ModelConfig
+from shunted_lab.study.plan import data_facts, study_folder
 from shunted_lab.study.search import Search, best, finished, tried
+from shunted_lab.study.store import open_study
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import Group
+
+    from shunted_lab.report.page import Picture
 
 SHOWN = 10  # rows of the table; the CSV has all
 
@@ -41,7 +47,7 @@ def build_search_table(search: Search, study: Study | None, config: Config) -> S
     done = finished(study) if study else []
     top = best(study, SHOWN) if study else []
     base = [t for t in done if t.user_attrs["name"] == search.space.label(search.baseline)]
-    rows = [_row(search, t) for t in [*base, *(t for t in top if t not in base)]]
+    rows = [_row(search, t) for t in rows_of(search, study)]
     trials = tried(study.get_trials(deepcopy=False)) if study else {}
     over = study is not None and bool(study.user_attrs.get("exhausted"))
     complete = over or len(trials) >= search.config.trials
@@ -54,6 +60,88 @@ def build_search_table(search: Search, study: Study | None, config: Config) -> S
     )
     title = f"{config.name}: {config.description}" if config.description else config.name
     return SearchTable(title, head, rows, caption, complete, _csv(names, done))
+
+
+def rows_of(search: Search, study: Study | None) -> list[FrozenTrial]:
+    """The trials of the table's rows: the baseline, then the best."""
+    if study is None:
+        return []
+    top = best(study, SHOWN)
+    base = [t for t in finished(study) if t.user_attrs["name"] == search.space.label(search.baseline)]
+    return [*base, *(t for t in top if t not in base)]
+
+
+def load_search(words: Sequence[str]) -> tuple[Search, Study | None, Config]:
+    """The search of a command's words, as it is now. Nothing is trained or written.
+
+    Raises:
+        ConfigError: for words that do not compose, or an experiment that is no search.
+    """
+    experiment = compose(list(words))
+    if experiment.config.search is None:
+        raise ConfigError(f"experiment: {experiment.config.name} is no search")
+    search = Search(experiment, next(iter(data_facts(experiment).values())))
+    return search, open_study(experiment.config), experiment.config
+
+
+def rates_of_heads(model: ModelConfig) -> list[list[int]]:
+    """The rate of every head of each stage."""
+    return [
+        [rate for rate in rates for _ in range(heads // len(rates))]
+        for rates, heads in zip(model.rates, model.num_heads, strict=True)
+    ]
+
+
+def front_figure(search: Search, study: Study) -> Figure | None:
+    """The first objective against the second one, or against the MACs; None before a trial is done."""
+    from shunted_lab.report.plots import search_front
+
+    done = finished(study)
+    names = list(search.config.objectives.items())
+    if not done:
+        return None
+    base = next((i for i, t in enumerate(done) if t.user_attrs["name"] == search.space.label(search.baseline)), None)
+    labels = [t.user_attrs["name"] for t in done]
+    other = [t.values[1] if len(names) > 1 else _macs(t) for t in done]
+    xlabel, xway = names[1] if len(names) > 1 else ("MACs", "min")
+    ylabel, yway = names[0]
+    values = [t.values[0] for t in done]
+    return search_front(other, values, labels, [True] * len(done), base, xlabel, ylabel, (xway, yway))
+
+
+def importance_of(study: Study) -> dict[str, float]:
+    """Parameter -> its importance for the first objective (PED-ANOVA, arXiv 2304.10255); empty for too few trials."""
+    done = finished(study)
+    if len(done) < 4 or not any(len({str(t.params[k]) for t in done if k in t.params}) > 1 for k in done[0].params):
+        return {}
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    return optuna.importance.get_param_importances(study, evaluator=evaluator, target=lambda t: t.values[0])
+
+
+def search_pictures(search: Search, study: Study | None) -> list[Picture]:
+    """The figures of a search."""
+    from shunted_lab.report.page import Picture
+    from shunted_lab.report.plots import importance, rates_heatmap
+
+    if study is None:
+        return []
+    made = []
+    front = front_figure(search, study)
+    if front is not None:
+        made.append(Picture("front", "Pareto front of the search", "Every trial that is done; one seed each.", front))
+    weights = importance_of(study)
+    if any(weights.values()):
+        text = "PED-ANOVA of the first objective: how much the best trials agree on it. No evidence of effects."
+        made.append(Picture("importance", "Importance of parameters", text, importance(weights)))
+    chosen = [(t.user_attrs["name"], rates_of_heads(_model(t))) for t in rows_of(search, study)]
+    if chosen and "rates" in search.config.space:
+        text = "Baseline first, then the best; one column a head."
+        made.append(Picture("rates", "Rates of the heads", text, rates_heatmap(chosen)))
+    return made
+
+
+def _model(trial: FrozenTrial) -> ModelConfig:
+    return ModelConfig(**trial.user_attrs["config"]["model"])
 
 
 def _row(search: Search, trial: FrozenTrial) -> Sequence[str]:
@@ -135,12 +223,18 @@ def to_terminal(table: SearchTable) -> Group:
     return Group(shown, Text(" ".join(table.caption)))
 
 
-def write_search(table: SearchTable, folder: Path) -> list[Path]:
-    """Write `search.md` and `search.csv`, each whole or not at all."""
-    paths = []
-    for name, text in (("search.md", to_markdown(table)), ("search.csv", table.csv)):
-        temporary = folder / f".{name}"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, folder / name)
-        paths.append(folder / name)
-    return paths
+def write_search(search: Search, study: Study | None, table: SearchTable, config: Config) -> list[Path]:
+    """Write `search.md`, `search.csv`, and `report/` with the page and its figures, each file whole or not at all."""
+    from shunted_lab.report.page import render_search_page
+    from shunted_lab.report.plots import save
+    from shunted_lab.report.write import write
+
+    folder = study_folder(config)
+    paths = [write(folder / "search.md", to_markdown(table)), write(folder / "search.csv", table.csv)]
+    figures = folder / "report" / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    made = search_pictures(search, study)
+    for picture in made:
+        save(picture.figure, figures, picture.name)
+    folders = [Path(t.user_attrs["folder"]) for t in rows_of(search, study)]
+    return [*paths, write(folder / "report" / "index.html", render_search_page(config, table, folders, made, []))]

@@ -20,19 +20,19 @@ def write_report(data: StudyData) -> list[Path]:
     from shunted_lab.report.plots import save
 
     paths = write_tables(data.table, data.folder)
-    paths.append(_write(data.folder / "runs.csv", runs_csv(data)))
+    paths.append(write(data.folder / "runs.csv", runs_csv(data)))
     figures = data.folder / "report" / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     made = list(pictures(data))
     for picture in made:
         save(picture.figure, figures, picture.name)
-    paths.append(_write(data.folder / "report" / "index.html", render_page(data, made)))
+    paths.append(write(data.folder / "report" / "index.html", render_page(data, made)))
     return paths
 
 
 def write_tables(table: Table, folder: Path) -> list[Path]:
     """Write `table.md`, `table.csv` and `table.tex`."""
-    return [_write(folder / name, render(table)) for name, render in TABLES.items()]
+    return [write(folder / name, render(table)) for name, render in TABLES.items()]
 
 
 def runs_csv(data: StudyData) -> str:
@@ -55,7 +55,8 @@ def runs_csv(data: StudyData) -> str:
     return out.getvalue()
 
 
-def _write(path: Path, text: str) -> Path:
+def write(path: Path, text: str) -> Path:
+    """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

@@ -64,7 +64,11 @@ def open_study(config: Config) -> Study | None:
         storage = _storage(config, create=False)
         if storage is None:
             return None
-        return optuna.load_study(study_name=folder.name, storage=storage)
+        study = optuna.load_study(study_name=folder.name, storage=storage)
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if any("result" not in trial.user_attrs for trial in done):
+            return _refuse(where, "its trials have no results")
+        return study
     except KeyError:
         return None  # of a launcher that was killed before it had made the study, or of other experiments
     except (RuntimeError, ImportError, sqlalchemy.exc.SQLAlchemyError, AssertionError) as error:
