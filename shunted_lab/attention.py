@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from shunted_lab.compose import compose_attention
@@ -78,9 +79,11 @@ def load(config: AttentionConfig) -> tuple[Pyramid, Stats]:
     path = Path(config.checkpoint)
     if not path.exists():
         raise ConfigError(f"checkpoint: '{path}' does not exist; give a run's folder or a file of weights")
-    if path.is_dir():
-        run = load_run(path).config
+    if path.is_dir() or path.suffix == ".ckpt":
+        folder = path if path.is_dir() else path.absolute().parent.parent  # RUN_FOLDER/checkpoints/last.ckpt
+        run = load_run(folder).config
         file = path / "checkpoints" / ("best.ckpt" if run.recipe.select == "best" else "last.ckpt")
+        file = file if path.is_dir() else path
         if not file.exists():
             raise ConfigError(f"checkpoint: {file} does not exist; the run has not finished an epoch")
         return load_own(run.model, file), stats_of(run.data)
@@ -98,10 +101,13 @@ def load_own(model: Any, file: Path) -> Pyramid:
 
     from shunted_lab.tasks.model import build_model
 
-    state = torch.load(file, weights_only=True, map_location="cpu")["state_dict"]
-    weights = {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
-    net = build_model(model, len(weights["head.weight"]))
-    net.load_state_dict(weights)
+    try:
+        state = torch.load(file, weights_only=True, map_location="cpu")["state_dict"]
+        weights = {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
+        net = build_model(model, len(weights["head.weight"]))
+        net.load_state_dict(weights)
+    except (OSError, KeyError, RuntimeError, UnpicklingError) as error:
+        raise ConfigError(f"checkpoint: {file} does not fit the model ({str(error).splitlines()[0]})") from None
     return net
 
 

@@ -374,7 +374,7 @@ class AttentionConfig:
 
     defaults: list[Any] = field(default_factory=lambda: ["_self_", {"model": "shunted_s"}])
     model: ModelConfig = MISSING
-    checkpoint: str = option(MISSING, "a run's folder; or a file of weights (official or timm's names) for model=...")
+    checkpoint: str = option(MISSING, "a run's folder, or a .ckpt in it; or official weights for model=...")
     image: str = option(MISSING, "the image file")
     mask: str | None = option(None, "an image whose bright pixels are the object: prints attention on it / its area")
     query: list[float] = option([0.5, 0.5], "the point that looks: y, x as fractions of height and width, in [0, 1)")

@@ -18,15 +18,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from shunted_lab.nn.aggregation import FixedPooling
 from shunted_lab.nn.attention import GroupedAttention, HeadGroup, split_heads
 from shunted_lab.nn.layout import Grid
 from shunted_lab.nn.pyramid import Block, Pyramid, Stage
 from shunted_lab.nn.registry import ComponentError
+from shunted_lab.nn.windows import Cells, cells_of, pixels_of, seen_by, stride_of
 
 CHUNK = 2**20  # weights: 4 MB stay in a CPU's cache, which is faster than 64 MB (tests/benchmarks/attention_maps.py)
-Cells = tuple[Tensor, Tensor]
-"""Rows (H', H) and columns (W', W) of windows; see the top of the file."""
 
 
 class QueryMap(NamedTuple):
@@ -50,7 +48,7 @@ class QueryMap(NamedTuple):
         Raises:
             ComponentError: for a size that does not give this grid.
         """
-        rows, columns = _pixels(self.cells, self.grid, size, self.stage)
+        rows, columns = pixels_of(self.cells, self.grid, size, self.stage)
         return rows.T @ self.weights.mean(0) @ columns
 
 
@@ -174,7 +172,7 @@ def concentration(
         asked = _centred_on(drawn, stage.grid, index) if queries == "object" else None
         for layer in stage.layers:
             for heads in layer.groups(asked):
-                rows, columns = _pixels(heads.cells, stage.grid, size, index)
+                rows, columns = pixels_of(heads.cells, stage.grid, size, index)
                 share = (rows @ drawn @ columns.T).flatten()  # (M,)
                 total = sum(float((weights @ share).sum()) for _, weights in heads.weights(chunk))
                 count = heads.q.shape[0] * heads.q.shape[1]
@@ -220,7 +218,7 @@ class _Layer(NamedTuple):
         for group in self.attn.groups.values():
             assert isinstance(group, HeadGroup)
             k, _, reduced = group.keys_values(self.x, self.grid)
-            cells = _cells(group, self.grid, reduced, self.where, self.x.device)
+            cells = cells_of(group, self.grid, reduced, self.where, self.x.device)
             yield _Heads(group.heads, group.rate, q[group.heads].float(), split_heads(k, d)[0].float(), cells)
 
 
@@ -315,52 +313,6 @@ def _back(layer: _Layer, mass: Tensor, chunk: int) -> Tensor:
     return out / len(layer.attn.rates)
 
 
-def _even(start: Tensor, stop: Tensor, length: int, step: int = 1) -> Tensor:
-    """(n, length): row i is uniform over start, start + step, ... below stop, as far as they are in 0 .. length - 1."""
-    offset = torch.arange(length, device=start.device) - start[:, None]  # (n, length)
-    inside = (offset >= 0) & (offset < (stop - start)[:, None]) & (offset % step == 0)
-    return inside / inside.sum(1, keepdim=True)
-
-
-def _side_by_side(count: int, side: int, length: int, device: torch.device) -> Tensor:
-    start = torch.arange(count, device=device) * side
-    return _even(start, start + side, length)
-
-
-def _cells(group: HeadGroup, grid: Grid, reduced: Grid, where: str, device: torch.device) -> Cells:
-    """The tokens that each reduced token covers."""
-    if isinstance(group.aggregation, FixedPooling):
-        rows, columns = (_pooled(m, n, device) for m, n in zip(reduced, grid, strict=True))
-        return rows, columns
-    side = 1 if reduced == grid else group.rate
-    if reduced != (-(-grid[0] // side), -(-grid[1] // side)):
-        name = type(group.aggregation).__name__
-        raise ComponentError(f"{where}: {name} makes {reduced} of {grid}: no windows of rate {group.rate}")
-    return _side_by_side(reduced[0], side, grid[0], device), _side_by_side(reduced[1], side, grid[1], device)
-
-
-def _pooled(count: int, length: int, device: torch.device) -> Tensor:
-    """Windows of adaptive pooling: floor(i n / m) to ceil((i + 1) n / m). They overlap where m does not divide n."""
-    index = torch.arange(count, device=device)
-    return _even(index * length // count, -(-(index + 1) * length // count), length)
-
-
-def _stride(stage: int) -> int:
-    return 4 * 2**stage
-
-
-def _pixels(cells: Cells, grid: Grid, size: Grid, stage: int) -> Cells:
-    """The pixels that each reduced token covers, (H', H) and (W', W) of the image: evenly over pixels, not tokens."""
-    side = _stride(stage)
-    if grid != (-(-size[0] // side), -(-size[1] // side)):
-        raise ComponentError(f"size: {size} does not give the grid {grid} of stage {stage + 1} at stride {side}")
-    covers = []
-    for cell, count, length in zip(cells, grid, size, strict=True):
-        inside = (cell @ _side_by_side(count, side, length, cell.device)) > 0
-        covers.append(inside / inside.sum(1, keepdim=True))
-    return covers[0], covers[1]
-
-
 def _receptive_fields(stage: _Seen, index: int) -> Cells:
     """What each token of a stage sees of the map before it: uniform in each convolution, one after the other."""
     axes = []
@@ -368,7 +320,7 @@ def _receptive_fields(stage: _Seen, index: int) -> Cells:
         length = stage.size[axis]
         chain = torch.eye(length, device=stage.device)
         for step in stage.convs:
-            seen = _seen_by(step, axis, length, stage.device)
+            seen = seen_by(step.conv, step.made[axis], axis, length, stage.device)
             # An embedding may pad at the end, up to a multiple of the stride; anything else breaks the chain.
             if not 0 <= step.given[axis] - length < step.conv.stride[axis] or seen.isnan().any():
                 length = 0
@@ -379,16 +331,6 @@ def _receptive_fields(stage: _Seen, index: int) -> Cells:
             raise ComponentError(f"stage {index + 1}: {name} is no chain of convolutions that rollout can follow")
         axes.append(chain)
     return axes[0], axes[1]
-
-
-def _seen_by(step: _Conv, axis: int, length: int, device: torch.device) -> Tensor:
-    """Rows (or columns) that a convolution sees of a map that has `length` of them: uniform over those inside it."""
-    conv = step.conv
-    reach = conv.dilation[axis] * (conv.kernel_size[axis] - 1) + 1
-    same = (reach - 1) // 2 if conv.padding == "same" else 0
-    padding = same if isinstance(conv.padding, str) else conv.padding[axis]
-    start = torch.arange(step.made[axis], device=device) * conv.stride[axis] - padding
-    return _even(start, start + reach, length, conv.dilation[axis])
 
 
 # --- places ----------------------------------------------------------------------------------------------------------
@@ -407,7 +349,7 @@ def _check_query(query: tuple[float, float]) -> None:
 
 def _token_at(query: tuple[float, float], image: Tensor, stage: int) -> tuple[int, int]:
     H, W = image.shape[-2:]
-    return int(query[0] * H) // _stride(stage), int(query[1] * W) // _stride(stage)
+    return int(query[0] * H) // stride_of(stage), int(query[1] * W) // stride_of(stage)
 
 
 def _check_mask(mask: Tensor, size: Grid) -> float:
@@ -426,6 +368,6 @@ def _centred_on(mask: Tensor, grid: Grid, stage: int) -> Tensor:
     """Indices of the tokens whose central pixel is the object's; at the border, the centre of what lies inside."""
     places = []
     for count, length in zip(grid, mask.shape, strict=True):
-        start = torch.arange(count, device=mask.device) * _stride(stage)
-        places.append((start + (start + _stride(stage)).clamp(max=length)) // 2)
+        start = torch.arange(count, device=mask.device) * stride_of(stage)
+        places.append((start + (start + stride_of(stage)).clamp(max=length)) // 2)
     return (mask[places[0]][:, places[1]] >= 0.5).flatten().nonzero()[:, 0]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from shunted_lab.compose import compose
@@ -115,7 +116,14 @@ def importance_of(study: Study) -> dict[str, float]:
     if len(done) < 4 or not any(len({str(t.params[k]) for t in done if k in t.params}) > 1 for k in done[0].params):
         return {}
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    return optuna.importance.get_param_importances(study, evaluator=evaluator, target=lambda t: t.values[0])
+    if len(study.directions) == 1:
+        return optuna.importance.get_param_importances(study, evaluator=evaluator)
+    sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*low `target` values.*")  # with a target, low is taken for good: so it is
+        return optuna.importance.get_param_importances(
+            study, evaluator=evaluator, target=lambda trial: sign * trial.values[0]
+        )
 
 
 def search_pictures(search: Search, study: Study | None) -> list[Picture]:

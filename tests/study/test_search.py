@@ -309,3 +309,27 @@ def test_a_word_cannot_set_what_is_searched(searched):
 def test_a_search_has_one_seed(searched):
     with pytest.raises(ConfigError, match=r"seeds: \[0, 1\] are too many for a search"):
         searched("seeds=[0,1]")
+
+
+@pytest.mark.slow
+def test_a_search_has_a_page_with_its_figures(tmp_path, trained, monkeypatch, capsys):
+    from shunted_lab import run as command
+    from shunted_lab.report import __main__ as report
+    from shunted_lab.study import launch, worker
+
+    def train(config, folder, link=None, progress=False):
+        value = 0.5 + 0.01 * config.model.rates[0].count(8) - 0.001 * sum(map(sum, config.model.rates))
+        return {"metrics": {"val/top1": value, "test/top1": value}, "headline": "test/top1", "device": "none"}
+
+    monkeypatch.setattr(worker, "train", train)
+    monkeypatch.setattr(launch, "CONTEXT", "fork")
+    words = ["experiment=search_rates", f"runs_dir={tmp_path}/runs", "search.trials=8", "search.pruner=null"]
+    assert command.main(words) == 0
+    folder = tmp_path / "runs" / "search_rates"
+    page = (folder / "report" / "index.html").read_text(encoding="utf-8")
+    for name in ("front", "importance", "rates"):
+        assert f'id="figure-{name}"' in page and (folder / "report" / "figures" / f"{name}.pdf").exists()
+    assert page.count('<td><a href="../trials/') >= 8
+    before = (folder / "search.md").read_bytes()
+    (folder / "search.md").unlink()
+    assert report.main(words) == 0 and (folder / "search.md").read_bytes() == before
