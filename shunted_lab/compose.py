@@ -225,7 +225,6 @@ def _expand(config: Config, path: Path) -> Config:
     if not config.across:
         return config
     for name, changes in config.across.items():
-        _check_changes("across", name, changes, path)
         for variant, own in config.variants.items():
             for key in sorted(own.keys() & changes.keys()):
                 raise ConfigError(f"{path}: across.{name}: {key} is varied by variant '{variant}' already")
@@ -254,8 +253,9 @@ def _check_variants(config: Config, chosen: dict[str, str], path: Path) -> None:
         raise ConfigError(f"{path}: baseline: is missing; choices: {', '.join(config.variants)}")
     if config.baseline not in config.variants:
         raise unknown("baseline", config.baseline, config.variants)
-    for name, changes in (config.variants | config.across).items():
-        _check_changes("variants", name, changes, path)
+    rows = [("variants", *row) for row in config.variants.items()] + [("across", *row) for row in config.across.items()]
+    for kind, name, changes in rows:
+        _check_changes(kind, name, changes, path)
         for key in changes:
             for word in chosen:
                 if word == key or word.startswith(key + ".") or (key.startswith(word + ".") and word not in PRESETS):

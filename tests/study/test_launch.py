@@ -194,7 +194,7 @@ def test_a_run_of_a_living_launcher_is_running_and_nobody_elses(tmp_path, traine
 
 
 def test_a_silent_machine_loses_its_run_after_the_grace_period_a_bounded_number_of_times(tmp_path, trained):
-    words = ("seeds=[0]", "study.heartbeat=1", "launch.max_attempts=2")
+    words = ("seeds=[0]", "study.heartbeat=4", "launch.max_attempts=2")
     experiment = experiment_of(tmp_path, *words)
     run = planned(experiment)[0]
     study = store.create_study(experiment.config, {"val/top1": "max"})
@@ -203,7 +203,7 @@ def test_a_silent_machine_loses_its_run_after_the_grace_period_a_bounded_number_
     trial.set_user_attr("launcher", {"host": "another-machine", "lock": "/nowhere"})
     store.beat(study, trial)
     assert names(command(tmp_path, *words)) == ["running", "done", "done"]
-    time.sleep(3.1)
+    time.sleep(8.1)
     trained.clear()
     assert names(command(tmp_path, *words)) == ["done"] * 3
     assert trained.all() == [("non_overlapping", 0)]
