@@ -7,8 +7,9 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from shunted_lab.commands import AttentionConfig
 from shunted_lab.compose import compose_attention
-from shunted_lab.config import AttentionConfig, ConfigError
+from shunted_lab.config import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,17 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from shunted_lab.config import (
-    PRESETS,
-    AttentionConfig,
-    Config,
-    ConfigError,
-    CostConfig,
-    DashboardConfig,
-    RunConfig,
-    nearest,
-    unknown,
-)
+from shunted_lab.commands import AttentionConfig, CostConfig, DashboardConfig
+from shunted_lab.config import PRESETS, Config, ConfigError, RunConfig, nearest, unknown
 
 C = TypeVar("C")
 VARIED = ("model", "data", "recipe")  # what a variant may change

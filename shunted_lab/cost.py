@@ -9,8 +9,9 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from shunted_lab.commands import CostConfig
 from shunted_lab.compose import compose_cost
-from shunted_lab.config import ConfigError, CostConfig
+from shunted_lab.config import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shunted_lab.commands import DashboardConfig
 from shunted_lab.compose import compose_dashboard, experiment_files
-from shunted_lab.config import ConfigError, DashboardConfig
+from shunted_lab.config import ConfigError
 
 if TYPE_CHECKING:
     from optuna.study import Study

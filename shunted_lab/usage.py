@@ -6,8 +6,9 @@ import dataclasses
 import textwrap
 from typing import Any, get_type_hints
 
+from shunted_lab.commands import AttentionConfig, CostConfig, DashboardConfig
 from shunted_lab.compose import experiment_files
-from shunted_lab.config import PRESETS, AttentionConfig, Config, CostConfig, DashboardConfig, ModelConfig
+from shunted_lab.config import PRESETS, Config, ModelConfig
 from shunted_lab.studies import ConfirmConfig, SearchConfig, StudyConfig
 
 SECTIONS = {"study": StudyConfig, "search": SearchConfig, "confirm": ConfirmConfig}

@@ -1,0 +1,77 @@
+"""The configurations of the thin commands beside `run`: the dashboard, attention and costs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from shunted_lab.models import ModelConfig
+from shunted_lab.schema import ConfigError, option, require, unknown
+
+
+@dataclass
+class DashboardConfig:
+    """The configuration of `python -m shunted_lab.dashboard`."""
+
+    runs_dir: str = option("runs", "folder of all results")
+    storage: str | None = option(None, "SQLAlchemy URL of further studies, as in study.storage")
+    port: int = option(8080, "on this machine only: there is no login")
+    refresh: float = option(5.0, "seconds between copies")
+
+    def __post_init__(self) -> None:
+        require(0 < self.port < 65536, "port", self.port, "is not between 1 and 65535")
+        require(self.refresh > 0, "refresh", self.refresh, "is not above 0")
+
+
+@dataclass
+class AttentionConfig:
+    """The configuration of `python -m shunted_lab.attention`."""
+
+    defaults: list[Any] = field(default_factory=lambda: ["_self_", {"model": "shunted_s"}])
+    model: ModelConfig = MISSING
+    checkpoint: str = option(MISSING, "a run's folder, or a .ckpt in it; or official weights for model=...")
+    image: str = option(MISSING, "the image file")
+    mask: str | None = option(None, "an image whose bright pixels are the object: prints attention on it / its area")
+    query: list[float] = option([0.5, 0.5], "the point that looks: y, x as fractions of height and width, in [0, 1)")
+    size: Any = option(None, "resize to: a side, or height x width, e.g. 224 or 800x1333; null leaves it")
+    out: str = option("attention.png", "the figure: .png, .svg or .pdf")
+
+    def __post_init__(self) -> None:
+        inside = len(self.query) == 2 and all(0 <= value < 1 for value in self.query)
+        require(inside, "query", self.query, "is no point: y, x in [0, 1), e.g. [0.5,0.25]")
+        if self.size is not None and not re.fullmatch(r"\d+(x\d+)?", str(self.size)):
+            raise ConfigError(f"size: '{self.size}' is no size; a side, or height x width, e.g. 224 or 800x1333")
+
+
+@dataclass
+class CostConfig:
+    """The configuration of `python -m shunted_lab.cost`."""
+
+    defaults: list[Any] = field(default_factory=lambda: ["_self_", {"model": "shunted_s"}])
+    model: ModelConfig = MISSING
+    size: Any = option(224, "pixels: a side, or height x width, e.g. 800x1333")
+    num_classes: int = option(1000, "number of classes; 0 for no head")
+    measure: bool = option(False, "time a forward pass on the device, and its peak memory")
+    training: bool = option(False, "measure forward and backward")
+    batch_size: int = option(1, "images in the batch that is measured")
+    repeats: int = option(10, "passes that are timed, after 3 that are not; the median is shown")
+    device: str = option("auto", "where to measure: auto, cpu, cuda, mps")
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\d+(x\d+)?", str(self.size)):
+            raise ConfigError(f"size: '{self.size}' is no size; a side, or height x width, e.g. 224 or 800x1333")
+        require(min(self.height_width) >= 32, "size", self.size, "is too small for four stages: at least 32 a side")
+        require(self.num_classes >= 0, "num_classes", self.num_classes, "is negative")
+        for name in ("batch_size", "repeats"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "is too small: at least 1")
+        if self.device not in (choices := ("auto", "cpu", "cuda", "mps")):
+            raise unknown("device", self.device, choices)
+        require(self.measure or not self.training, "training", self.training, "does nothing without measure=true")
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        height, _, width = str(self.size).partition("x")
+        return int(height), int(width or height)
