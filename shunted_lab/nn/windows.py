@@ -14,9 +14,11 @@ from shunted_lab.nn.layout import Grid
 from shunted_lab.nn.registry import ComponentError
 
 Cells = tuple[Tensor, Tensor]
+"""Rows (H', H) and columns (W', W)."""
 
 
 def stride_of(stage: int) -> int:
+    """Pixels on a side of a token of a stage, counted from 0."""
     return 4 * 2**stage
 
 
@@ -28,6 +30,7 @@ def even(start: Tensor, stop: Tensor, length: int, step: int = 1) -> Tensor:
 
 
 def side_by_side(count: int, side: int, length: int, device: torch.device) -> Tensor:
+    """(count, length): windows of `side`, one after the other; the last one ends with the map."""
     start = torch.arange(count, device=device) * side
     return even(start, start + side, length)
 
