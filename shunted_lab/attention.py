@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from shunted_lab.cli import answer
 from shunted_lab.commands import AttentionConfig
 from shunted_lab.compose import compose_attention
 from shunted_lab.config import ConfigError
+from shunted_lab.usage import attention_usage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,17 +22,11 @@ if TYPE_CHECKING:
 
 def main(words: list[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 1 for a user's mistake."""
-    words = sys.argv[1:] if words is None else words
-    if {"-h", "--help"} & set(words):
-        from shunted_lab.usage import attention_usage
+    return answer(words, attention_usage, _act)
 
-        print(attention_usage())
-        return 0
-    try:
-        draw(compose_attention(words))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+
+def _act(words: list[str]) -> int:
+    draw(compose_attention(words))
     return 0
 
 
@@ -73,43 +68,13 @@ def load(config: AttentionConfig) -> tuple[Pyramid, Stats]:
         ConfigError: for a path that is neither, or weights that do not fit.
     """
     from shunted_lab.data.splits import IMAGENET, stats_of
-    from shunted_lab.nn.official import CheckpointError, load_official
-    from shunted_lab.study.folder import load_run
-    from shunted_lab.tasks.model import build_model
+    from shunted_lab.study.folder import find_checkpoint
+    from shunted_lab.tasks.checkpoint import load_model
 
-    path = Path(config.checkpoint)
-    if not path.exists():
-        raise ConfigError(f"checkpoint: '{path}' does not exist; give a run's folder or a file of weights")
-    if path.is_dir() or path.suffix == ".ckpt":
-        folder = path if path.is_dir() else path.absolute().parent.parent  # RUN_FOLDER/checkpoints/last.ckpt
-        run = load_run(folder).config
-        file = path / "checkpoints" / ("best.ckpt" if run.recipe.select == "best" else "last.ckpt")
-        file = file if path.is_dir() else path
-        if not file.exists():
-            raise ConfigError(f"checkpoint: {file} does not exist; the run has not finished an epoch")
-        return load_own(run.model, file), stats_of(run.data)
-    try:
-        model = build_model(config.model, 1000)
-        load_official(model, path)
-    except CheckpointError as error:
-        raise ConfigError(f"checkpoint: {error}") from None
-    return model, IMAGENET
-
-
-def load_own(model: Any, file: Path) -> Pyramid:
-    """The model of a checkpoint that a run of ours has written; nothing but tensors and plain values is read."""
-    import torch
-
-    from shunted_lab.tasks.model import build_model
-
-    try:
-        state = torch.load(file, weights_only=True, map_location="cpu")["state_dict"]
-        weights = {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
-        net = build_model(model, len(weights["head.weight"]))
-        net.load_state_dict(weights)
-    except (OSError, KeyError, RuntimeError, UnpicklingError) as error:
-        raise ConfigError(f"checkpoint: {file} does not fit the model ({str(error).splitlines()[0]})") from None
-    return net
+    run, file = find_checkpoint(config.checkpoint)
+    if run is None:
+        return load_model(config.model, file), IMAGENET
+    return load_model(run.config.model, file), stats_of(run.config.data)
 
 
 def read_image(config: AttentionConfig, stats: Stats) -> tuple[np.ndarray, Tensor]:

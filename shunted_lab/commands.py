@@ -1,4 +1,4 @@
-"""The configurations of the thin commands beside `run`: the dashboard, attention and costs."""
+"""The configurations of the thin commands beside `run`: dashboard, attention, costs, evaluation and shards."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from shunted_lab.config import DataConfig
 from shunted_lab.models import ModelConfig
 from shunted_lab.schema import ConfigError, option, require, unknown
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 @dataclass
@@ -67,11 +70,61 @@ class CostConfig:
         require(self.num_classes >= 0, "num_classes", self.num_classes, "is negative")
         for name in ("batch_size", "repeats"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "is too small: at least 1")
-        if self.device not in (choices := ("auto", "cpu", "cuda", "mps")):
-            raise unknown("device", self.device, choices)
+        if self.device not in DEVICES:
+            raise unknown("device", self.device, DEVICES)
         require(self.measure or not self.training, "training", self.training, "does nothing without measure=true")
 
     @property
     def height_width(self) -> tuple[int, int]:
         height, _, width = str(self.size).partition("x")
         return int(height), int(width or height)
+
+
+EVALUATED_IN = ("32-true", "bf16", "16")
+
+
+@dataclass
+class EvaluateConfig:
+    """The configuration of `python -m shunted_lab.evaluate`."""
+
+    defaults: list[Any] = field(default_factory=lambda: ["_self_", {"model": "shunted_s"}, {"data": "imagenet"}])
+    checkpoint: str = option(MISSING, "a run's folder, or a .ckpt in it; or a file of weights for model=...")
+    model: ModelConfig = MISSING
+    data: DataConfig = MISSING
+    side: str = option("test", "which side of the data: test, val")
+    limit_batches: int | None = option(None, "at most so many batches; null takes all")
+    device: str = option("auto", "auto, cpu, cuda, mps")
+    precision: str | None = option(
+        None, f"arithmetic: {', '.join(EVALUATED_IN)}; null takes that of the run, for a file of weights 32-true"
+    )
+    num_workers: int = option(0, "processes that load images")
+    out: str | None = option(None, "a .json file for all figures, the configuration and the versions of libraries")
+
+    def __post_init__(self) -> None:
+        if self.side not in ("test", "val"):
+            raise unknown("side", self.side, ("test", "val"))
+        if self.device not in DEVICES:
+            raise unknown("device", self.device, DEVICES)
+        if self.precision not in (None, *EVALUATED_IN):
+            raise unknown("precision", self.precision, EVALUATED_IN)
+        require(self.num_workers >= 0, "num_workers", self.num_workers, "is negative")
+        good = self.limit_batches is None or self.limit_batches >= 1
+        require(good, "limit_batches", self.limit_batches, "is too small: at least 1")
+        if self.out is not None and not self.out.endswith(".json"):
+            raise ConfigError(f"out: '{self.out}' is no .json file")
+
+
+@dataclass
+class ConvertConfig:
+    """The configuration of `python -m shunted_lab.data.shards`."""
+
+    defaults: list[Any] = field(default_factory=lambda: ["_self_", {"data": "folder"}])
+    data: DataConfig = MISSING
+    out: str = option(MISSING, "folder of the shards, or an fsspec URL, e.g. s3://bucket/flowers")
+    shard_mb: float = option(256.0, "megabytes (1e6 bytes) of a shard at most; a larger image has one of its own")
+    shuffle_seed: int = option(0, "seed of the order in which training images are written")
+    verify: bool = option(True, "decode every image, and refuse those that cannot be")
+
+    def __post_init__(self) -> None:
+        require(self.shard_mb > 0, "shard_mb", self.shard_mb, "is not above 0")
+        require(self.shuffle_seed >= 0, "shuffle_seed", self.shuffle_seed, "is negative")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,11 +20,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from shunted_lab.commands import AttentionConfig, CostConfig, DashboardConfig
+from shunted_lab.commands import AttentionConfig, ConvertConfig, CostConfig, DashboardConfig, EvaluateConfig
 from shunted_lab.config import PRESETS, Config, ConfigError, RunConfig, nearest, unknown
 
 C = TypeVar("C")
+FOLDERS = ("folder", "imagenet")  # what can be converted to shards
 VARIED = ("model", "data", "recipe")  # what a variant may change
+OF_RUN = "of_run"  # the choice of a group that is the configuration of the run at hand
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,54 @@ def compose_attention(words: list[str]) -> AttentionConfig:
     return _compose_as(AttentionConfig, words)
 
 
+def compose_convert(words: list[str]) -> ConvertConfig:
+    """Compose `key=value` words into the configuration of the shards command; errors as in `compose_cost`."""
+    if (data := _choices(words).get("data", FOLDERS[0])) not in FOLDERS:
+        raise ConfigError(f"data: '{data}' is no folder of images; choices: {', '.join(FOLDERS)}")
+    _store_groups()
+    return _compose_as(ConvertConfig, words)
+
+
 def compose_dashboard(words: list[str]) -> DashboardConfig:
     """Compose `key=value` words into the configuration of the dashboard; errors as in `compose_cost`."""
     return _compose_as(DashboardConfig, words)
 
 
-def _compose_as(schema: type[C], words: list[str]) -> C:
+def value_of(key: str, words: list[str]) -> str | None:
+    """What a key is given as on the command line; None if it is not."""
+    if key not in _choices(words):
+        return None
+    given = [OverridesParser.create().parse_override(word) for word in words]
+    return [str(word.value()) for word in given if word.key_or_group == key][-1]
+
+
+def compose_evaluate(words: list[str], run: RunConfig | None = None) -> EvaluateConfig:
+    """Compose `key=value` words into the configuration of the evaluate command; errors as in `compose_cost`.
+
+    Args:
+        run: what the checkpoint was trained as, if it is a run's: it gives the model and the data, and words change
+            the data.
+
+    Raises:
+        ConfigError: also for words that name another model than the run's.
+    """
+    _store_groups()
+    if run is None:
+        return _compose_as(EvaluateConfig, words)
+    for group, node in (("model", run.model), ("data", run.data)):
+        ConfigStore.instance().store(group=group, name=OF_RUN, node=node)
+    chosen = _choices(words)
+    config = _compose_as(EvaluateConfig, words, [f"{key}={OF_RUN}" for key in ("model", "data") if key not in chosen])
+    names = [f.name for f in dataclasses.fields(run.model) if f.metadata.get("result", True)]
+    for name in names:
+        given, own = getattr(config.model, name), getattr(run.model, name)
+        if given != own:
+            raise ConfigError(f"model.{name}: {given} is not the run's, {own}; leave model=... out")
+    return config
+
+
+def _compose_as(schema: type[C], words: list[str], groups: Sequence[str] = ()) -> C:
+    """`groups` are further words, which the command has chosen."""
     names = [f.name for f in dataclasses.fields(schema) if f.name != "defaults"]  # type: ignore[arg-type]
     for key in _choices(words):
         if key in PRESETS and key not in names:
@@ -95,7 +139,7 @@ def _compose_as(schema: type[C], words: list[str]) -> C:
     ConfigStore.instance().store(name="command", node=schema)
     try:
         with hydra.initialize(version_base=None, config_path=None):
-            node = hydra.compose("command", overrides=words)
+            node = hydra.compose("command", overrides=[*groups, *words])
         return OmegaConf.to_object(node)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
         raise _one_line(error) from None

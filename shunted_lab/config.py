@@ -149,6 +149,26 @@ class CIFAR100Config(FolderConfig):
     crop_pct: float = option(1.0, "evaluation: centre crop / resized shorter side")
 
 
+@dataclass
+class ShardsConfig(FolderConfig):
+    """Images in tars, as `python -m shunted_lab.data.shards` writes them: for slow file systems and object storage."""
+
+    name: str = "shards"
+    root: str = field(default=MISSING, metadata={"help": "folder of the shards, or their fsspec URL", "result": False})
+    mix_shards: int = option(16, "training shards whose images are shuffled together")
+    cache: str | None = option(
+        None, "folder where shards of a URL are kept; null: ~/.cache/shunted_lab/shards", result=False
+    )
+    cache_gb: float = option(
+        50.0, "gigabytes (1e9 bytes) that the cache holds at most; the shards that were used last stay", result=False
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, "data", self, "mix_shards")
+        require(self.cache_gb > 0, "data.cache_gb", self.cache_gb, "is not above 0")
+
+
 # --- recipe ----------------------------------------------------------------------------------------------------------
 
 
@@ -295,7 +315,8 @@ class Config:
 PRESETS: dict[str, dict[str, Any]] = {
     "model": MODELS,
     "data": {
-        schema.name: schema() for schema in (EarthConfig, ScalesConfig, ImageNetConfig, FolderConfig, CIFAR100Config)
+        schema.name: schema()
+        for schema in (EarthConfig, ScalesConfig, ImageNetConfig, FolderConfig, ShardsConfig, CIFAR100Config)
     },
     "recipe": {"paper": RecipeConfig(), "lite": LITE_RECIPE},
     "launch": {"local": LaunchConfig(), "slurm": SlurmConfig()},

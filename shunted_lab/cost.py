@@ -9,9 +9,10 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from shunted_lab.cli import answer
 from shunted_lab.commands import CostConfig
 from shunted_lab.compose import compose_cost
-from shunted_lab.config import ConfigError
+from shunted_lab.usage import cost_usage
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,17 +24,7 @@ WARMUP = 3
 
 def main(words: list[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 1 for a user's mistake."""
-    words = sys.argv[1:] if words is None else words
-    if {"-h", "--help"} & set(words):
-        from shunted_lab.usage import cost_usage
-
-        print(cost_usage())
-        return 0
-    try:
-        return cost(compose_cost(words))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return answer(words, cost_usage, lambda words: cost(compose_cost(words)))
 
 
 def cost(config: CostConfig) -> int:
@@ -88,24 +79,17 @@ def _millions(cost: Cost) -> str:
 
 
 def _measure(config: CostConfig) -> Speed:
-    import torch
-
     from shunted_lab.nn import init_weights, measure
+    from shunted_lab.tasks.device import find_device
     from shunted_lab.tasks.model import build_model
 
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    device = config.device
-    if device == "auto":
-        device = next(name for name in ("cuda", "mps", "cpu") if there[name])
-    if not there[device]:
-        raise ConfigError(f"device: '{device}' is not there; choices: {', '.join(d for d in there if there[d])}")
     model = build_model(config.model, config.num_classes)
     init_weights(model, 0)
     return measure(
         model,
         config.height_width,
         config.batch_size,
-        device,
+        find_device(config.device),
         repeats=config.repeats,
         warmup=WARMUP,
         training=config.training,

@@ -11,13 +11,15 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shunted_lab.cli import answer
 from shunted_lab.commands import DashboardConfig
 from shunted_lab.compose import compose_dashboard, experiment_files
 from shunted_lab.config import ConfigError
+from shunted_lab.usage import dashboard_usage
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -30,19 +32,12 @@ ARTIFACTS = ("table.md", "table.csv", "table.tex", "search.md", "search.csv")
 
 def main(words: list[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 1 for a user's mistake."""
-    words = sys.argv[1:] if words is None else words
-    if {"-h", "--help"} & set(words):
-        from shunted_lab.usage import dashboard_usage
+    return answer(words, dashboard_usage, _act)
 
-        print(dashboard_usage())
-        return 0
-    try:
+
+def _act(words: list[str]) -> int:
+    with suppress(KeyboardInterrupt):
         serve(compose_dashboard(words))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 0
     return 0
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from shunted_lab.cli import answer
 from shunted_lab.compose import Experiment, compose
-from shunted_lab.config import Config, ConfigError, SlurmConfig
+from shunted_lab.config import Config, SlurmConfig
+from shunted_lab.usage import usage
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -22,17 +24,8 @@ if TYPE_CHECKING:
 
 def main(words: list[str] | None = None) -> int:
     """Run a command. Returns the exit status: 0, 1 for a user's mistake or a failed run, 130 after Ctrl-C."""
-    words = sys.argv[1:] if words is None else words
-    if {"-h", "--help"} & set(words):
-        from shunted_lab.usage import usage
-
-        print(usage())
-        return 0
     try:
-        return run(compose(words), words)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return answer(words, usage, lambda words: run(compose(words), words))
     except KeyboardInterrupt:
         print("\ninterrupted; nothing finished is lost, and the same command goes on", file=sys.stderr)
         return 130

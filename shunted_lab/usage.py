@@ -6,7 +6,7 @@ import dataclasses
 import textwrap
 from typing import Any, get_type_hints
 
-from shunted_lab.commands import AttentionConfig, CostConfig, DashboardConfig
+from shunted_lab.commands import AttentionConfig, ConvertConfig, CostConfig, DashboardConfig, EvaluateConfig
 from shunted_lab.compose import experiment_files
 from shunted_lab.config import PRESETS, Config, ModelConfig
 from shunted_lab.studies import ConfirmConfig, SearchConfig, StudyConfig
@@ -54,6 +54,38 @@ Parameters and multiply-accumulates of a model, stage by stage, counted without 
 
 groups (GROUP=CHOICE)"""
 
+EVALUATE_HEAD = """\
+usage: python -m shunted_lab.evaluate checkpoint=RUN_FOLDER|FILE [model=NAME] [data=NAME] [key=value ...]
+
+Accuracy of a checkpoint on a data set, with its 95 % interval, and images a second. A run's checkpoint brings its model
+and data; a file of weights (official, timm's, .safetensors) needs model=, and data= that its head was trained for.
+
+  python -m shunted_lab.evaluate checkpoint=runs/ablate_embed/conv_stem/seed0-1a2b3c4d
+  python -m shunted_lab.evaluate checkpoint=ckpt_S.pth model=shunted_s data=imagenet data.root=/data/imagenet
+  python -m shunted_lab.evaluate checkpoint=ckpt_S.pth data.root=/data/imagenet data.image_size=288 data.crop_pct=1.0
+
+groups (GROUP=CHOICE)"""
+
+
+CONVERT_HEAD = """\
+usage: python -m shunted_lab.data.shards data=folder|imagenet data.root=FOLDER out=FOLDER_OR_URL [key=value ...]
+
+Writes a folder of images as shards: tars in the form of WebDataset with an index, for slow file systems and object
+storage. The same command goes on after a kill. Train on them with data=shards data.root=FOLDER_OR_URL.
+
+  python -m shunted_lab.data.shards data=folder data.root=/data/flowers out=/fast/flowers
+  python -m shunted_lab.data.shards data=imagenet data.root=/data/imagenet out=s3://bucket/imagenet
+
+groups (GROUP=CHOICE)
+  data        folder, imagenet
+
+keys (KEY=VALUE)
+  data.root: str = (needed)
+        folder of the data set
+  data.val_fraction: float = 0.1, imagenet: 0.01
+        images of train/ that a run with the same fraction validates on are written into shards of their own; only where
+        there is no test/"""
+
 
 def usage() -> str:
     """The whole help text."""
@@ -91,6 +123,20 @@ def cost_usage() -> str:
     return "\n".join(
         [*lines, "", "model.*  (the defaults shown are those of shunted_s)", *_keys("model.", ModelConfig)]
     )
+
+
+def evaluate_usage() -> str:
+    """The help text of the evaluate command."""
+    lines = [EVALUATE_HEAD, *(f"  {group:<12}{', '.join(PRESETS[group])}" for group in ("model", "data"))]
+    lines += ["", "keys (KEY=VALUE)", *_keys("", EvaluateConfig)]
+    for schema, names in _classes(PRESETS["data"]).items():
+        lines += ["", f"data.*  (data={'|'.join(names)})", *_keys("data.", schema)]
+    return "\n".join(lines)
+
+
+def convert_usage() -> str:
+    """The help text of the shards command."""
+    return "\n".join([CONVERT_HEAD, *_keys("", ConvertConfig)])
 
 
 def _classes(presets: dict[str, Any]) -> dict[type, list[str]]:

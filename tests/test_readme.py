@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shunted_lab.compose import compose, compose_cost
+from shunted_lab.compose import compose, compose_cost, compose_evaluate
 from shunted_lab.config import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +21,11 @@ COMMANDS = [
 @pytest.mark.parametrize("line", re.findall(r"^python -m shunted_lab\.cost (.*)$", TEXT, re.M))
 def test_every_cost_command_composes(line):
     assert compose_cost(shlex.split(line, comments=True)).model.name
+
+
+@pytest.mark.parametrize("line", re.findall(r"^python -m shunted_lab\.evaluate (.*data=.*)$", TEXT, re.M))
+def test_every_evaluate_command_of_a_file_composes(line):
+    assert compose_evaluate(shlex.split(line, comments=True)).data.name == "imagenet"
 
 
 def test_the_two_lines_are_there():

@@ -16,10 +16,11 @@ from shunted_lab.config import (
     FolderConfig,
     ImageNetConfig,
     ScalesConfig,
+    ShardsConfig,
 )
 
 EARTH = "earth-1"  # to be counted up when its tiles, labels or sides change
-SCALES = f"scales-1, {EARTH}"  # likewise
+SCALES = f"scales-2, {EARTH}"  # likewise
 IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision's ImageFolder
 IMAGENET_TRAIN_MIN = 732  # images in the smallest training class of ImageNet-1K
 IMAGENET_VAL = 50  # images in every validation class
@@ -52,14 +53,33 @@ def check_data(data: DataConfig) -> DataFacts:
     if isinstance(data, ScalesConfig):
         return DataFacts(6, SCALES)
     assert isinstance(data, FolderConfig)
+    facts = _check_shards(data) if isinstance(data, ShardsConfig) else _CHECKS[type(data)](data, _root(data))
+    if data.num_classes is not None and data.num_classes != facts.num_classes:
+        raise ConfigError(f"data.num_classes: {data.num_classes}, but '{data.root}' has {facts.num_classes} classes")
+    return facts
+
+
+def cache_folder(cache: str | None) -> Path:
+    """`data.cache`, or `shunted_lab` in the user's folder of caches (XDG_CACHE_HOME)."""
+    if cache is not None:
+        return Path(cache).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shunted_lab"
+
+
+def _root(data: FolderConfig) -> Path:
     root = Path(data.root).expanduser()
     if not root.is_dir():
         state = "is not a folder" if root.exists() else "does not exist"
         raise ConfigError(f"data.root: '{data.root}' {state}; data={data.name} expects {_tree(data)}")
-    facts = _CHECKS[type(data)](data, root)
-    if data.num_classes is not None and data.num_classes != facts.num_classes:
-        raise ConfigError(f"data.num_classes: {data.num_classes}, but '{data.root}' has {facts.num_classes} classes")
-    return facts
+    return root
+
+
+def _check_shards(data: ShardsConfig) -> DataFacts:
+    from shunted_lab.data.tars import open_index  # numpy and fsspec, for those who need them
+
+    index = open_index(data.root)
+    index.check(data)
+    return DataFacts(len(index.classes), index.identity)
 
 
 def _tree(data: FolderConfig) -> str:

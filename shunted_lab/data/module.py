@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +15,41 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 Key = tuple[int, int, int]  # epoch, index of the image, copy (of repeated augmentation)
 
+Shuffle = Callable[[np.random.Generator], np.ndarray]  # the numbers of all images, in an order drawn from a generator
+
 
 @dataclass(frozen=True)
 class Splits:
     """The three sides of a data set. `train` is indexed by `Key`, the others by a number.
 
-    A side with `__getitems__` returns whole batches.
+    A side with `__getitems__` returns whole batches. `shuffle` orders the training side; None permutes it.
     """
 
     train: Dataset[Any]
     val: Dataset[Any]
     test: Dataset[Any]
     class_names: list[str]
+    shuffle: Shuffle | None = None
+
+
+class ShardOrder:
+    """The shards permuted, then the images of so many consecutive shards (`mix`) together: never are more than `mix`
+    shards read at a time.
+
+    Args:
+        shards: (n,) the shard of each image.
+        mix: shards that are shuffled together; with all of them, images are permuted as if there were none.
+    """
+
+    def __init__(self, shards: np.ndarray, mix: int):
+        by_shard = np.argsort(shards, kind="stable")
+        self.members = np.split(by_shard, np.flatnonzero(np.diff(shards[by_shard])) + 1)
+        self.mix = mix
+
+    def __call__(self, rng: np.random.Generator) -> np.ndarray:
+        order = rng.permutation(len(self.members))
+        groups = [order[start : start + self.mix] for start in range(0, len(order), self.mix)]
+        return np.concatenate([rng.permutation(np.concatenate([self.members[i] for i in group])) for group in groups])
 
 
 class EpochSampler(Sampler[Key]):
@@ -37,12 +60,15 @@ class EpochSampler(Sampler[Key]):
 
     `skip` leaves so many images of this rank's next epoch out, once: a run that was stopped within an epoch goes on
     with the images that it had not seen.
+
+    `shuffle` draws another order than a plain permutation (`ShardOrder`).
     """
 
-    def __init__(self, n: int, seed: int, repeats: int = 1):
+    def __init__(self, n: int, seed: int, repeats: int = 1, shuffle: Shuffle | None = None):
         self.n = n
         self.seed = seed
         self.repeats = repeats
+        self.shuffle = shuffle
         self.epoch = 0
         self.skip = 0
 
@@ -52,8 +78,9 @@ class EpochSampler(Sampler[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         rank, world = _ranks()
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n).tolist()
-        keys = [(self.epoch, index, copy) for index in order for copy in range(self.repeats)]
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(self.n) if self.shuffle is None else self.shuffle(rng)
+        keys = [(self.epoch, index, copy) for index in order.tolist() for copy in range(self.repeats)]
         skip, self.skip = self.skip, 0
         return iter(keys[rank::world][skip : len(self)])
 
@@ -75,7 +102,7 @@ class ImageData(L.LightningDataModule):
         self.splits = splits
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.sampler = EpochSampler(len(splits.train), seed, repeats)  # type: ignore[arg-type]
+        self.sampler = EpochSampler(len(splits.train), seed, repeats, splits.shuffle)  # type: ignore[arg-type]
 
     @property
     def class_names(self) -> list[str]:

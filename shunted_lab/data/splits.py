@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,19 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision.datasets import CIFAR100, ImageFolder
 from torchvision.datasets.folder import default_loader
 
-from shunted_lab.config import CIFAR100Config, DataConfig, EarthConfig, FolderConfig, RecipeConfig, ScalesConfig
+from shunted_lab.config import (
+    CIFAR100Config,
+    DataConfig,
+    EarthConfig,
+    FolderConfig,
+    RecipeConfig,
+    ScalesConfig,
+    ShardsConfig,
+)
 from shunted_lab.data.augment import Pictures, Stats, eval_transform, train_transform
 from shunted_lab.data.layout import classes_of, sides_of
-from shunted_lab.data.module import Splits
+from shunted_lab.data.module import ShardOrder, Splits
+from shunted_lab.data.tar_reader import TarSide, open_sides
 
 IMAGENET: Stats = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 CIFAR: Stats = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))  # of the 50,000 training images
@@ -56,6 +65,8 @@ def make_splits(data: DataConfig, recipe: RecipeConfig, seed: int) -> Splits:
     assert isinstance(data, FolderConfig)
     if isinstance(data, CIFAR100Config):
         return _cifar100(data, recipe, seed)
+    if isinstance(data, ShardsConfig):
+        return _shards(data, recipe, seed)
     return _folders(data, recipe, seed)
 
 
@@ -70,19 +81,34 @@ def stats_of(data: DataConfig) -> Stats:
 
 def _folders(data: FolderConfig, recipe: RecipeConfig, seed: int) -> Splits:
     root = Path(data.root).expanduser()
-    train, val = _folder(root, "train"), _folder(root, "val")
+    train, val = folder_side(root, "train"), folder_side(root, "val")
     if "test" in sides_of(root):
-        sides = [train, val, _folder(root, "test")]
+        sides = [train, val, folder_side(root, "test")]
     else:
         kept, held = hold_out(train.labels, train.names, data.val_fraction)
         sides = [train.take(kept), train.take(held), val]
     return _splits(data, recipe, seed, sides, classes_of(root / "train"), IMAGENET)
 
 
-def _folder(root: Path, side: str) -> Side:
+def folder_side(root: Path, side: str) -> Side:
+    """The images of `root/train`, `root/val` or `root/test`, sorted; each is named by its path below `root`."""
     samples = ImageFolder(str(root / side)).samples
     names = [Path(path).relative_to(root).as_posix() for path, _ in samples]
     return Side([path for path, _ in samples], [label for _, label in samples], names)
+
+
+def _shards(data: ShardsConfig, recipe: RecipeConfig, seed: int) -> Splits:
+    """The sides that data=folder would have, image by image and number by number; only the order is another."""
+    index, found = open_sides(data)
+    train, val = found["train"], found["val"]
+    if "test" in found:
+        sides = [train, val, found["test"]]
+    else:
+        kept, held = hold_out(train.labels, train.names, data.val_fraction)
+        held.sort(key=lambda number: train.places[number, :2].tolist())  # shard after shard: no order matters here
+        sides = [train.take(kept), train.take(held), val]
+    splits = _splits(data, recipe, seed, sides, index.classes, IMAGENET)
+    return replace(splits, shuffle=ShardOrder(sides[0].places[:, 0], data.mix_shards))
 
 
 def _cifar100(data: CIFAR100Config, recipe: RecipeConfig, seed: int) -> Splits:
@@ -93,7 +119,12 @@ def _cifar100(data: CIFAR100Config, recipe: RecipeConfig, seed: int) -> Splits:
 
 
 def _splits(
-    data: FolderConfig, recipe: RecipeConfig, seed: int, sides: Sequence[Side], class_names: list[str], stats: Stats
+    data: FolderConfig,
+    recipe: RecipeConfig,
+    seed: int,
+    sides: Sequence[Side | TarSide],
+    class_names: list[str],
+    stats: Stats,
 ) -> Splits:
     transform = train_transform(recipe, data.image_size, data.interpolation, stats)
     train = Pictures(sides[0], sides[0].labels, transform, recipe, seed)

@@ -1,4 +1,4 @@
-"""Published checkpoints in our models: the official Shunted Transformer, and PVT v2 as published or as in timm.
+"""Checkpoints in our models: the official Shunted Transformer, PVT v2 as published or as in timm, and our own names.
 
     load_official(timm.create_model("shunted_s"), "ckpt_S.pth")
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from shunted_lab.nn.attention import SSA
 from shunted_lab.nn.pyramid import Block, Pyramid, Stage
 
+WRAPPERS = ("module.", "net.")  # before a model's names: of torch's parallel wrappers, of the LightningModule of a run
 SHOWN = 3  # differences that a message names, of each kind
 
 
@@ -27,13 +28,13 @@ class CheckpointError(ValueError):
     """A file that is no checkpoint, or a checkpoint that does not fit the model."""
 
 
-def load_official(model: Pyramid, checkpoint: str | Path | Mapping[str, Any]) -> None:
+def load_official(model: Pyramid, checkpoint: str | Path | Mapping[str, Any], keep_head: bool = False) -> None:
     """Load published weights into `model`.
 
     Args:
         checkpoint: a file, or what one holds: a state dict, or `{"model": state dict}`. The names are the official
-            ones of the Shunted Transformer or of PVT v2, or those of timm's `pvt_v2_*`. A head for another number of
-            classes is dropped with a warning.
+            ones of the Shunted Transformer or of PVT v2, those of timm's `pvt_v2_*`, or our own.
+        keep_head: refuse a head that does not fit; otherwise it is dropped with a warning.
 
     Raises:
         TypeError: for a model that is no Pyramid, such as timm's wrapper for `features_only`.
@@ -58,10 +59,10 @@ def load_official(model: Pyramid, checkpoint: str | Path | Mapping[str, Any]) ->
         tensor = _reshaped(found[other], value)
         if tensor.shape == value.shape:
             loaded[name] = tensor
-        elif not name.startswith("head."):
+        elif keep_head or not name.startswith("head."):
             shapes.append(f"{other} is {_size(tensor)} and not {_size(value)}")
     known = set(theirs.values())
-    extra = [name for name in found if name not in known and not name.startswith("head.")]
+    extra = [name for name in found if name not in known and (keep_head or not name.startswith("head."))]
     if missing or shapes or extra:
         listed = _first("missing", missing) + _first("not in the model", extra) + _first("shapes", shapes)
         raise CheckpointError(f"{where} does not fit the model: {'; '.join(listed)}")
@@ -74,7 +75,7 @@ def load_official(model: Pyramid, checkpoint: str | Path | Mapping[str, Any]) ->
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a file.
+    """The state dict in a file of torch, or in a `.safetensors` file.
 
     Raises:
         CheckpointError: see `load_official`.
@@ -82,6 +83,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
+    if path.suffix == ".safetensors":
+        return _state_dict(_read_safetensors(path), str(path))
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -89,24 +92,46 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         named = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
         what = f" ({named[1]})" if named else ""
         raise CheckpointError(
-            f"{path}: is no checkpoint, or holds more than tensors{what}; nothing in it was executed"
+            f"{path}: is no checkpoint, or holds more than tensors{what}; on a machine that you trust it on, "
+            "load it and torch.save its state dict alone; nothing in it was executed"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the bytes of a damaged file lead torch to errors of any kind
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: is truncated, or no checkpoint ({reason})") from None
     return _state_dict(found, str(path))
 
 
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: is truncated, or no checkpoint ({str(error).splitlines()[0]})") from None
+
+
 def _state_dict(found: Any, where: str) -> dict[str, Tensor]:
-    if isinstance(found, Mapping) and isinstance(found.get("model"), Mapping):
-        found = found["model"]
+    """What stands in `model`, as official files have it, or in `state_dict`, as Lightning's and timm's; or all of it.
+
+    With weights averaged in training, Lightning's `state_dict` are the averages.
+    """
+    if isinstance(found, Mapping):
+        found = next((found[key] for key in ("model", "state_dict") if isinstance(found.get(key), Mapping)), found)
     if not isinstance(found, Mapping) or not found or not all(isinstance(v, Tensor) for v in found.values()):
-        raise CheckpointError(f"{where}: holds no state dict; expected names to tensors, or a 'model' with them")
+        raise CheckpointError(
+            f"{where}: holds no state dict; expected names to tensors, or a 'model' or 'state_dict' with them"
+        )
+    for prefix in WRAPPERS:
+        inside = {name.removeprefix(prefix): v for name, v in found.items() if str(name).startswith(prefix)}
+        found = inside or found
     return dict(found)
 
 
 def published_names(model: Pyramid, state_dict: Iterable[str] = ()) -> dict[str, str]:
-    """Our name of each parameter and buffer -> the name in `state_dict`: official, or timm's where that uses them."""
+    """Our name of each parameter and buffer -> that in `state_dict`: official, or timm's or ours, if it has them."""
+    if any(name.startswith("stages.0.embed.") for name in state_dict):
+        return {ours: ours for ours in model.state_dict()}
     names = {ours: _official_name(ours, model) for ours in model.state_dict()}
     if "patch_embed.proj.weight" in state_dict:
         return {ours: _timm_name(official) for ours, official in names.items()}

@@ -88,6 +88,12 @@ def smallest_difference(std: float, n: int, confidence: float = 0.95, power: flo
     return float(optimize.brentq(lacking, 0, bar.max() + 10)) * std / math.sqrt(n)
 
 
+def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval (1927) of the share of which `right` of `n` images are a sample."""
+    interval = stats.binomtest(right, n).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
 @dataclass(frozen=True)
 class McNemar:
     """Images that only the first of two models has right (`only_a`), only the second (`only_b`), and the exact p."""

@@ -68,6 +68,30 @@ def load_run(folder: Path) -> Run:
     return Run(note["variant"], note["seed"], run, note["fingerprint"], folder, note["sources"])
 
 
+def find_checkpoint(checkpoint: str) -> tuple[Run | None, Path]:
+    """The run and the file that `checkpoint=` means; no run for a file of weights.
+
+    Args:
+        checkpoint: a run's folder (then the file of the epoch that the run was tested with), a `.ckpt` in one, or a
+            file of weights.
+
+    Raises:
+        ConfigError: for what does not exist, a folder of no run, or a run that has not finished an epoch.
+    """
+    path = Path(checkpoint).expanduser()
+    if not path.exists():
+        raise ConfigError(f"checkpoint: '{checkpoint}' does not exist; give a run's folder or a file of weights")
+    if path.is_dir():
+        run = load_run(path)
+        file = path / "checkpoints" / ("best.ckpt" if run.config.recipe.select == "best" else "last.ckpt")
+        if not file.exists():
+            raise ConfigError(f"checkpoint: {file} does not exist; the run has not finished an epoch")
+        return run, file
+    folder = path.absolute().parent.parent  # RUN_FOLDER/checkpoints/last.ckpt
+    own = path.suffix == ".ckpt" and (folder / "run.json").exists()
+    return (load_run(folder) if own else None), path
+
+
 def _note(folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
     try:

@@ -288,7 +288,8 @@ def difference(run: Run, other: FrozenTrial) -> str:
 
 
 def matters(key: str) -> bool:
-    return not key.startswith("launch.") and key not in ("model.name", "recipe.name", "data.root")
+    labels = ("model.name", "recipe.name", "data.root", "data.cache", "data.cache_gb")
+    return not key.startswith("launch.") and key not in labels
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -166,6 +166,11 @@ def make_task(config: RunConfig, num_classes: int) -> Classification:
     """The LightningModule of a run, with the initial values that all variants of its seed share."""
     net = build_model(config.model, num_classes)
     init_weights(net, config.seed)
+    return task_of(net, config, num_classes)
+
+
+def task_of(net: Pyramid, config: RunConfig, num_classes: int) -> Classification:
+    """The LightningModule that trains and tests `net` on the data of a run."""
     batch_size = share(config.data.batch_size, config.launch.devices_per_run)
     if isinstance(config.data, ScalesConfig):
         from shunted_lab.data.scales.datasets import bins_of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from torch.utils.data import Dataset
 from shunted_lab.config import ConfigError, RecipeConfig, ScalesConfig
 from shunted_lab.data.augment import symmetry, turn
 from shunted_lab.data.earth.datasets import STATS
+from shunted_lab.data.layout import cache_folder
 from shunted_lab.data.module import Key, Splits
 from shunted_lab.data.scales.scene import BINS, CLASS_NAMES, LARGEST, SIDES, SMALLEST, VERSION, Scene, draw_scene
 
@@ -77,7 +77,7 @@ def cached(data: ScalesConfig, side: str) -> tuple[np.ndarray, np.ndarray]:
     """
     count = {"train": data.train_images, "val": data.val_images, "test": data.test_images}[side]
     name = f"scales{VERSION}-seed{data.scene_seed}-ratio{data.size_ratio:g}-{data.image_size}px-{side}{count}"
-    folder = cache_folder(data) / name
+    folder = cache_folder(data.cache) / name
     try:
         if not folder.exists():
             _draw(data, side, count, folder)
@@ -86,13 +86,6 @@ def cached(data: ScalesConfig, side: str) -> tuple[np.ndarray, np.ndarray]:
         raise ConfigError(
             f"data.cache: {folder} cannot be written or read ({error.strerror}); set data.cache=FOLDER"
         ) from None
-
-
-def cache_folder(data: ScalesConfig) -> Path:
-    """`data.cache`, or `shunted_lab` in the user's folder of caches (XDG_CACHE_HOME)."""
-    if data.cache is not None:
-        return Path(data.cache).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shunted_lab"
 
 
 def _draw(data: ScalesConfig, side: str, count: int, folder: Path) -> None:

@@ -16,15 +16,15 @@ from PIL import Image
 
 from shunted_lab.data.earth.tiles import BLOCK, find_tiles, load_picture
 
-VERSION = 1  # to be counted up when the same configuration gives other images
+VERSION = 2  # to be counted up when the same configuration gives other images
 SIDES = ("train", "val", "test")
 SMALLEST, LARGEST = 0.75 / 16, 0.75  # diameters, as shares of the image's side
 EDGES = tuple(SMALLEST * 16 ** (i / 3) for i in (1, 2))  # between small, medium and large: equal steps of the logarithm
 BINS = {"small": (0.0, EDGES[0]), "medium": EDGES, "large": (EDGES[1], 1.0)}
 VISIBLE = 0.5  # share of a shape that another one leaves visible, at least
-CONTRAST = 40.0  # difference of mean brightness between a shape and what is around it, at least, of 255
-DIM = 0.35  # of the brightness of the background: two objects, one on the other, still stay below 255
-SPREAD = 40.0  # the values of a texture lie within this of their mean: 0.35 * 255 + 2 * 1.5 * 40 + 40 < 255
+CONTRAST = 80.0, 96.0  # how much brighter than what is around it a shape is, on average: from, to (of 255)
+DIM = 0.15  # of the brightness of the background: two objects, one on the other, still stay below 255
+SPREAD = 20.0  # the values of a texture lie within this of their mean: 0.15 * 255 + 2 * 96 + 20 < 255
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
@@ -141,7 +141,7 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, cover: np.ndarray, side
     # Faint textures are made stronger, strong ones weaker, and outliers bent, not cut: no shape is a flat area.
     material = SPREAD * np.tanh(material * (min(max(spread, 6.0), 20.0) / max(spread, 0.5)) / SPREAD)
     material = material - float((material @ LUMA)[inside].mean())
-    level = around + rng.uniform(CONTRAST, 1.5 * CONTRAST)
+    level = around + rng.uniform(*CONTRAST)
     canvas = canvas.copy()
     share = cover[near][..., None]
     canvas[near] = (1 - share) * canvas[near] + share * np.clip(material + level, 0, 255)

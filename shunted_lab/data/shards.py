@@ -1,0 +1,290 @@
+"""A folder of images as shards: python -m shunted_lab.data.shards data=folder data.root=/data/flowers out=/fast/flowers
+
+Training images are written in a random order, so that reading shard after shard is nearly a full shuffle. The same
+command goes on after a kill; `shards.json` comes last, and without it nothing is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shunted_lab.cli import answer
+from shunted_lab.commands import ConvertConfig
+from shunted_lab.compose import compose_convert
+from shunted_lab.config import ConfigError, FolderConfig
+from shunted_lab.data.layout import check_data, classes_of, sides_of
+from shunted_lab.usage import convert_usage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from shunted_lab.data.splits import Side
+    from shunted_lab.data.tars import Root, Shard, Table
+
+BLOCK = tarfile.BLOCKSIZE
+NAMED = 10  # corrupt images that an error names
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command. Returns the exit status: 0, 1 for a user's mistake, 130 after Ctrl-C."""
+    try:
+        return answer(words, convert_usage, _act)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _act(words: list[str]) -> int:
+    print(convert(compose_convert(words)))
+    return 0
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A shard before it is written: its place in the data set, its table, the bytes of its tar, and its images."""
+
+    name: str
+    side: str
+    table: Table
+    bytes: int
+    paths: list[str]
+
+    @property
+    def row(self) -> Shard:
+        from shunted_lab.data.tars import Shard
+
+        return Shard(self.name, self.bytes, len(self.paths), self.table.digest)
+
+
+def convert(config: ConvertConfig) -> str:
+    """Write what is not written yet. Returns a line that says what is there now.
+
+    Raises:
+        ConfigError: for an incomplete folder, for `out` that holds anything but an unfinished conversion of the same
+            images, and for images that cannot be read; then `shards.json` is not written.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from shunted_lab.data.tars import INDEX, UNFINISHED, VERSION, Root
+
+    assert isinstance(config.data, FolderConfig)
+    check_data(config.data)
+    root = Path(config.data.root).expanduser()
+    out = Root(config.out, "out")
+    sizes = out.sizes()
+    if INDEX in sizes:
+        raise out.error(f"'{config.out}' holds finished shards; delete them, or name another folder")
+    plan = plan_shards(config, root)
+    with _claimed(config, out, sizes, plan), ThreadPoolExecutor() as pool:
+        broken: list[str] = []
+        shown = Console(stderr=True)
+        for shard in track(plan, "shards", console=shown, transient=True, disable=not shown.is_terminal):
+            if _is_written(out, sizes, shard):
+                continue
+            contents = list(
+                pool.map(_load, shard.paths, shard.table.lengths.tolist(), [config.verify] * len(shard.paths))
+            )
+            broken += [path for path, content in zip(shard.paths, contents, strict=True) if content is None]
+            if not broken:  # else nothing will be finished, and the rest is only looked at
+                with _put(out, f"{shard.name}.tar") as file:
+                    _write_tar(file, shard, contents)
+                with _put(out, f"{shard.name}.npz") as file:
+                    file.write_bytes(shard.table.pack())
+        if broken:
+            more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+            raise ConfigError(
+                f"data.root: {len(broken)} images cannot be read: {', '.join(broken[:NAMED])}{more}; "
+                f"mend or remove them, delete '{config.out}', and convert again"
+            )
+        sides = {s: [asdict(shard.row) for shard in plan if shard.side == s] for s in sides_of(root)}
+        index = {"version": VERSION, "classes": classes_of(root / "train"), "sides": sides}
+        with _put(out, INDEX) as file:
+            file.write_text(json.dumps(index, indent=1))
+        out.fs.rm_file(out.join(UNFINISHED))
+    images = sum(len(shard.paths) for shard in plan)
+    return f"{images} images in {len(plan)} shards, {sum(s.bytes for s in plan) / 1e9:.3g} GB: {config.out}"
+
+
+def plan_shards(config: ConvertConfig, root: Path) -> list[Planned]:
+    """Which image goes where, from the listing alone: an interrupted conversion finds the same again.
+
+    Training images are shuffled. Those that are only evaluated stay in their order; where the validation is held out of
+    train/, it has shards of its own, so that no run fetches shards twice.
+    """
+    import numpy as np
+
+    from shunted_lab.data.splits import folder_side, hold_out
+
+    assert isinstance(config.data, FolderConfig)
+    sides = sides_of(root)
+    plan = []
+    for side in sides:
+        found = folder_side(root, side)
+        orders = [np.arange(len(found.images))]
+        if side == "train":
+            kept, held = np.arange(len(found.images)), np.arange(0)
+            if "test" not in sides:
+                kept, held = (
+                    np.array(part, int) for part in hold_out(found.labels, found.names, config.data.val_fraction)
+                )
+            orders = [np.random.default_rng([config.shuffle_seed]).permutation(kept), held]
+        lengths = np.array([os.path.getsize(path) for path in found.images])
+        cuts = [part for order in orders for part in _cut(order, lengths, config.shard_mb * 1e6)]
+        for count, numbers in enumerate(cuts):
+            plan.append(_planned(f"{side}-{count:05d}", side, numbers, lengths, found))
+    return plan
+
+
+def _cut(order: np.ndarray, lengths: np.ndarray, limit: float) -> Iterator[np.ndarray]:
+    """Pieces of `order` whose images take at most `limit` bytes in a tar; a larger image is a piece."""
+    start = total = 0
+    for place, number in enumerate(order.tolist()):
+        total += _space(lengths[number])
+        if total > limit and place > start:
+            yield order[start:place]
+            start, total = place, _space(lengths[number])
+    if start < len(order):
+        yield order[start:]
+
+
+def _space(length: int) -> int:
+    """Bytes of an image and its label in a tar: two headers, and contents in whole blocks."""
+    return 3 * BLOCK + -(-int(length) // BLOCK) * BLOCK
+
+
+def _planned(name: str, side: str, numbers: np.ndarray, lengths: np.ndarray, found: Side) -> Planned:
+    import numpy as np
+
+    from shunted_lab.data.tars import Table
+
+    ends = np.cumsum([_space(lengths[number]) for number in numbers])
+    offsets = np.concatenate([[0], ends[:-1]]) + BLOCK
+    labels = np.array([found.labels[number] for number in numbers])
+    table = Table(numbers, offsets, lengths[numbers], labels, [found.names[number] for number in numbers])
+    whole = -(-(int(ends[-1]) + 2 * BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+    return Planned(name, side, table, whole, [found.images[number] for number in numbers])
+
+
+def _load(path: str, length: int, verify: bool) -> bytes | None:
+    """The bytes of an image; None if it cannot be read or decoded.
+
+    Raises:
+        ConfigError: if it changed since it was listed.
+    """
+    from PIL import Image
+
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        return None
+    if len(content) != length:
+        raise ConfigError(f"data.root: {path} has changed while it was read; start again when nobody writes there")
+    if verify:
+        try:
+            Image.open(io.BytesIO(content)).convert("RGB")
+        except Exception:  # PIL's decoders raise what they like
+            return None
+    return content
+
+
+def _write_tar(file: Path, shard: Planned, contents: Sequence[bytes | None]) -> None:
+    """The images as WebDataset reads them, `KEY.jpg` and `KEY.cls` beside each other. The day changes no byte."""
+    with tarfile.open(file, "w", format=tarfile.USTAR_FORMAT) as tar:
+        rows = zip(shard.paths, shard.table.numbers, shard.table.labels, shard.table.offsets, contents, strict=True)
+        for path, number, label, offset, content in rows:
+            assert content is not None and tar.offset + BLOCK == offset
+            ending = Path(path).suffix.lower().replace(".jpeg", ".jpg")
+            for name, data in ((f"{number:09d}{ending}", content), (f"{number:09d}.cls", str(label).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    assert file.stat().st_size == shard.bytes
+
+
+def _is_written(out: Root, sizes: dict[str, int | None], shard: Planned) -> bool:
+    """Whether an earlier attempt has finished this shard; its table comes after its tar."""
+    from shunted_lab.data.tars import Table
+
+    if sizes.get(f"{shard.name}.tar") != shard.bytes or f"{shard.name}.npz" not in sizes:
+        return False
+    table = Table.unpack(out.read(f"{shard.name}.npz"))
+    return table is not None and table.digest == shard.table.digest
+
+
+@contextmanager
+def _claimed(config: ConvertConfig, out: Root, sizes: dict[str, int | None], plan: list[Planned]) -> Iterator[None]:
+    """Leave a note of what is converted, by which the same conversion is known; nobody else writes meanwhile.
+
+    Raises:
+        ConfigError: if there is the note of another conversion, or something else, or another process writes.
+    """
+    import fcntl
+
+    from shunted_lab.data.tars import UNFINISHED
+
+    digest = hashlib.sha256(repr([config.verify, *(shard.row for shard in plan)]).encode()).hexdigest()[:16]
+    note = {"root": str(config.data.root), "plan": digest}  # type: ignore[attr-defined]
+    if UNFINISHED in sizes:
+        found = json.loads(out.read(UNFINISHED))
+        if found["plan"] != digest:
+            raise out.error(
+                f"'{config.out}' holds an unfinished conversion of '{found['root']}' with other images or options; "
+                "delete it, or name another folder"
+            )
+    elif any(not name.startswith(".") for name in sizes):
+        raise out.error(f"'{config.out}' is not empty; name a new folder")
+    else:
+        with _put(out, UNFINISHED) as file:
+            file.write_text(json.dumps(note))
+    if not out.local:  # whoever else writes there writes the same bytes
+        yield
+        return
+    with open(out.join(UNFINISHED)) as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise out.error(f"'{config.out}' is being written by another process") from None
+        yield
+
+
+@contextmanager
+def _put(out: Root, name: str) -> Iterator[Path]:
+    """A file to write to, which becomes `out/name` when it is whole.
+
+    In a folder it is renamed. An object storage shows no half objects, and where a URL's server does, the size tells.
+    """
+    try:
+        if not out.local:
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder) / name
+                out.fs.makedirs(out.path, exist_ok=True)
+                out.fs.put_file(str(Path(folder) / name), out.join(name))
+            return
+        part = Path(out.join(f".{name}.part"))
+        part.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            with open(part, "rb") as file:
+                os.fsync(file.fileno())
+            part.replace(out.join(name))
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise out.error(f"'{out.where}' cannot be written: {error}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""Shards of a URL on this machine's disk: fetched whole at first use, by one process for all; unused ones are deleted.
+
+Locks are those of the kernel (`flock`): a process that dies gives its own back.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from shunted_lab.config import ConfigError
+from shunted_lab.data.tars import Root, Shard
+
+ATTEMPTS = 3  # a network has its moments
+WAIT = 0.05  # seconds until a cache full of files that are being fetched is looked at again
+
+
+@dataclass(frozen=True)
+class CachedTars:
+    """Tars of a URL, in `folder/identity`. `limit`: bytes in `folder` at most, with what other data sets have there.
+
+    A file that is being fetched has its full size in its name, so that the space is taken before the bytes come.
+    """
+
+    url: str
+    shards: list[Shard]
+    folder: Path
+    identity: str
+    limit: int
+
+    def open(self, number: int) -> int:
+        """A descriptor of the tar. It stays readable when another process deletes the file.
+
+        Raises:
+            ConfigError: if the shard cannot be fetched, or the cache not be written.
+        """
+        shard = self.shards[number]
+        path = self.folder / self.identity / shard.tar
+        if (file := _open_whole(path, shard.bytes)) is not None:
+            return file
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with locked(_lock_of(path)):  # others who want this shard wait here, and find it
+                if (file := _open_whole(path, shard.bytes)) is not None:
+                    return file
+                part = self._reserve(path, shard.bytes)
+                try:
+                    self._fetch(shard, part)
+                    file = os.open(part, os.O_RDONLY)
+                    part.rename(path)
+                    return file
+                finally:
+                    part.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(f"data.cache: {path} cannot be written ({error}); set data.cache=FOLDER") from None
+
+    def used(self, file: int) -> None:
+        """Note the time, by which the oldest is found; the kernel's own time of access is often switched off."""
+        with suppress(PermissionError):  # another user fetched it
+            os.utime(file, ns=(time.time_ns(),) * 2)
+
+    def table(self, shard: Shard) -> bytes | None:
+        with suppress(OSError):
+            return (self.folder / self.identity / shard.table).read_bytes()
+        return None
+
+    def keep(self, shard: Shard, content: bytes) -> None:
+        path = self.folder / self.identity / shard.table
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(content)
+            part.replace(path)
+        except OSError as error:
+            raise ConfigError(f"data.cache: {path} cannot be written ({error}); set data.cache=FOLDER") from None
+
+    def _fetch(self, shard: Shard, part: Path) -> None:
+        for attempt in range(ATTEMPTS):
+            try:
+                root = Root(self.url)  # of this process: connections do not survive a fork
+                root.fs.get_file(root.join(shard.tar), str(part))
+                if (size := part.stat().st_size) != shard.bytes:
+                    raise OSError(f"{size} bytes came, and {shard.bytes} belong there")
+                return
+            except OSError as error:
+                if attempt == ATTEMPTS - 1:
+                    raise ConfigError(f"data.root: {self.url}/{shard.tar} cannot be fetched: {error}") from None
+                time.sleep(2.0**attempt)
+
+    def _reserve(self, path: Path, size: int) -> Path:
+        """An empty file that counts with its full size, when there is room for it."""
+        part = path.with_name(f"{path.name}.{size}.part")
+        part.unlink(missing_ok=True)  # of a process that died; the shard's lock is ours
+        while True:
+            with locked(self.folder / ".lock"):
+                if self._make_room(size):
+                    part.touch()
+                    return part
+            time.sleep(WAIT)  # what others fetch now can be deleted when it is there
+
+    def _make_room(self, size: int) -> bool:
+        """Delete what was used longest ago, until `size` bytes fit in; False where they do not."""
+        taken = 0
+        for part in self.folder.glob("*/*.part"):
+            if _abandoned(part):
+                part.unlink(missing_ok=True)
+            else:
+                taken += int(part.name.split(".")[-2])
+        found = []
+        for path in self.folder.glob("*/*.tar"):
+            with suppress(FileNotFoundError):
+                stat = path.stat()
+                found.append((stat.st_mtime_ns, stat.st_size, path))
+        taken += sum(bytes for _, bytes, _ in found)
+        for _, bytes, path in sorted(found):
+            if taken + size <= self.limit:
+                break
+            path.unlink(missing_ok=True)
+            taken -= bytes
+        return taken + size <= self.limit
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, which is made where it is absent and never deleted."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)  # a forked process may hold the descriptor too
+        os.close(file)
+
+
+def _lock_of(tar: Path) -> Path:
+    return tar.with_name(f".{tar.name}.lock")
+
+
+def _abandoned(part: Path) -> bool:
+    """Whether nobody is fetching it any more: its lock is free."""
+    file = os.open(_lock_of(part.with_name(".".join(part.name.split(".")[:-2]))), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_UN)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(file)
+
+
+def _open_whole(path: Path, size: int) -> int | None:
+    """A descriptor; None where there is no file, or one of another size: the disk was full, or lost power."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    if os.fstat(file).st_size == size:
+        return file
+    os.close(file)
+    return None

@@ -1,0 +1,177 @@
+"""The command that tests a checkpoint: python -m shunted_lab.evaluate checkpoint=RUN_FOLDER|FILE [data.root=...]"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shunted_lab.cli import answer
+from shunted_lab.commands import EvaluateConfig
+from shunted_lab.compose import compose_evaluate, value_of
+from shunted_lab.config import LITE_RECIPE, ConfigError, FolderConfig, LaunchConfig, RunConfig
+from shunted_lab.usage import evaluate_usage
+
+if TYPE_CHECKING:
+    import torch
+    from rich.table import Table
+
+PRECISION = {"32-true": "32-true", "bf16-mixed": "bf16", "16-mixed": "16"}  # of training -> of evaluation
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command. Returns the exit status: 0, or 1 for a user's mistake."""
+    return answer(words, evaluate_usage, _act)
+
+
+def _act(words: list[str]) -> int:
+    show(words)
+    return 0
+
+
+def show(words: list[str]) -> dict[str, Any]:
+    """Evaluate what `key=value` words ask for, print the table, write `out`; returns what `evaluate` does.
+
+    Raises:
+        ConfigError: for anything that a user can get wrong.
+    """
+    from rich.console import Console
+
+    from shunted_lab.study.folder import find_checkpoint, write_json
+
+    checkpoint = value_of("checkpoint", words)
+    run, file = (None, Path()) if checkpoint is None else find_checkpoint(checkpoint)
+    trained = None if run is None else run.config
+    config = compose_evaluate(words, trained)  # refuses words without a checkpoint
+    out = None if config.out is None else Path(config.out).expanduser()
+    if out is not None:
+        _writable(out)
+    found = evaluate(config, file, trained)
+    Console(width=None if sys.stdout.isatty() else 120).print(_table(config, found))
+    if out is not None:
+        write_json(out, found)
+    return found
+
+
+def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -> dict[str, Any]:
+    """Test the weights in `file`.
+
+    Args:
+        file: a checkpoint (see `tasks.checkpoint.load_model`).
+        run: what it was trained as, if that is known: images are normalised as they were then.
+
+    Returns:
+        Plain values: `metrics` as in a run's result, `top1_interval` (95 %, Wilson; None for several labels an image),
+        `images` and those there are (`of_images`), `images_per_second`, `device`, `precision`, the file and its
+        SHA-256, `config`, the git revision and the versions of libraries.
+
+    Raises:
+        ConfigError: for data, a device or a checkpoint that cannot be used.
+    """
+    from shunted_lab.data import check_data, make_datamodule
+
+    num_classes = check_data(config.data).num_classes  # before torch is imported
+    from shunted_lab.data.splits import stats_of
+    from shunted_lab.nn import device_name
+    from shunted_lab.report.statistics import wilson
+    from shunted_lab.study.order import origin
+    from shunted_lab.tasks import evaluate as passes
+    from shunted_lab.tasks.checkpoint import load_model
+    from shunted_lab.tasks.device import find_device
+    from shunted_lab.tasks.train import task_of
+
+    device = find_device(config.device)
+    precision = _precision(config, run, device)
+    net = load_model(config.model, file, num_classes)
+    task = task_of(net, RunConfig(config.model, config.data, LITE_RECIPE, LaunchConfig(), 0), num_classes)
+    data = make_datamodule(config.data, LITE_RECIPE, 0, config.num_workers)
+    stats = stats_of(config.data), stats_of(config.data if run is None else run.data)
+    loader = data.test_dataloader() if config.side == "test" else data.val_dataloader()
+    result = passes.evaluate(task, loader, config.side, device, precision, config.limit_batches, stats)
+    top1 = result.metrics.get(f"{config.side}/top1")
+    with open(file, "rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return {
+        "metrics": result.metrics,
+        "top1_interval": None if top1 is None else list(wilson(round(top1 * result.images), result.images)),
+        "images": result.images,
+        "of_images": data.sizes[config.side],
+        "images_per_second": result.images_per_second,
+        "device": device_name(device),
+        "precision": precision,
+        "file": str(file),
+        "sha256": digest,
+        "synthetic": config.data.synthetic,
+        "config": {key: value for key, value in dataclasses.asdict(config).items() if key != "defaults"},
+        **origin(),
+    }
+
+
+def _precision(config: EvaluateConfig, run: RunConfig | None, device: torch.device) -> str:
+    """What is asked for, or that of the run; a run of 16-mixed takes bf16 on a CPU, as Lightning does there."""
+    if config.precision is None:
+        own = "32-true" if run is None else PRECISION[run.recipe.precision]
+        return "bf16" if (own, device.type) == ("16", "cpu") else own
+    if (config.precision, device.type) == ("16", "cpu"):
+        raise ConfigError("precision: 16 is not for a CPU; choices: 32-true, bf16")
+    return config.precision
+
+
+def _writable(out: Path) -> None:
+    """Refuse a file that could not be written in the end; makes its folder."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out: '{out}' cannot be written ({error.strerror})") from None
+    if out.is_dir() or not os.access(out.parent, os.W_OK):
+        raise ConfigError(f"out: '{out}' cannot be written")
+
+
+def _table(config: EvaluateConfig, found: dict[str, Any]) -> Table:
+    """One line per figure."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from shunted_lab.tasks import goal_of
+
+    goal, data = goal_of(config.data), config.data
+    labels = {goal.headline: goal.label, "test/top5": "Top-5", **dict(goal.columns)}
+    some = found["images"] != found["of_images"]
+    images = f"{found['images']:,}" + (f" of {found['of_images']:,}" if some else "")
+    size = f"{data.image_size} x {data.image_size}"
+    if isinstance(data, FolderConfig):
+        size += f", centre crop {data.crop_pct:g} of the resized shorter side, {data.interpolation}"
+    rows = [
+        ("Model", config.model.name),
+        ("Checkpoint", found["file"]),
+        ("Images", f"{images}, {config.side} side of {data.name}{' (SYNTHETIC)' if found['synthetic'] else ''}"),
+        ("Image size", size),
+    ]
+    loss = f"{config.side}/loss"
+    for key, value in found["metrics"].items():
+        if key == loss:
+            continue
+        name = key.partition("/")[2]
+        interval = ""
+        if name == "top1":
+            low, high = found["top1_interval"]
+            interval = f"  [{100 * low:.2f}, {100 * high:.2f}] (95 %, over images)"
+        rows.append((f"{labels.get(f'test/{name}', name)} (%)", f"{100 * value:.2f}{interval}"))
+    rows.append(("Loss", f"{found['metrics'][loss]:.4f}"))
+    speed = "–, one batch is not timed"
+    if found["images_per_second"] is not None:
+        speed = f"{found['images_per_second']:.1f}, forward passes without the first"
+    rows.append(("Images/s", f"{speed}; batch {data.batch_size}, {found['precision']}, {found['device']}"))
+    table = Table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in rows:
+        table.add_row(label, Text(text))
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

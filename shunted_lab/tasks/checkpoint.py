@@ -1,0 +1,40 @@
+"""A model with the weights of a file: a checkpoint of a run of ours, or published ones. Nothing but tensors is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shunted_lab.config import ConfigError, ModelConfig
+from shunted_lab.nn import Pyramid
+from shunted_lab.nn.official import CheckpointError, load_official, read_checkpoint
+from shunted_lab.tasks.model import build_model
+
+
+def load_model(config: ModelConfig, file: Path, num_classes: int | None = None) -> Pyramid:
+    """The model of `config`, with the weights in `file`, on the CPU.
+
+    Args:
+        file: a `.ckpt` of Lightning, whose `state_dict` is taken (the averages, where weights were averaged), or what
+            `nn.official.load_official` knows.
+        num_classes: what the head must be for; None takes the head as it is.
+
+    Raises:
+        ConfigError: for a file that is absent, truncated or holds more than tensors, for weights of another model,
+            with the first differences, and for a head for another number of classes.
+    """
+    try:
+        found = read_checkpoint(file)
+    except CheckpointError as error:
+        raise ConfigError(f"checkpoint: {error}") from None
+    head = found.get("head.weight")
+    classes = 0 if head is None or head.ndim != 2 else len(head)
+    if num_classes is not None and classes != num_classes:
+        has = f"a head for {classes} classes" if classes else "no head that classifies"
+        raise ConfigError(f"checkpoint: {file} has {has}, and the data have {num_classes} classes")
+    net = build_model(config, classes)
+    try:
+        load_official(net, found, keep_head=True)
+    except CheckpointError as error:
+        reason = str(error).removeprefix("the state dict ")
+        raise ConfigError(f"checkpoint: {file} {reason.replace('the model', config.name, 1)}") from None
+    return net
