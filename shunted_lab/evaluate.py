@@ -111,10 +111,12 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
 
 
 def _precision(config: EvaluateConfig, run: RunConfig | None, device: torch.device) -> str:
-    """What is asked for, or that of the run; a run of 16-mixed takes bf16 on a CPU, as Lightning does there."""
+    """What is asked for, or that of the run; a run of 16-mixed takes bf16 on a CPU."""
+    from shunted_lab.tasks.device import precision_of
+
     if config.precision is None:
-        own = "32-true" if run is None else PRECISION[run.recipe.precision]
-        return "bf16" if (own, device.type) == ("16", "cpu") else own
+        own = "32-true" if run is None else run.recipe.precision
+        return PRECISION[precision_of("mixed" if (own, device.type) == ("16-mixed", "cpu") else own, device.type)]
     if (config.precision, device.type) == ("16", "cpu"):
         raise ConfigError("precision: 16 is not for a CPU; choices: 32-true, bf16")
     return config.precision

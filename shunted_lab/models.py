@@ -54,6 +54,7 @@ class ModelConfig:
     proj_drop_rate: float = option(0.0, "dropout after the projections")
     attn_drop_rate: float = option(0.0, "dropout of attention weights")
     drop_path_rate: float = option(0.2, "stochastic depth of the last block, rising linearly from 0")
+    clip_grad: float | None = option(None, "largest gradient norm, where recipe.clip_grad is null; null does not clip")
 
     def __post_init__(self) -> None:
         stages = len(self.depths)
@@ -99,7 +100,8 @@ class ModelConfig:
     def options(self) -> dict[str, Any]:
         """The keyword arguments of `nn.Pyramid`."""
         options = dataclasses.asdict(self)
-        del options["name"], options["imports"]
+        for name in ("name", "imports", "clip_grad"):
+            del options[name]
         return options
 
 
@@ -120,7 +122,9 @@ def _pvt_v2(variant: str, depths: list[int], drop_path_rate: float, **changes: A
 MODELS = {
     "shunted_t": ModelConfig("shunted_t", depths=[1, 2, 4, 1], patch_embed="conv_stem0", drop_path_rate=0.1),
     "shunted_s": ModelConfig(),
-    "shunted_b": ModelConfig("shunted_b", depths=[3, 4, 24, 2], patch_embed="conv_stem2", drop_path_rate=0.3),
+    "shunted_b": ModelConfig(
+        "shunted_b", depths=[3, 4, 24, 2], patch_embed="conv_stem2", drop_path_rate=0.3, clip_grad=1.0
+    ),
     # The same structure for 64 px images on a CPU: heads of 12 channels, 2 blocks at most in a stage.
     "shunted_lite": ModelConfig(
         "shunted_lite",

@@ -43,6 +43,7 @@ def run(experiment: Experiment, words: list[str]) -> int:
     from shunted_lab.study.launch import plan_slots, warm_up
     from shunted_lab.study.measure import measure_variants
     from shunted_lab.study.plan import (
+        check_precision,
         check_runs_dir,
         check_space,
         count_costs,
@@ -57,6 +58,8 @@ def run(experiment: Experiment, words: list[str]) -> int:
     check_runs_dir(config)
     on_cluster = isinstance(config.launch, SlurmConfig)
     slots = [] if on_cluster else plan_slots(config.launch)
+    if not on_cluster:
+        check_precision(experiment)
     if config.search is not None:
         return _search(experiment, words, slots, console)
     if config.confirm is not None:

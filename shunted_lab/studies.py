@@ -21,13 +21,15 @@ class LaunchConfig:
     accelerator: str = option("auto", "auto, cpu, gpu, mps", result=False)
     devices: Any = option("auto", "GPUs to keep busy, or workers on a CPU; auto: all GPUs, or one worker", result=False)
     devices_per_run: int = option(1, "devices that share the batches of one run (DDP)", result=False)
+    accumulate: int = option(1, "parts of a batch, trained in turn: the same batch on fewer devices", result=False)
+    compile: bool = option(False, "torch.compile for the model: faster steps, after minutes of compiling", result=False)
     threads: Any = option("auto", "CPU threads of a worker; auto: its share of the cores", result=False)
     num_workers: int = option(0, "processes that load images, per worker", result=False)
     max_attempts: int = option(3, "how often a run that fails or dies is tried, over all calls", result=False)
 
     def __post_init__(self) -> None:
         at_least(0, "launch", self, "num_workers")
-        at_least(1, "launch", self, "max_attempts", "devices_per_run")
+        at_least(1, "launch", self, "max_attempts", "devices_per_run", "accumulate")
         choices = ("auto", "cpu", "gpu", "mps")
         if self.accelerator not in choices:
             raise unknown("launch.accelerator", self.accelerator, choices)

@@ -62,6 +62,9 @@ class EpochSampler(Sampler[Key]):
     with the images that it had not seen.
 
     `shuffle` draws another order than a plain permutation (`ShardOrder`).
+
+    `group` is the number of images of an optimiser step on each rank: what is over at the end of an epoch is left out,
+    unless there is not even one step.
     """
 
     def __init__(self, n: int, seed: int, repeats: int = 1, shuffle: Shuffle | None = None):
@@ -71,6 +74,7 @@ class EpochSampler(Sampler[Key]):
         self.shuffle = shuffle
         self.epoch = 0
         self.skip = 0
+        self.group = 1
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch."""
@@ -85,7 +89,8 @@ class EpochSampler(Sampler[Key]):
         return iter(keys[rank::world][skip : len(self)])
 
     def __len__(self) -> int:
-        return self.n // _ranks()[1]
+        count = self.n // _ranks()[1]
+        return count // self.group * self.group or count
 
 
 def _ranks() -> tuple[int, int]:

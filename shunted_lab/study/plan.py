@@ -119,6 +119,15 @@ def model_cost(where: str, run: RunConfig, image_size: int, num_classes: int) ->
         raise ConfigError(f"{where}: {error}") from None
 
 
+def check_precision(experiment: Experiment) -> None:
+    """Raise ConfigError for arithmetic that the device of this machine has not."""
+    from shunted_lab.nn import device_of
+    from shunted_lab.tasks.device import precision_of
+
+    for run in experiment.variants.values():
+        precision_of(run.recipe.precision, device_of(run.launch.accelerator))
+
+
 def check_runs_dir(config: Config) -> Path:
     """The folder that exists already, of those that lead to the study's; nothing is made.
 

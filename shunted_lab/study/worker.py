@@ -270,7 +270,7 @@ def main(words: list[str] | None = None) -> int:
 def _order(folder: Path) -> Order:
     """The order to train the run of a folder; a finished one is ordered again, inside its folder."""
     run = load_run(folder)
-    share(run.config.data.batch_size, run.config.launch.devices_per_run)
+    share(run.config)
     note = json.loads((folder / "run.json").read_text())
     if read_result(run) is not None and LINK not in os.environ:
         count = 1 + len(list(folder.glob("repeat*")))

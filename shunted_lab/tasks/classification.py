@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as L
@@ -32,11 +32,12 @@ class Classification(L.LightningModule):
         self.net = net
         self.recipe = recipe
         self.num_classes = num_classes
-        self.batch_size = batch_size
+        self.batch_size = batch_size  # of one optimiser step, on all devices together
         self.seed = seed
         metrics = self.make_metrics()
         self.metrics = nn.ModuleDict({s: metrics.clone(prefix=f"{s}/") for s in ("val", "test")})
         self.mixup = _mixup(recipe, num_classes)
+        self.compiled: Callable[[Tensor], Tensor] | None = None  # takes the net's place, with the same weights
         self.predicted: list[tuple[Tensor, ...]] = []  # of the last test, batch by batch
 
     def make_metrics(self) -> MetricCollection:
@@ -61,7 +62,7 @@ class Classification(L.LightningModule):
         return Predictions(labels, predicted, rest[0] if rest else None, tuple(class_names))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.net(images)
+        return self.net(images) if self.compiled is None else self.compiled(images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         return self._step(batch, "train", index)
@@ -113,27 +114,33 @@ class Classification(L.LightningModule):
         torch.manual_seed(int(state[0]))
 
     def configure_optimizers(self) -> Any:
-        """AdamW; linear warm-up, then a cosine, per optimiser step."""
+        """AdamW; a linear warm-up and a cosine."""
         recipe = self.recipe
         exempt = self.net.no_weight_decay() if isinstance(self.net, Pyramid) else ()
         groups = param_groups_weight_decay(self.net, recipe.weight_decay, no_weight_decay_list=exempt)
-        devices = self.trainer.world_size
-        lr = recipe.lr * (1.0 if recipe.lr_batch is None else self.batch_size * devices / recipe.lr_batch)
+        lr = recipe.lr * (1.0 if recipe.lr_batch is None else self.batch_size / recipe.lr_batch)
         optimizer = torch.optim.AdamW(groups, lr=lr, eps=recipe.opt_eps)
         total = int(self.trainer.estimated_stepping_batches)
-        warmup = round(total * recipe.warmup_epochs / recipe.epochs)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: lr_at(step, total, warmup, lr, recipe.warmup_lr, recipe.min_lr) / lr
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_at(step, total, recipe, lr) / lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def lr_at(step: int, total: int, warmup: int, peak: float, first: float, last: float) -> float:
-    """The learning rate of a step: linear from `first` to `peak` over `warmup` steps, then a cosine to `last`."""
-    if step < warmup:
-        return first + (peak - first) * step / warmup
-    done = (step - warmup) / max(1, total - warmup)
-    return last + 0.5 * (peak - last) * (1 + math.cos(math.pi * min(1.0, done)))
+def lr_at(step: int, total: int, recipe: RecipeConfig, peak: float) -> float:
+    """The learning rate of a step of `total`: linear from `warmup_lr` to `peak`, then a cosine to `min_lr`.
+
+    With `recipe.schedule` "epoch" it stays within an epoch, and the cosine begins with the first epoch, of which the
+    warm-up hides a part (timm's CosineLRScheduler); with "step" it begins when the warm-up ends.
+    """
+    if recipe.schedule == "epoch":
+        now, end, warmup = step * recipe.epochs // total, recipe.epochs, recipe.warmup_epochs
+        begin = 0.0
+    else:
+        now, end, warmup = step, total, round(total * recipe.warmup_epochs / recipe.epochs)
+        begin = warmup
+    if now < warmup:
+        return recipe.warmup_lr + (peak - recipe.warmup_lr) * now / warmup
+    done = min(1.0, (now - begin) / max(1, end - begin))
+    return recipe.min_lr + 0.5 * (peak - recipe.min_lr) * (1 + math.cos(math.pi * done))
 
 
 def _mixup(recipe: RecipeConfig, num_classes: int) -> Mixup | None:

@@ -22,9 +22,12 @@ from shunted_lab.config import ConfigError, RunConfig, ScalesConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.module import ImageData
 from shunted_lab.data.splits import stats_of
-from shunted_lab.nn import Pyramid, device_name, init_weights
+from shunted_lab.nn import Pyramid, device_name, device_of, init_weights
 from shunted_lab.tasks import goal_of
+from shunted_lab.tasks.averaging import Averages
 from shunted_lab.tasks.classification import Classification
+from shunted_lab.tasks.device import precision_of
+from shunted_lab.tasks.divergence import Divergence
 from shunted_lab.tasks.history import History
 from shunted_lab.tasks.model import build_model
 from shunted_lab.tasks.objects import Objects
@@ -66,16 +69,20 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
 
     Raises:
         Stopped, Pruned: as `link` has decided.
+        Diverged: if the loss became NaN or infinite.
     """
     _quiet()
     launch = config.launch
-    batch_size = share(config.data.batch_size, launch.devices_per_run)
+    batch_size = share(config)
     data = make_datamodule(replace(config.data, batch_size=batch_size), config.recipe, config.seed, launch.num_workers)
+    data.sampler.group = batch_size * launch.accumulate
     task = make_task(config, data.num_classes)
     folder.mkdir(parents=True, exist_ok=True)
-    clock, follow = Clock(), Follow(link, folder / "checkpoints" / STOPPED)
-    trainer = make_trainer(config, folder, [clock, History(folder), follow], progress)
-    start = newest(folder / "checkpoints")
+    checkpoints = folder / "checkpoints"
+    clock, follow = Clock(), Follow(link, checkpoints / STOPPED)
+    callbacks = [Divergence(lambda: newest(checkpoints)), clock, History(folder), follow]
+    trainer = make_trainer(config, folder, callbacks, progress)
+    start = newest(checkpoints)
     if start is not None and start.name == STOPPED:
         state = torch.load(start, weights_only=True, map_location="cpu")
         data.sampler.skip = state[BATCHES] * batch_size
@@ -84,10 +91,11 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
         raise Pruned
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     epoch = config.recipe.epochs - 1
-    if config.recipe.select == "best":
-        best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True, map_location="cpu")
-        task.load_state_dict(best["state_dict"])
-        epoch = int(best["epoch"])
+    if config.recipe.select == "best" or config.recipe.ema is not None:  # averages are in checkpoints only
+        name = f"{config.recipe.select}.ckpt"
+        chosen = torch.load(checkpoints / name, weights_only=True, map_location="cpu")
+        task.load_state_dict(chosen["state_dict"])
+        epoch = int(chosen["epoch"])
     # Also for the last epoch: after a kill between the last checkpoint and the test, fit has nothing left to validate.
     metrics |= _values(trainer.validate(task, data, verbose=False))
     metrics |= _values(trainer.test(task, data, verbose=False))
@@ -102,6 +110,7 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
         "select": config.recipe.select,
         "device": device_name(trainer.strategy.root_device),
         "devices": trainer.world_size,
+        "precision": trainer.precision,
         "sizes": dict(data.sizes),
         "train_seconds": round(clock.seconds, 2),
         "images_per_second": round(clock.images * trainer.world_size / clock.seconds, 1) if clock.seconds else None,
@@ -145,15 +154,19 @@ def options(config: RunConfig) -> dict[str, Any]:
     return found
 
 
-def share(batch_size: int, devices: int) -> int:
-    """Images of a batch on each device.
+def share(config: RunConfig) -> int:
+    """Images that a device takes at once: of a batch, its part of an accumulated one.
 
     Raises:
-        ConfigError: if the devices do not divide the batch.
+        ConfigError: if devices and parts do not divide the batch.
     """
-    if batch_size % devices:
-        raise ConfigError(f"data.batch_size: {batch_size} is not divisible by launch.devices_per_run={devices}")
-    return batch_size // devices
+    batch_size, launch = config.data.batch_size, config.launch
+    parts = launch.devices_per_run * launch.accumulate
+    if batch_size % parts:
+        keys = {"launch.devices_per_run": launch.devices_per_run, "launch.accumulate": launch.accumulate}
+        said = " x ".join(f"{key}={value}" for key, value in keys.items() if value > 1)
+        raise ConfigError(f"data.batch_size: {batch_size} is not divisible by {said}")
+    return batch_size // parts
 
 
 def newest(checkpoints: Path) -> Path | None:
@@ -166,12 +179,16 @@ def make_task(config: RunConfig, num_classes: int) -> Classification:
     """The LightningModule of a run, with the initial values that all variants of its seed share."""
     net = build_model(config.model, num_classes)
     init_weights(net, config.seed)
-    return task_of(net, config, num_classes)
+    net.set_grad_checkpointing(config.recipe.grad_checkpointing)
+    task = task_of(net, config, num_classes)
+    task.compiled = torch.compile(net.forward) if config.launch.compile else None
+    return task
 
 
 def task_of(net: Pyramid, config: RunConfig, num_classes: int) -> Classification:
     """The LightningModule that trains and tests `net` on the data of a run."""
-    batch_size = share(config.data.batch_size, config.launch.devices_per_run)
+    share(config)
+    batch_size = config.data.batch_size
     if isinstance(config.data, ScalesConfig):
         from shunted_lab.data.scales.datasets import bins_of
 
@@ -188,6 +205,9 @@ def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], pro
     if recipe.select == "best":
         best = ModelCheckpoint(filename="best", monitor=goal.monitor, mode=goal.mode, **keep)
         checkpoints.insert(0, best)
+    averages = [] if recipe.ema is None else [Averages(decay=recipe.ema)]  # before those that write checkpoints
+    clip = config.model.clip_grad if recipe.clip_grad is None else recipe.clip_grad
+    batches = None if recipe.limit_batches is None else recipe.limit_batches * config.launch.accumulate
     return L.Trainer(
         accelerator=config.launch.accelerator,
         devices=config.launch.devices_per_run,
@@ -195,14 +215,15 @@ def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], pro
         sync_batchnorm=config.launch.devices_per_run > 1,
         # Runs are started here, never by the cluster: its variables, and queueing again, belong to the launcher.
         plugins=[LightningEnvironment()],
-        precision=recipe.precision,  # type: ignore[arg-type]
+        precision=precision_of(recipe.precision, device_of(config.launch.accelerator)),  # type: ignore[arg-type]
         max_epochs=recipe.epochs,
-        gradient_clip_val=recipe.clip_grad,
-        limit_train_batches=recipe.limit_batches,
-        limit_val_batches=recipe.limit_batches,
-        limit_test_batches=recipe.limit_batches,
+        gradient_clip_val=clip or None,
+        accumulate_grad_batches=config.launch.accumulate,
+        limit_train_batches=batches,
+        limit_val_batches=batches,
+        limit_test_batches=batches,
         logger=TensorBoardLogger(folder, name="", version=""),
-        callbacks=[*checkpoints, *callbacks, *([RichProgressBar()] if progress else [])],
+        callbacks=[*averages, *checkpoints, *callbacks, *([RichProgressBar()] if progress else [])],
         default_root_dir=folder,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
@@ -231,6 +252,8 @@ class Follow(Callback):
             return
         if not self._agreed(trainer, self.link.stopping):
             return
+        if (i + 1) % trainer.accumulate_grad_batches:
+            return  # gradients that add up are in no checkpoint
         if i + 1 < trainer.num_training_batches:  # else the epoch is done: validation and last.ckpt come next
             self._batches = i + 1
             trainer.save_checkpoint(self.checkpoint)
