@@ -342,3 +342,20 @@ def test_looks_are_rare_on_a_gpu_and_never_too_late_for_a_checkpoint():
         assert stacked == [EVERY]
         look.on_save_checkpoint(trainer, None, {})
         assert stacked == [EVERY, 3]
+
+
+def test_a_diverged_run_fails_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    from shunted_lab.run import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    text = "baseline: calm\nseeds: [0]\nvariants: {wild: {recipe.lr: 1.0e+30}, calm: {recipe.lr: 1.0e-3}}\n"
+    text += "recipe: {epochs: 1, limit_batches: 4, warmup_epochs: 0}\n"
+    head = "defaults:\n  - override /model: shunted_lite\n  - override /data: earth\n  - override /recipe: lite\n"
+    (tmp_path / "experiments" / "two_rates.yaml").write_text(head + text)
+    assert main(["experiment=two_rates", "launch.accelerator=cpu"]) == 1
+    assert list(tmp_path.glob("runs/two_rates/calm/*/result.json"))
+    assert not list(tmp_path.glob("runs/two_rates/wild/*/result.json"))
+    (traceback,) = tmp_path.glob("runs/two_rates/wild/*/traceback.txt")
+    assert "Diverged: train/loss is nan in step 2 (epoch 0, batch 1) at the learning rate" in traceback.read_text()
+    assert "Diverged: train/loss is nan in step 2" in (tmp_path / "runs" / "two_rates" / "table.md").read_text()
