@@ -24,6 +24,7 @@ from shunted_lab.data.module import ImageData
 from shunted_lab.data.splits import stats_of
 from shunted_lab.nn import Pyramid, device_name, device_of, init_weights
 from shunted_lab.tasks import goal_of
+from shunted_lab.tasks.atomic import AtomicCheckpoints
 from shunted_lab.tasks.averaging import Averages
 from shunted_lab.tasks.classification import Classification
 from shunted_lab.tasks.device import precision_of
@@ -214,7 +215,7 @@ def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], pro
         strategy="auto" if config.launch.devices_per_run == 1 else "ddp",
         sync_batchnorm=config.launch.devices_per_run > 1,
         # Runs are started here, never by the cluster: its variables, and queueing again, belong to the launcher.
-        plugins=[LightningEnvironment()],
+        plugins=[LightningEnvironment(), AtomicCheckpoints()],
         precision=precision_of(recipe.precision, device_of(config.launch.accelerator)),  # type: ignore[arg-type]
         max_epochs=recipe.epochs,
         gradient_clip_val=clip or None,
