@@ -205,6 +205,7 @@ class RecipeConfig:
     random_erasing: float = option(0.25, "probability of erasing a rectangle")
     repeated_aug: int = option(3, "copies of an image in a row, each augmented anew; 1 is off")
     precision: str = option("mixed", "32-true, 16-mixed, bf16-mixed, or mixed: bf16 where the device has it, else 16")
+    sync_bn: bool = option(True, "BatchNorm over the batches of all devices of a run, where it has several")
     ema: float | None = option(None, "decay of an average of the weights, tested in their place; null keeps none")
     grad_checkpointing: bool = option(False, "compute blocks again in the backward pass: less memory, more time")
     select: str = option("last", "which epoch is tested: last, or best (by validation)")

@@ -93,6 +93,38 @@ class EpochSampler(Sampler[Key]):
         return count // self.group * self.group or count
 
 
+class Shares(Sampler[list[int]]):
+    """Batches of a side that is evaluated: of each `size` images in a row, this rank's part. Every image is on one
+    rank, and all ranks have the same number of batches, as DDP needs it.
+
+    Where the last images are fewer than the ranks, those that get none take one of them once more; `repeated` has the
+    numbers of such batches, which must not be counted.
+    """
+
+    def __init__(self, n: int, size: int):
+        rank, world = _ranks()
+        self.batches: list[list[int]] = []
+        self.repeated: set[int] = set()
+        for start in range(0, n, size):
+            images = np.arange(start, min(start + size, n))
+            part = np.array_split(images, world)[rank]
+            if not len(part):
+                self.repeated.add(len(self.batches))
+                part = images[:1]
+            self.batches.append(part.tolist())
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def images(self, count: int) -> list[int]:
+        """Of this rank's first `count` batches, those that count."""
+        batches = [batch for i, batch in enumerate(self.batches[:count]) if i not in self.repeated]
+        return [image for batch in batches for image in batch]
+
+
 def _ranks() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
@@ -123,13 +155,14 @@ class ImageData(L.LightningDataModule):
         return {side: len(getattr(self.splits, side)) for side in ("train", "val", "test")}
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.splits.train, sampler=self.sampler, drop_last=len(self.sampler) >= self.batch_size)
+        drop_last = len(self.sampler) >= self.batch_size
+        return self._loader(self.splits.train, batch_size=self.batch_size, sampler=self.sampler, drop_last=drop_last)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.splits.val)
+        return self._evaluated(self.splits.val)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.splits.test)
+        return self._evaluated(self.splits.test)
 
     def test_images(self, indices: Sequence[int]) -> Tensor:
         """(n, 3, S, S): some images of the test side."""
@@ -138,12 +171,15 @@ class ImageData(L.LightningDataModule):
             return side.__getitems__(list(indices))[0]
         return torch.stack([side[i][0] for i in indices])
 
+    def _evaluated(self, dataset: Dataset[Any]) -> DataLoader[Any]:
+        shares = Shares(len(dataset), self.batch_size * _ranks()[1])  # type: ignore[arg-type]
+        return self._loader(dataset, batch_sampler=shares)
+
     def _loader(self, dataset: Dataset[Any], **kwargs: Any) -> DataLoader[Any]:
         if hasattr(dataset, "__getitems__"):
             kwargs["collate_fn"] = _whole
         return DataLoader(
             dataset,
-            self.batch_size,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else each epoch would draw from the global generator

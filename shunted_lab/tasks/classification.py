@@ -9,14 +9,16 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from timm.data.mixup import Mixup
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from shunted_lab.config import RecipeConfig
+from shunted_lab.data.module import Shares
 from shunted_lab.nn import Pyramid
 from shunted_lab.tasks import CLASSIFICATION
 from shunted_lab.tasks.predictions import Predictions
@@ -36,6 +38,7 @@ class Classification(L.LightningModule):
         self.seed = seed
         metrics = self.make_metrics()
         self.metrics = nn.ModuleDict({s: metrics.clone(prefix=f"{s}/") for s in ("val", "test")})
+        self.losses = nn.ModuleDict({s: MeanLoss() for s in ("val", "test")})
         self.mixup = _mixup(recipe, num_classes)
         self.compiled: Callable[[Tensor], Tensor] | None = None  # takes the net's place, with the same weights
         self.predicted: list[tuple[Tensor, ...]] = []  # of the last test, batch by batch
@@ -82,17 +85,39 @@ class Classification(L.LightningModule):
         logits = self(images)
         smoothing = self.recipe.label_smoothing if training and self.mixup is None else 0.0
         loss = self.loss(logits.float(), targets, smoothing)
-        self.log(f"{split}/loss", loss, on_epoch=True, on_step=training, batch_size=len(images), sync_dist=not training)
-        if not training:
-            metrics = self.metrics[split]
+        counted = training or not dist.is_initialized() or index not in self._shares(split).repeated
+        if training:
+            self.log("train/loss", loss, on_epoch=True, on_step=True, batch_size=len(images))
+            return loss
+        mean, metrics = self.losses[split], self.metrics[split]
+        if counted:
+            mean.update(loss, len(images))  # type: ignore[operator]
             metrics.update(logits, labels)  # type: ignore[operator]
-            self.log_dict(metrics, on_epoch=True, prog_bar=True, batch_size=len(images))  # type: ignore[arg-type]
-        if split == "test":
+        self.log(f"{split}/loss", mean, on_epoch=True, batch_size=len(images))  # type: ignore[arg-type]
+        self.log_dict(metrics, on_epoch=True, prog_bar=True, batch_size=len(images))  # type: ignore[arg-type]
+        if split == "test" and counted:
             self.predicted.append(self.predict(logits, labels))
         return loss
 
     def on_test_epoch_start(self) -> None:
         self.predicted = []
+
+    def on_test_epoch_end(self) -> None:
+        """All ranks get what each has predicted, in the order of the images."""
+        if not dist.is_initialized():
+            return
+        images = self._shares("test").images(int(self.trainer.num_test_batches[0]))
+        own = [torch.cat(parts).cpu() for parts in zip(*self.predicted, strict=True)]
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, (images, own))
+        order = torch.tensor([image for images, _ in everyone for image in images]).argsort()
+        parts = zip(*(found for _, found in everyone if found), strict=True)
+        self.predicted = [tuple(torch.cat(part)[order] for part in parts)]
+
+    def _shares(self, split: str) -> Shares:
+        sampler = getattr(self.trainer, f"{split}_dataloaders").batch_sampler
+        assert isinstance(sampler, Shares)
+        return sampler
 
     def _mix(self, images: Tensor, labels: Tensor, index: int) -> tuple[Tensor, Tensor]:
         """Mixup and CutMix by timm, from numpy's global generator: seeded for this batch and put back afterwards."""
@@ -123,6 +148,27 @@ class Classification(L.LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_at(step, total, recipe, lr) / lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class MeanLoss(Metric):
+    """The mean over the images of all ranks. Lightning's own rounds their number down between ranks, and torchmetrics'
+    MeanMetric either removes NaN or leaves the weights out."""
+
+    full_state_update = False
+    total: Tensor
+    images: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, images: int) -> None:
+        self.total += loss * images
+        self.images += images
+
+    def compute(self) -> Tensor:
+        return self.total / self.images
 
 
 def lr_at(step: int, total: int, recipe: RecipeConfig, peak: float) -> float:

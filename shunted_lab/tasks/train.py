@@ -213,7 +213,7 @@ def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], pro
         accelerator=config.launch.accelerator,
         devices=config.launch.devices_per_run,
         strategy="auto" if config.launch.devices_per_run == 1 else "ddp",
-        sync_batchnorm=config.launch.devices_per_run > 1,
+        sync_batchnorm=recipe.sync_bn and config.launch.devices_per_run > 1,
         # Runs are started here, never by the cluster: its variables, and queueing again, belong to the launcher.
         plugins=[LightningEnvironment(), AtomicCheckpoints()],
         precision=precision_of(recipe.precision, device_of(config.launch.accelerator)),  # type: ignore[arg-type]

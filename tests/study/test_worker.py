@@ -18,6 +18,7 @@ from shunted_lab.study import folder, plan, store, worker
 from shunted_lab.study.launch import Launcher, plan_slots
 from shunted_lab.study.order import Order, origin
 from shunted_lab.study.queue import Queue
+from shunted_lab.tasks.predictions import read_predictions
 
 SMALL = ("seeds=[0]", "recipe.epochs=2", "recipe.limit_batches=3", "data.batch_size=16", "launch.accelerator=cpu")
 COMMAND = [sys.executable, "-m", "shunted_lab.study.worker"]
@@ -79,6 +80,10 @@ def test_a_run_over_two_processes_ends_as_one_over_one_device_does(tmp_path, mon
     )
     assert one.keys() == two.keys()
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
+    for name in ("val/loss", "test/loss", "test/top1"):
+        assert found[1].result["metrics"][name] == pytest.approx(found[2].result["metrics"][name], rel=1e-2)
+    first, second = (read_predictions(state.run.folder) for state in (found[1], found[2]))
+    assert (first.targets == second.targets).all() and (first.predicted == second.predicted).mean() > 0.9
 
 
 @pytest.mark.slow
