@@ -221,7 +221,7 @@ def test_a_fingerprint_covers_all_that_can_change_a_result_and_nothing_else():
 
 def test_a_fingerprint_is_the_same_in_every_process():
     # A stored value: a change here makes every finished run of every user stale.
-    assert compose([*BASE, "recipe=paper"]).variants["conv_stem"].fingerprint("", {}) == "6b2b180113312c60"
+    assert compose([*BASE, "recipe=paper"]).variants["conv_stem"].fingerprint("", {}) == "de8c4152844cbe9c"
 
 
 def test_across_makes_every_variant_in_every_setting(tmp_path, monkeypatch):
