@@ -12,9 +12,11 @@ HEAVY = {"torch", "lightning", "timm", "torchvision", "torchmetrics", "optuna", 
 # room -> rooms that it may import
 ARROWS = {
     "schema": set(),
+    "datasets": {"schema"},
     "models": {"schema"},
+    "recipes": {"schema"},
     "studies": {"schema"},
-    "config": {"schema", "models", "studies"},
+    "config": {"schema", "datasets", "models", "recipes", "studies"},
     "cli": {"schema"},
     "commands": {"schema", "models", "config"},
     "compose": {"commands", "config"},

@@ -1,0 +1,127 @@
+"""The configuration of each data set. What they share is in `DataConfig`; `shunted_lab.data` reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from omegaconf import MISSING
+
+from shunted_lab.schema import at_least, option, require, unknown
+
+
+@dataclass
+class DataConfig:
+    """What every data set has. Batches are `(B, 3, image_size, image_size)` images and `(B,)` labels."""
+
+    name: str = MISSING
+    image_size: int = option(224, "pixels on each side of an image as the model sees it; at least 32")
+    batch_size: int = option(128, "images in a training batch")
+    num_classes: int | None = option(None, "number of classes; null counts them")
+
+    synthetic: ClassVar[bool] = False  # said wherever results are shown
+
+    def __post_init__(self) -> None:
+        require(self.name == type(self).name, "data.name", self.name, f"is fixed: '{type(self).name}'")
+        # Strides reach 32 in the fourth stage.
+        require(self.image_size >= 32, "data.image_size", self.image_size, "is too small for four stages: at least 32")
+        at_least(1, "data", self, "batch_size")
+
+
+@dataclass
+class EarthConfig(DataConfig):
+    """Satellite colour with land-cover labels; ships with the package (`data/earth/README.md`)."""
+
+    name: str = "earth"
+    image_size: int = option(64, "pixels on each side; tiles of 64 are resized to it")
+    batch_size: int = option(64, "images in a training batch")
+    num_classes: int | None = option(9, "number of classes; fixed")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.num_classes == 9, "data.num_classes", self.num_classes, "is wrong: earth has 9 classes")
+
+
+@dataclass
+class ScalesConfig(DataConfig):
+    """SYNTHETIC: two shapes over real textures, whose sizes differ by a known factor (`data/scales/README.md`)."""
+
+    name: str = "scales"
+    image_size: int = option(128, "pixels on each side")
+    batch_size: int = option(64, "images in a training batch")
+    num_classes: int | None = option(6, "number of classes; fixed")
+    size_ratio: float = option(4.0, "diameter of an image's larger object over that of the smaller: 1 to 16")
+    scene_seed: int = option(0, "which scenes; all runs of an experiment see the same")
+    train_images: int = option(4000, "scenes for training")
+    val_images: int = option(500, "scenes for validation")
+    test_images: int = option(1000, "scenes for the test")
+    cache: str | None = option(
+        None, "folder where scenes are kept once drawn; null: ~/.cache/shunted_lab", result=False
+    )
+
+    synthetic: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.num_classes == 6, "data.num_classes", self.num_classes, "is wrong: scales has 6 classes")
+        require(1 <= self.size_ratio <= 16, "data.size_ratio", self.size_ratio, "is not between 1 and 16")
+        require(self.image_size >= 64, "data.image_size", self.image_size, "is too small for its objects: at least 64")
+        at_least(0, "data", self, "scene_seed")
+        at_least(1, "data", self, "train_images", "val_images", "test_images")
+
+
+@dataclass
+class FolderConfig(DataConfig):
+    """Images in `root/train/CLASS/*` and `root/val/CLASS/*` (and `root/test/CLASS/*`, where there is one)."""
+
+    name: str = "folder"
+    root: str = field(default=MISSING, metadata={"help": "folder of the data set", "result": False})
+    val_fraction: float = option(0.1, "share of train/ held back for validation, where val/ serves as the test")
+    crop_pct: float = option(0.875, "evaluation: centre crop / resized shorter side")
+    interpolation: str = option("bicubic", "resizing: bicubic, bilinear")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.val_fraction < 1, "data.val_fraction", self.val_fraction, "is not between 0 and 1")
+        require(0 < self.crop_pct <= 1, "data.crop_pct", self.crop_pct, "is not above 0 and at most 1")
+        if self.interpolation not in ("bicubic", "bilinear"):
+            raise unknown("data.interpolation", self.interpolation, ("bicubic", "bilinear"))
+
+
+@dataclass
+class ImageNetConfig(FolderConfig):
+    """ImageNet-1K in the usual folders: `root/train/n01440764/*.JPEG`, `root/val/n01440764/*.JPEG`."""
+
+    name: str = "imagenet"
+    num_classes: int | None = option(1000, "number of classes; fixed")
+    val_fraction: float = option(0.01, "share of train/ held back for validation; val/ is the test")
+
+
+@dataclass
+class CIFAR100Config(FolderConfig):
+    """CIFAR-100 as torchvision unpacks it: `root/cifar-100-python/{train,test,meta}`."""
+
+    name: str = "cifar100"
+    image_size: int = option(32, "pixels on each side; images of 32 are resized to it")
+    num_classes: int | None = option(100, "number of classes; fixed")
+    crop_pct: float = option(1.0, "evaluation: centre crop / resized shorter side")
+
+
+@dataclass
+class ShardsConfig(FolderConfig):
+    """Images in tars, as `python -m shunted_lab.data.shards` writes them: for slow file systems and object storage."""
+
+    name: str = "shards"
+    root: str = field(default=MISSING, metadata={"help": "folder of the shards, or their fsspec URL", "result": False})
+    mix_shards: int = option(16, "training shards whose images are shuffled together")
+    cache: str | None = option(
+        None, "folder where shards of a URL are kept; null: ~/.cache/shunted_lab/shards", result=False
+    )
+    cache_gb: float = option(
+        50.0, "gigabytes (1e9 bytes) that the cache holds at most; the shards that were used last stay", result=False
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, "data", self, "mix_shards")
+        require(self.cache_gb > 0, "data.cache_gb", self.cache_gb, "is not above 0")

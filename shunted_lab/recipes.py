@@ -1,0 +1,99 @@
+"""How a model is trained: the recipe's configuration and its presets."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from shunted_lab.schema import ConfigError, at_least, fractions, option, require, unknown
+
+PRECISIONS = ("mixed", "32-true", "16-mixed", "bf16-mixed")
+SCHEDULES = ("epoch", "step")
+
+
+@dataclass
+class RecipeConfig:
+    """How a model is trained. The defaults are the paper's recipe for ImageNet-1K.
+
+    They are those of DeiT (arXiv 2012.12877, table 9), on whose training script the authors' is built; `min_lr`,
+    `warmup_lr`, `color_jitter` and `opt_eps` are that script's defaults, and its arithmetic is mixed (float16). Drop
+    path and the gradient's clip differ by size: they are in the model's preset. Averages of the weights, gradient
+    checkpointing and the compiler are not the paper's.
+    """
+
+    name: str = option("paper", "label of the preset, shown in tables", result=False)
+    epochs: int = option(300, "passes over the training images")
+    lr: float = option(5e-4, "peak learning rate, for lr_batch images in a batch")
+    lr_batch: int | None = option(512, "lr is multiplied by batch / lr_batch; null takes lr as it is")
+    min_lr: float = option(1e-5, "learning rate at the end of the cosine")
+    warmup_epochs: float = option(5.0, "epochs of linear warm-up")
+    warmup_lr: float = option(1e-6, "learning rate at the start of the warm-up")
+    schedule: str = option("epoch", "when the rate changes: each epoch as in timm, or each step (cosine after warm-up)")
+    weight_decay: float = option(0.05, "AdamW weight decay; none on biases and norms")
+    opt_eps: float = option(1e-8, "AdamW epsilon")
+    clip_grad: float | None = option(None, "largest gradient norm; 0 does not clip; null takes model.clip_grad")
+    label_smoothing: float = option(0.1, "label smoothing")
+    mixup: float = option(0.8, "mixup alpha; 0 is off")
+    cutmix: float = option(1.0, "cutmix alpha; 0 is off")
+    random_resized_crop: bool = option(True, "crops of random size and aspect")
+    hflip: float = option(0.5, "probability of a horizontal flip")
+    dihedral: bool = option(False, "one of the 8 flips and quarter turns; for images without an up side")
+    rand_augment: str | None = option("rand-m9-mstd0.5-inc1", "RandAugment in timm's notation; null is off")
+    color_jitter: float = option(0.4, "colour jitter; used where rand_augment is off, as in timm")
+    random_erasing: float = option(0.25, "probability of erasing a rectangle")
+    repeated_aug: int = option(3, "copies of an image in a row, each augmented anew; 1 is off")
+    precision: str = option("mixed", "32-true, 16-mixed, bf16-mixed, or mixed: bf16 where the device has it, else 16")
+    sync_bn: bool = option(True, "BatchNorm over the batches of all devices of a run, where it has several")
+    ema: float | None = option(None, "decay of an average of the weights, tested in their place; null keeps none")
+    grad_checkpointing: bool = option(False, "compute blocks again in the backward pass: less memory, more time")
+    select: str = option("last", "which epoch is tested: last, or best (by validation)")
+    limit_batches: int | None = option(None, "at most so many batches of each split; null takes all")
+
+    def __post_init__(self) -> None:
+        at_least(1, "recipe", self, "epochs", "repeated_aug")
+        require(self.lr > 0, "recipe.lr", self.lr, "is not above 0")
+        at_least(0, "recipe", self, "min_lr", "warmup_epochs", "warmup_lr", "weight_decay", "opt_eps")
+        at_least(0, "recipe", self, "mixup", "cutmix", "color_jitter")
+        require(self.clip_grad is None or self.clip_grad >= 0, "recipe.clip_grad", self.clip_grad, "is below 0")
+        fractions("recipe", self, "hflip", "random_erasing", "label_smoothing")
+        for name in ("lr_batch", "limit_batches"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"recipe.{name}", value, "is not above 0")
+        require(
+            not (self.dihedral and self.hflip),
+            "recipe.hflip",
+            self.hflip,
+            "does nothing beside recipe.dihedral; set it to 0",
+        )
+        if self.rand_augment is not None and not re.fullmatch(r"rand(-[a-z]+[\d.]+)+", self.rand_augment):
+            raise ConfigError(
+                f"recipe.rand_augment: '{self.rand_augment}' is not of timm's form, e.g. rand-m9-mstd0.5-inc1"
+            )
+        require(self.ema is None or 0 < self.ema < 1, "recipe.ema", self.ema, "is not between 0 and 1")
+        if self.schedule not in SCHEDULES:
+            raise unknown("recipe.schedule", self.schedule, SCHEDULES)
+        if self.select not in ("last", "best"):
+            raise unknown("recipe.select", self.select, ("last", "best"))
+        if self.precision not in PRECISIONS:
+            raise unknown("recipe.precision", self.precision, PRECISIONS)
+
+
+PAPER_RECIPE = RecipeConfig()
+LITE_RECIPE = RecipeConfig(
+    name="lite",
+    epochs=4,
+    lr=1.5e-3,
+    lr_batch=None,
+    warmup_epochs=0.5,
+    schedule="step",
+    mixup=0.0,
+    cutmix=0.0,
+    random_resized_crop=False,
+    hflip=0.0,
+    dihedral=True,
+    rand_augment=None,
+    color_jitter=0.0,
+    random_erasing=0.0,
+    repeated_aug=1,
+    precision="32-true",
+)
