@@ -133,6 +133,8 @@ def compose_evaluate(words: list[str], run: RunConfig | None = None) -> Evaluate
 def _compose_as(schema: type[C], words: list[str], groups: Sequence[str] = ()) -> C:
     """`groups` are further words, which the command has chosen."""
     names = [f.name for f in dataclasses.fields(schema) if f.name != "defaults"]  # type: ignore[arg-type]
+    if "model.checkpoint" in _choices(words):
+        raise ConfigError("model.checkpoint: is what a training begins with, and nothing is trained here")
     for key in _choices(words):
         if key in PRESETS and key not in names:
             raise ConfigError(f"{key}: no such key; {nearest(key, names)}")

@@ -30,7 +30,7 @@ from shunted_lab.datasets import (
     ShardsConfig,
 )
 from shunted_lab.models import COMPONENTS, MODELS, ModelConfig
-from shunted_lab.recipes import LITE_RECIPE, PAPER_RECIPE, RecipeConfig
+from shunted_lab.recipes import FINETUNE_RECIPE, LITE_RECIPE, PAPER_RECIPE, RecipeConfig
 from shunted_lab.schema import ConfigError, nearest, option, require, unknown
 from shunted_lab.studies import (
     MEASURED_LATER,
@@ -140,7 +140,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         schema.name: schema()
         for schema in (EarthConfig, ScalesConfig, ImageNetConfig, FolderConfig, ShardsConfig, CIFAR100Config)
     },
-    "recipe": {"paper": PAPER_RECIPE, "lite": LITE_RECIPE},
+    "recipe": {"paper": PAPER_RECIPE, "finetune": FINETUNE_RECIPE, "lite": LITE_RECIPE},
     "launch": {"local": LaunchConfig(), "slurm": SlurmConfig()},
 }
 

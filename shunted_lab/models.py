@@ -55,6 +55,10 @@ class ModelConfig:
     attn_drop_rate: float = option(0.0, "dropout of attention weights")
     drop_path_rate: float = option(0.2, "stochastic depth of the last block, rising linearly from 0")
     clip_grad: float | None = option(None, "largest gradient norm, where recipe.clip_grad is null; null does not clip")
+    # Its content is in the fingerprint, as if it were a component's source (`study.plan.sources_of`).
+    checkpoint: str | None = option(
+        None, "weights that training begins with: a file, or a run's folder; null draws them", result=False
+    )
 
     def __post_init__(self) -> None:
         stages = len(self.depths)
@@ -100,7 +104,7 @@ class ModelConfig:
     def options(self) -> dict[str, Any]:
         """The keyword arguments of `nn.Pyramid`."""
         options = dataclasses.asdict(self)
-        for name in ("name", "imports", "clip_grad"):
+        for name in ("name", "imports", "clip_grad", "checkpoint"):
             del options[name]
         return options
 

@@ -17,8 +17,8 @@ class RecipeConfig:
 
     They are those of DeiT (arXiv 2012.12877, table 9), on whose training script the authors' is built; `min_lr`,
     `warmup_lr`, `color_jitter` and `opt_eps` are that script's defaults, and its arithmetic is mixed (float16). Drop
-    path and the gradient's clip differ by size: they are in the model's preset. Averages of the weights, gradient
-    checkpointing and the compiler are not the paper's.
+    path and the gradient's clip differ by size: they are in the model's preset. Averages of the weights, rates that
+    differ by layer, gradient checkpointing and the compiler are not the paper's.
     """
 
     name: str = option("paper", "label of the preset, shown in tables", result=False)
@@ -31,6 +31,7 @@ class RecipeConfig:
     schedule: str = option("epoch", "when the rate changes: each epoch as in timm, or each step (cosine after warm-up)")
     weight_decay: float = option(0.05, "AdamW weight decay; none on biases and norms")
     opt_eps: float = option(1e-8, "AdamW epsilon")
+    layer_decay: float | None = option(None, "learning rate of a block / that of the next one; null: all have the same")
     clip_grad: float | None = option(None, "largest gradient norm; 0 does not clip; null takes model.clip_grad")
     label_smoothing: float = option(0.1, "label smoothing")
     mixup: float = option(0.8, "mixup alpha; 0 is off")
@@ -69,7 +70,9 @@ class RecipeConfig:
             raise ConfigError(
                 f"recipe.rand_augment: '{self.rand_augment}' is not of timm's form, e.g. rand-m9-mstd0.5-inc1"
             )
-        require(self.ema is None or 0 < self.ema < 1, "recipe.ema", self.ema, "is not between 0 and 1")
+        for name in ("ema", "layer_decay"):
+            value = getattr(self, name)
+            require(value is None or 0 < value < 1, f"recipe.{name}", value, "is not between 0 and 1")
         if self.schedule not in SCHEDULES:
             raise unknown("recipe.schedule", self.schedule, SCHEDULES)
         if self.select not in ("last", "best"):
@@ -96,4 +99,20 @@ LITE_RECIPE = RecipeConfig(
     random_erasing=0.0,
     repeated_aug=1,
     precision="32-true",
+)
+
+# ConvNeXt's fine-tuning of models that were trained on the same images (arXiv 2201.03545, appendix A; `TRAINING.md` of
+# its repository): no paper of the Shunted Transformer says how to go on from its weights.
+FINETUNE_RECIPE = RecipeConfig(
+    name="finetune",
+    epochs=30,
+    lr=5e-5,
+    min_lr=1e-6,
+    warmup_epochs=0.0,
+    schedule="step",
+    weight_decay=1e-8,
+    layer_decay=0.7,
+    mixup=0.0,
+    cutmix=0.0,
+    repeated_aug=1,
 )

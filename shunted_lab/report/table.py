@@ -178,7 +178,8 @@ def _shared(sentences: Mapping[str, str]) -> list[str]:
 
 def _training_of(run: RunConfig) -> str:
     tested = {"last": "the last epoch", "best": "the epoch that was best on the validation split"}[run.recipe.select]
-    return f"Model {run.model.name}, recipe {run.recipe.name}, {run.recipe.epochs} epochs; tested: {tested}."
+    weights = "" if run.model.checkpoint is None else f" with the weights of {run.model.checkpoint}"
+    return f"Model {run.model.name}{weights}, recipe {run.recipe.name}, {run.recipe.epochs} epochs; tested: {tested}."
 
 
 def _sizes(run: RunConfig, states: Sequence[RunState]) -> Mapping[str, int] | None:

@@ -11,7 +11,7 @@ from shunted_lab.compose import Experiment
 from shunted_lab.config import RunConfig
 from shunted_lab.data import DataFacts
 from shunted_lab.study.folder import write_json
-from shunted_lab.study.plan import sources_of, study_folder
+from shunted_lab.study.plan import study_folder
 
 FILE = "costs.json"
 ROUNDS, REPEATS, WARMUP = 3, 10, 3
@@ -73,5 +73,8 @@ def _measure(run: RunConfig, num_classes: int, device: Any, repeats: int) -> Mea
 
 def _key(run: RunConfig) -> str:
     """Tells models and image sizes apart, with the source of their components."""
-    parts = [asdict(run.model) | {"name": ""}, run.data.image_size, sources_of(run)]
+    from shunted_lab.tasks.model import model_sources  # torch: 2 s
+
+    model = {**asdict(run.model), "name": "", "checkpoint": None}  # which change no cost
+    parts = [model, run.data.image_size, model_sources(run.model)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from shunted_lab.compose import Experiment
 from shunted_lab.config import Config, ConfigError, RunConfig
 from shunted_lab.data import DataFacts, check_data
-from shunted_lab.study.folder import Run
+from shunted_lab.study.folder import Run, find_checkpoint
 
 if TYPE_CHECKING:
     from shunted_lab.nn import Cost
 
 IMAGENET_CLASSES = 1000
+WEIGHTS = "model.checkpoint"  # what the content of that file is called, among the sources of a run
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,12 @@ def data_facts(experiment: Experiment) -> dict[str, DataFacts]:
 def plan_runs(experiment: Experiment, facts: dict[str, DataFacts]) -> list[Run]:
     """Every variant with every seed, seed by seed, so that a stopped study has complete pairs."""
     config = experiment.config
-    sources = {name: sources_of(run) for name, run in experiment.variants.items()}
+    variants = {name: with_weights(run) for name, run in experiment.variants.items()}
+    sources = {name: sources_of(run) for name, run in variants.items()}
     return [
         make_run(study_folder(config), name, replace(variant, seed=seed), facts[name], sources[name])
         for seed in config.seeds
-        for name, variant in experiment.variants.items()
+        for name, variant in variants.items()
     ]
 
 
@@ -73,29 +75,50 @@ def make_run(folder: Path, variant: str, config: RunConfig, facts: DataFacts, so
     return Run(variant, config.seed, config, fingerprint, where, sources)
 
 
+def with_weights(config: RunConfig) -> RunConfig:
+    """The same run with `model.checkpoint` as the full path of a file; a run's folder means the file that the run was
+    tested with.
+
+    Raises:
+        ConfigError: if there is no such file.
+    """
+    given = config.model.checkpoint
+    if given is None:
+        return config
+    try:
+        file = find_checkpoint(given)[1].absolute()
+    except ConfigError as error:
+        raise ConfigError(f"{WEIGHTS}: {str(error).removeprefix('checkpoint: ')}") from None
+    return replace(config, model=replace(config.model, checkpoint=str(file)))
+
+
 def sources_of(config: RunConfig) -> dict[str, str]:
-    """The hashes of the sources of a run's components.
+    """The hashes of the sources of a run's components, and of the weights that it begins with (`with_weights`).
 
     Raises:
         ConfigError: for a component that is not known.
     """
+    from shunted_lab.tasks.checkpoint import digest_of
     from shunted_lab.tasks.model import model_sources  # torch: 2 s
 
-    return model_sources(config.model)
+    file = config.model.checkpoint
+    return model_sources(config.model) | ({} if file is None else {WEIGHTS: digest_of(file)})
 
 
 def count_costs(experiment: Experiment, facts: dict[str, DataFacts]) -> dict[str, Cost]:
     """The cost of every variant at the experiment's image size, on the `meta` device.
 
-    Building every variant here shows an impossible one before anything is trained.
+    Building every variant here shows an impossible one before anything is trained, and so does reading the weights
+    that it begins with.
 
     Raises:
         ConfigError: for a variant that cannot be built.
     """
-    return {
-        name: model_cost(f"variants.{name}", run, run.data.image_size, facts[name].num_classes)
-        for name, run in experiment.variants.items()
-    }
+    costs = {}
+    for name, run in experiment.variants.items():
+        costs[name] = model_cost(f"variants.{name}", run, run.data.image_size, facts[name].num_classes)
+        check_weights(f"variants.{name}", run, facts[name].num_classes)
+    return costs
 
 
 def count_paper_costs(experiment: Experiment) -> dict[str, Cost]:
@@ -115,6 +138,19 @@ def model_cost(where: str, run: RunConfig, image_size: int, num_classes: int) ->
 
     try:
         return count_cost(lambda: build_model(run.model, num_classes), image_size)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def check_weights(where: str, run: RunConfig, num_classes: int) -> None:
+    """Raise ConfigError for weights to begin with that cannot be read, or are another model's."""
+    if run.model.checkpoint is None:
+        return
+    from shunted_lab.tasks.checkpoint import load_initial
+    from shunted_lab.tasks.model import build_model
+
+    try:
+        load_initial(build_model(run.model, num_classes), str(with_weights(run).model.checkpoint))
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 

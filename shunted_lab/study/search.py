@@ -22,7 +22,7 @@ from shunted_lab.data import DataFacts
 from shunted_lab.nn import Cost
 from shunted_lab.study import store
 from shunted_lab.study.folder import Run, write_json
-from shunted_lab.study.plan import model_cost, sources_of, study_folder
+from shunted_lab.study.plan import check_weights, model_cost, sources_of, study_folder, with_weights
 from shunted_lab.study.queue import Job, Queue, cost_values
 from shunted_lab.study.space import Space, make_space
 from shunted_lab.study.store import patient
@@ -80,7 +80,7 @@ class Search:
         """The run of a point. Its folder is named after its fingerprint."""
         label = self.space.label(params)
         if label not in self._runs:
-            config = self.changed(params)
+            config = with_weights(self.changed(params))
             sources = sources_of(config)
             fingerprint = config.fingerprint(self.facts.identity, sources)
             where = self.folder / "trials" / fingerprint
@@ -93,6 +93,7 @@ class Search:
             try:
                 size = run.config.data.image_size
                 self._costs[run.fingerprint] = model_cost(run.variant, run.config, size, self.facts.num_classes)
+                check_weights(run.variant, run.config, self.facts.num_classes)
             except ConfigError as error:
                 self._costs[run.fingerprint] = error
         return self._costs[run.fingerprint]
@@ -157,7 +158,7 @@ class Search:
         """What all trials share, flat: dotted key -> value."""
         flat = store.flatten(dataclasses.asdict(self.base))
         varied = ["model.rates" if key.startswith("rates[") else key for key in self.space.distributions]
-        flat |= {f"sources.{name}": value for name, value in sources_of(self.base).items()}
+        flat |= {f"sources.{name}": value for name, value in sources_of(with_weights(self.base)).items()}
         return {k: v for k, v in flat.items() if store.matters(k) and not any(k.startswith(key) for key in varied)}
 
 

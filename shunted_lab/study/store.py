@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from shunted_lab.config import Config, ConfigError
 from shunted_lab.study.folder import Run, is_locked, locked, read_result
-from shunted_lab.study.plan import RunState, study_folder
+from shunted_lab.study.plan import WEIGHTS, RunState, study_folder
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # metric names, heartbeats
@@ -283,12 +283,15 @@ def difference(run: Run, other: FrozenTrial) -> str:
     keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and matters(key)]
     found = [f"{key} was {old.get(key)}" for key in keys]
     sources = other.user_attrs.get("sources", {})
-    found += [f"the source of {name} has changed" for name, h in run.sources.items() if sources.get(name, h) != h]
+    if (before := sources.get(WEIGHTS)) != run.sources.get(WEIGHTS):
+        found.append(f"{WEIGHTS} was {'none' if before is None else f'a file of other content ({before})'}")
+    rest = {name: h for name, h in run.sources.items() if name != WEIGHTS}
+    found += [f"the source of {name} has changed" for name, h in rest.items() if sources.get(name, h) != h]
     return ", ".join(found) or "the data have changed"
 
 
 def matters(key: str) -> bool:
-    labels = ("model.name", "recipe.name", "data.root", "data.cache", "data.cache_gb")
+    labels = ("model.name", WEIGHTS, "recipe.name", "data.root", "data.cache", "data.cache_gb")
     return not key.startswith("launch.") and key not in labels
 
 

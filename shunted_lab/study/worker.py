@@ -28,7 +28,9 @@ import torch
 from shunted_lab.config import ConfigError
 from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, locked, read_result, write_json
 from shunted_lab.study.order import Order, Slot, origin
-from shunted_lab.tasks.train import Link, Pruned, Stopped, share, train
+from shunted_lab.study.plan import WEIGHTS
+from shunted_lab.tasks.checkpoint import digest_of
+from shunted_lab.tasks.train import Link, Pruned, Stopped, newest, share, train
 
 LINK = "SHUNTED_LAB_LINK"  # environment of a run in a process of its own: where its worker listens
 
@@ -165,6 +167,7 @@ def execute(order: Order, link: Link | None = None, progress: bool = False) -> d
         if done is not None:
             return done
         describe(run, order.origin)
+        _check_weights(run)
         start = time.perf_counter()
         result = train(run.config, run.folder, link, progress)
         bad = [f"{key} is {value}" for key, value in result["metrics"].items() if not math.isfinite(value)]
@@ -175,6 +178,15 @@ def execute(order: Order, link: Link | None = None, progress: bool = False) -> d
         result |= order.origin
         write_json(run.folder / "result.json", result)
         return result
+
+
+def _check_weights(run: Run) -> None:
+    """Raise ConfigError for weights to begin with that are not those of the plan; later they are not needed."""
+    file = run.config.model.checkpoint
+    if file is None or newest(run.folder / "checkpoints") is not None:
+        return
+    if not Path(file).exists() or digest_of(file) != run.sources[WEIGHTS]:
+        raise ConfigError(f"{WEIGHTS}: {file} is gone or has changed since it was planned; the same command plans anew")
 
 
 def _measured(run: Run) -> dict[str, float]:

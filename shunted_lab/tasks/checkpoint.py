@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
+from functools import lru_cache
 from pathlib import Path
 
 from shunted_lab.config import ConfigError, ModelConfig
@@ -38,3 +41,29 @@ def load_model(config: ModelConfig, file: Path, num_classes: int | None = None) 
         reason = str(error).removeprefix("the state dict ")
         raise ConfigError(f"checkpoint: {file} {reason.replace('the model', config.name, 1)}") from None
     return net
+
+
+def load_initial(net: Pyramid, file: str | Path) -> None:
+    """Give `net` the weights in `file` to begin with. A head for another number of classes stays as it is.
+
+    Raises:
+        ConfigError: for a file that is absent, truncated or holds more than tensors, and for weights of another model.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*its head, .* is dropped")
+            load_official(net, file)
+    except CheckpointError as error:
+        raise ConfigError(f"model.checkpoint: {error}") from None
+
+
+def digest_of(file: str | Path) -> str:
+    """16 hex digits over the content of a file; not read again while its time and size stay."""
+    state = Path(file).stat()
+    return _digest(str(file), state.st_mtime_ns, state.st_size)
+
+
+@lru_cache
+def _digest(file: str, time: int, size: int) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:16]

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from timm.data.mixup import Mixup
-from timm.optim import param_groups_weight_decay
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -139,11 +139,15 @@ class Classification(L.LightningModule):
         torch.manual_seed(int(state[0]))
 
     def configure_optimizers(self) -> Any:
-        """AdamW; a linear warm-up and a cosine."""
+        """AdamW; a linear warm-up and a cosine, which `recipe.layer_decay` scales layer by layer."""
         recipe = self.recipe
         exempt = self.net.no_weight_decay() if isinstance(self.net, Pyramid) else ()
-        groups = param_groups_weight_decay(self.net, recipe.weight_decay, no_weight_decay_list=exempt)
         lr = recipe.lr * (1.0 if recipe.lr_batch is None else self.batch_size / recipe.lr_batch)
+        if recipe.layer_decay is None:
+            groups = param_groups_weight_decay(self.net, recipe.weight_decay, no_weight_decay_list=exempt)
+        else:
+            groups = param_groups_layer_decay(self.net, recipe.weight_decay, exempt, layer_decay=recipe.layer_decay)
+            groups = [group | {"lr": lr * group["lr_scale"]} for group in groups]
         optimizer = torch.optim.AdamW(groups, lr=lr, eps=recipe.opt_eps)
         total = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_at(step, total, recipe, lr) / lr)

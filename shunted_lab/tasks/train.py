@@ -26,6 +26,7 @@ from shunted_lab.nn import Pyramid, device_name, device_of, init_weights
 from shunted_lab.tasks import goal_of
 from shunted_lab.tasks.atomic import AtomicCheckpoints
 from shunted_lab.tasks.averaging import Averages
+from shunted_lab.tasks.checkpoint import load_initial
 from shunted_lab.tasks.classification import Classification
 from shunted_lab.tasks.device import precision_of
 from shunted_lab.tasks.divergence import Divergence
@@ -77,13 +78,13 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
     batch_size = share(config)
     data = make_datamodule(replace(config.data, batch_size=batch_size), config.recipe, config.seed, launch.num_workers)
     data.sampler.group = batch_size * launch.accumulate
-    task = make_task(config, data.num_classes)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = folder / "checkpoints"
+    start = newest(checkpoints)
+    task = make_task(config, data.num_classes, weights=start is None)
     clock, follow = Clock(), Follow(link, checkpoints / STOPPED)
     callbacks = [Divergence(lambda: newest(checkpoints)), clock, History(folder), follow]
     trainer = make_trainer(config, folder, callbacks, progress)
-    start = newest(checkpoints)
     if start is not None and start.name == STOPPED:
         state = torch.load(start, weights_only=True, map_location="cpu")
         data.sampler.skip = state[BATCHES] * batch_size
@@ -176,10 +177,16 @@ def newest(checkpoints: Path) -> Path | None:
     return max(found, key=lambda path: path.stat().st_mtime_ns) if found else None
 
 
-def make_task(config: RunConfig, num_classes: int) -> Classification:
-    """The LightningModule of a run, with the initial values that all variants of its seed share."""
+def make_task(config: RunConfig, num_classes: int, weights: bool = True) -> Classification:
+    """The LightningModule of a run, with the initial values that all variants of its seed share.
+
+    Args:
+        weights: read `model.checkpoint`; a run that goes on from a checkpoint of its own does not need it.
+    """
     net = build_model(config.model, num_classes)
     init_weights(net, config.seed)
+    if weights and config.model.checkpoint is not None:
+        load_initial(net, config.model.checkpoint)
     net.set_grad_checkpointing(config.recipe.grad_checkpointing)
     task = task_of(net, config, num_classes)
     task.compiled = torch.compile(net.forward) if config.launch.compile else None
