@@ -21,6 +21,7 @@ class LaunchConfig:
     accelerator: str = option("auto", "auto, cpu, gpu, mps", result=False)
     devices: Any = option("auto", "GPUs to keep busy, or workers on a CPU; auto: all GPUs, or one worker", result=False)
     devices_per_run: int = option(1, "devices that share the batches of one run (DDP)", result=False)
+    nodes_per_run: int = option(1, "nodes that share the batches of one run, each with devices_per_run", result=False)
     accumulate: int = option(1, "parts of a batch, trained in turn: the same batch on fewer devices", result=False)
     compile: bool = option(False, "torch.compile for the model: faster steps, after minutes of compiling", result=False)
     threads: Any = option("auto", "CPU threads of a worker; auto: its share of the cores", result=False)
@@ -29,7 +30,7 @@ class LaunchConfig:
 
     def __post_init__(self) -> None:
         at_least(0, "launch", self, "num_workers")
-        at_least(1, "launch", self, "max_attempts", "devices_per_run", "accumulate")
+        at_least(1, "launch", self, "max_attempts", "devices_per_run", "nodes_per_run", "accumulate")
         choices = ("auto", "cpu", "gpu", "mps")
         if self.accelerator not in choices:
             raise unknown("launch.accelerator", self.accelerator, choices)
@@ -38,13 +39,18 @@ class LaunchConfig:
             good = value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
             require(good, f"launch.{name}", value, "is neither 'auto' nor a positive number")
 
+    @property
+    def ranks(self) -> int:
+        """Processes of one run, each with a device of its own."""
+        return self.devices_per_run * self.nodes_per_run
+
 
 @dataclass
 class SlurmConfig(LaunchConfig):
     """Jobs of a SLURM cluster, each with its own workers on one study; needs a folder that all nodes see."""
 
     name: str = "slurm"
-    nodes: int = option(1, "jobs of one node each; each takes runs until none is left", result=False)
+    nodes: int = option(1, "nodes, in jobs of nodes_per_run; each job takes runs until none is left", result=False)
     gpus: int = option(1, "GPUs of a job; 0 trains on its CPU", result=False)
     cpus: int = option(8, "CPU cores of a job", result=False)
     memory: int | None = option(None, "GB of memory of a job; null leaves it to the cluster", result=False)
@@ -59,6 +65,8 @@ class SlurmConfig(LaunchConfig):
         super().__post_init__()
         at_least(1, "launch", self, "nodes", "cpus", "minutes")
         at_least(0, "launch", self, "gpus", "requeue")
+        shared = self.nodes % self.nodes_per_run == 0
+        require(shared, "launch.nodes", self.nodes, f"is no multiple of launch.nodes_per_run={self.nodes_per_run}")
         require(self.memory is None or self.memory >= 1, "launch.memory", self.memory, "is too small: at least 1 GB")
         if self.executor not in ("slurm", "local"):
             raise unknown("launch.executor", self.executor, ("slurm", "local"))

@@ -43,6 +43,12 @@ def plan_slots(config: LaunchConfig) -> list[Slot]:
 
     from shunted_lab.nn import device_of
 
+    nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", 1))
+    if config.nodes_per_run > nodes:
+        raise ConfigError(
+            f"launch.nodes_per_run: {config.nodes_per_run} are more than the {nodes} of this job; launch=slurm asks "
+            "for as many"
+        )
     wanted, each = config.devices, config.devices_per_run
     device = device_of(config.accelerator)
     if config.accelerator == "gpu" and device == "cpu":

@@ -1,10 +1,17 @@
-"""SLURM jobs that each start the same command on their node; what they share is the study and the folder of results."""
+"""SLURM jobs that each start the same command; what they share is the study and the folder of results.
+
+A job has one node, or as many as a run takes (`launch.nodes_per_run`): then the command runs on its first node, and
+starts each run on all of them.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,14 +24,19 @@ GRACE = 60  # seconds that a job has to write its checkpoints before its time is
 
 
 class Command:
-    """What a job runs: `python -m shunted_lab.run` with these words. A job whose time is up runs it again."""
+    """What a job runs, on its first node: `python -m shunted_lab.run` with these words. A job whose time is up runs it
+    again.
+    """
 
     def __init__(self, words: Sequence[str]):
         self.words = list(words)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
-        self._process = subprocess.Popen([sys.executable, "-m", "shunted_lab.run", *self.words])
+        if int(os.environ.get("SLURM_NODEID", 0)):
+            return 0  # this node is asked when a run begins (`across_nodes`)
+        command = [sys.executable, "-m", "shunted_lab.run", *self.words]
+        self._process = subprocess.Popen(command, preexec_fn=_ignore_warning)
         status = self._process.wait()
         if status not in (0, 1):  # 1: a run has failed, and the table says so
             raise RuntimeError(f"exit status {status} of shunted_lab.run {' '.join(self.words)}")
@@ -36,11 +48,25 @@ class Command:
 
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(GRACE)
-            except subprocess.TimeoutExpired:
+            if not _ends(self._process.pid, GRACE):
                 self._process.kill()
         return DelayedSubmission(Command(self.words))
+
+
+def _ignore_warning() -> None:
+    """SLURM sends its warning to every process of a job, and it would end those that do not expect it."""
+    name = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")
+    signal.signal(getattr(signal, f"SIG{name}"), signal.SIG_IGN)
+
+
+def _ends(pid: int, seconds: float) -> bool:
+    """Whether a child ends in time. `Popen.wait` cannot be asked: it is what the signal has interrupted."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return True
+        time.sleep(0.2)
+    return False
 
 
 def job_words(words: Sequence[str], launch: SlurmConfig) -> list[str]:
@@ -54,16 +80,17 @@ def job_words(words: Sequence[str], launch: SlurmConfig) -> list[str]:
 
 
 def submit(words: Sequence[str], config: Config) -> list[Any]:
-    """Submit the jobs. Returns submitit's, one per node.
+    """Submit the jobs. Returns submitit's.
 
     Raises:
         ConfigError: if there is no SLURM here, no submitit, or a storage that nodes cannot share.
     """
     launch = config.launch
     assert isinstance(launch, SlurmConfig)
-    if launch.nodes > 1 and config.study.storage is None and launch.executor == "slurm":
+    jobs = launch.nodes // launch.nodes_per_run
+    if jobs > 1 and config.study.storage is None and launch.executor == "slurm":
         raise ConfigError(
-            f"launch.nodes: {launch.nodes} nodes need a database that they share; "
+            f"launch.nodes: {jobs} jobs need a database that they share; "
             "study.storage=postgresql+psycopg://user@host/db"
         )
     if launch.gpus and launch.devices_per_run > launch.gpus:
@@ -81,7 +108,7 @@ def submit(words: Sequence[str], config: Config) -> list[Any]:
         raise ConfigError(f"launch.executor: {' '.join(str(error).split())}") from None
     executor.update_parameters(**parameters(config))
     with executor.batch():
-        return [executor.submit(Command(job_words(words, launch))) for _ in range(launch.nodes)]
+        return [executor.submit(Command(job_words(words, launch))) for _ in range(jobs)]
 
 
 def parameters(config: Config) -> dict[str, Any]:
@@ -91,10 +118,10 @@ def parameters(config: Config) -> dict[str, Any]:
     found: dict[str, Any] = {
         "name": config.name,
         "timeout_min": launch.minutes,
-        "nodes": 1,
+        "nodes": launch.nodes_per_run,
         "tasks_per_node": 1,
         "cpus_per_task": launch.cpus,
-        "slurm_array_parallelism": launch.nodes,
+        "slurm_array_parallelism": launch.nodes // launch.nodes_per_run,
     }
     if launch.gpus:
         found["gpus_per_node"] = launch.gpus
@@ -105,6 +132,17 @@ def parameters(config: Config) -> dict[str, Any]:
     if launch.setup:
         found["slurm_setup"] = list(launch.setup)
     return found
+
+
+def across_nodes(command: Sequence[str], nodes: int) -> tuple[list[str], dict[str, str]]:
+    """A command on so many nodes of this job, beside what runs there, and the environment by which they meet."""
+    cpus = os.environ.get("SLURM_CPUS_PER_TASK")  # of the job; a step does not take it over by itself
+    options = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--overlap", "--cpu-bind=none"]
+    options += ["--kill-on-bad-exit=1", *([] if cpus is None else [f"--cpus-per-task={cpus}"])]
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    return ["srun", *options, *command], {"MASTER_ADDR": socket.gethostname(), "MASTER_PORT": str(port)}
 
 
 def wait_for(jobs: Sequence[Any]) -> None:

@@ -29,6 +29,7 @@ from shunted_lab.config import ConfigError
 from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, locked, read_result, write_json
 from shunted_lab.study.order import Order, Slot, origin
 from shunted_lab.study.plan import WEIGHTS
+from shunted_lab.study.slurm import across_nodes
 from shunted_lab.tasks.checkpoint import digest_of
 from shunted_lab.tasks.train import Link, Pruned, Stopped, newest, share, train
 
@@ -61,6 +62,11 @@ class Pipe:
             else:
                 self._stop = not _launcher_lives()
         return bool(answer)
+
+    def end(self, status: int) -> None:
+        """Say that this process ends, and with which status."""
+        with suppress(OSError):
+            self.connection.send(("end", status))
 
     def _receive(self) -> bool | None:
         try:
@@ -127,7 +133,7 @@ def _attempt(order: Order, connection: Connection) -> tuple[Any, ...]:
     folder = order.run.folder
     try:
         link = Pipe(connection)
-        apart = order.run.config.launch.devices_per_run > 1
+        apart = order.run.config.launch.ranks > 1
         return ("done", (execute_apart if apart else execute)(order, link))
     except Stopped:
         return ("stopped",)
@@ -157,7 +163,7 @@ def execute(order: Order, link: Link | None = None, progress: bool = False) -> d
         FloatingPointError: if the run diverged.
     """
     run = order.run
-    if int(os.environ.get("LOCAL_RANK", 0)):
+    if not _is_first():
         train(run.config, run.folder, link)
         return {}
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -204,7 +210,8 @@ def _measured(run: Run) -> dict[str, float]:
 
 
 def execute_apart(order: Order, link: Link) -> dict[str, Any]:
-    """Train a run over several devices: in a process of its own, so that Lightning can start the others from it.
+    """Train a run over several devices: in a process of its own, so that Lightning can start the others from it. Over
+    several nodes it is one on each.
 
     Raises:
         Stopped, Pruned: as `link` has decided.
@@ -217,12 +224,15 @@ def execute_apart(order: Order, link: Link) -> dict[str, Any]:
         with Listener(str(Path(folder) / "link"), "AF_UNIX", authkey=key) as listener:
             command = [sys.executable, "-m", "shunted_lab.study.worker", str(run.folder.absolute())]
             environment = os.environ | {LINK: f"{listener.address}:{key.hex()}"}
+            if (nodes := run.config.launch.nodes_per_run) > 1:
+                command, meeting = across_nodes(command, nodes)
+                environment |= meeting
             process = subprocess.Popen(command, env=environment, stderr=errors, stdout=subprocess.DEVNULL)
             try:
-                _relay(listener, process, link)
+                said_last = _relay(listener, process, link)
             finally:
-                process.kill()
-                status = process.wait()
+                _end(process)
+            status = said_last if said_last is not None else process.returncode
             result = read_result(run)
             if result is not None:
                 return result
@@ -236,26 +246,43 @@ def execute_apart(order: Order, link: Link) -> dict[str, Any]:
 
 
 STATUS = {Stopped: 75, Pruned: 76}  # of a run's own process; 75 is EX_TEMPFAIL
+ENDING = 10  # seconds that a run's own process has to end when its worker does
 
 
-def _relay(listener: Listener, process: subprocess.Popen[bytes], link: Link) -> None:
-    """Pass on what the run's first rank says, until its process ends."""
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a run's own process; `srun` ends those on other nodes if it is asked to."""
+    process.terminate()
+    try:
+        process.wait(ENDING)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _relay(listener: Listener, process: subprocess.Popen[bytes], link: Link) -> int | None:
+    """Pass on what the run's first rank says, until its process ends. Returns the status that it has said it ends with:
+    that of `srun` may be of another rank.
+    """
     listener._listener._socket.settimeout(0.2)  # type: ignore[attr-defined]
     connection: Connection | None = None
-    told = False
+    told, ending = False, None
     while process.poll() is None:
         if connection is None:
             with suppress(TimeoutError):
                 connection = listener.accept()
         elif wait([connection], timeout=0.2):
             try:
-                _, epoch, metrics = connection.recv()
-                connection.send(link.epoch(epoch, metrics))
+                message = connection.recv()
+                if message[0] == "end":
+                    ending = message[1]
+                else:
+                    connection.send(link.epoch(*message[1:]))
             except (EOFError, OSError):
                 process.wait()
         if connection is not None and not told and link.stopping():
             connection.send("stop")
             told = True
+    return ending
 
 
 def main(words: list[str] | None = None) -> int:
@@ -266,11 +293,15 @@ def main(words: list[str] | None = None) -> int:
         return 0 if {"-h", "--help"} & set(words) else 1
     try:
         order = _order(Path(words[0]))
+        _join_nodes(order.run.config.launch.nodes_per_run)
         link = _link()
         result = execute(order, link, progress=link is None and sys.stdout.isatty())
     except (Stopped, Pruned) as error:
-        # Lightning takes a rank that ends with another status for a crash, and kills the first.
-        return 0 if int(os.environ.get("LOCAL_RANK", 0)) else STATUS[type(error)]
+        if not _is_first():
+            return 0  # Lightning takes a rank that ends with another status for a crash, and kills the first
+        if isinstance(link, Pipe):
+            link.end(STATUS[type(error)])
+        return STATUS[type(error)]
     except (ConfigError, BlockingIOError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -290,12 +321,32 @@ def _order(folder: Path) -> Order:
     return Order(run, note.get("costs", {}), origin(), note.get("measure", False))
 
 
+def _join_nodes(nodes: int) -> None:
+    """Say to Lightning which of several nodes this is.
+
+    Raises:
+        ConfigError: if nobody has said it to us.
+    """
+    if nodes > 1 and "NODE_RANK" not in os.environ:
+        if "SLURM_NODEID" not in os.environ:
+            raise ConfigError(
+                f"launch.nodes_per_run: {nodes} nodes each need NODE_RANK, MASTER_ADDR and MASTER_PORT in their "
+                "environment"
+            )
+        os.environ["NODE_RANK"] = os.environ["SLURM_NODEID"]
+
+
+def _is_first() -> bool:
+    """Whether this process is the first of its run: the one that writes results and speaks to the worker."""
+    return not int(os.environ.get("LOCAL_RANK", 0)) and not int(os.environ.get("NODE_RANK", 0))
+
+
 def _link() -> Link | None:
     """The link to the worker that has started this process; None by hand."""
     address, _, key = os.environ.get(LINK, "").rpartition(":")
     if not address:
         return None
-    if int(os.environ.get("LOCAL_RANK", 0)):
+    if not _is_first():
         return Mute()
     return Pipe(Client(address, "AF_UNIX", authkey=bytes.fromhex(key)))
 

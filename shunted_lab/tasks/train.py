@@ -163,9 +163,9 @@ def share(config: RunConfig) -> int:
         ConfigError: if devices and parts do not divide the batch.
     """
     batch_size, launch = config.data.batch_size, config.launch
-    parts = launch.devices_per_run * launch.accumulate
+    parts = launch.ranks * launch.accumulate
     if batch_size % parts:
-        keys = {"launch.devices_per_run": launch.devices_per_run, "launch.accumulate": launch.accumulate}
+        keys = {f"launch.{name}": getattr(launch, name) for name in ("nodes_per_run", "devices_per_run", "accumulate")}
         said = " x ".join(f"{key}={value}" for key, value in keys.items() if value > 1)
         raise ConfigError(f"data.batch_size: {batch_size} is not divisible by {said}")
     return batch_size // parts
@@ -219,8 +219,9 @@ def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], pro
     return L.Trainer(
         accelerator=config.launch.accelerator,
         devices=config.launch.devices_per_run,
-        strategy="auto" if config.launch.devices_per_run == 1 else "ddp",
-        sync_batchnorm=recipe.sync_bn and config.launch.devices_per_run > 1,
+        num_nodes=config.launch.nodes_per_run,
+        strategy="auto" if config.launch.ranks == 1 else "ddp",
+        sync_batchnorm=recipe.sync_bn and config.launch.ranks > 1,
         # Runs are started here, never by the cluster: its variables, and queueing again, belong to the launcher.
         plugins=[LightningEnvironment(), AtomicCheckpoints()],
         precision=precision_of(recipe.precision, device_of(config.launch.accelerator)),  # type: ignore[arg-type]
@@ -256,9 +257,9 @@ class Follow(Callback):
         self._batches = 0
 
     def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, i: int) -> None:
-        if self.link is None or (trainer.world_size > 1 and i % 10):  # agreeing costs a message between ranks
+        if trainer.world_size > 1 and i % 10:  # agreeing costs a message between ranks
             return
-        if not self._agreed(trainer, self.link.stopping):
+        if not self._agreed(trainer, lambda: self._asked(trainer)):
             return
         if (i + 1) % trainer.accumulate_grad_batches:
             return  # gradients that add up are in no checkpoint
@@ -268,7 +269,7 @@ class Follow(Callback):
             raise Stopped
 
     def on_train_epoch_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        if self.link is not None and trainer.current_epoch and self._agreed(trainer, self.link.stopping):
+        if trainer.current_epoch and self._agreed(trainer, lambda: self._asked(trainer)):
             raise Stopped  # last.ckpt is of the epoch before
 
     def on_save_checkpoint(self, trainer: L.Trainer, task: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -282,6 +283,10 @@ class Follow(Callback):
         epoch = trainer.current_epoch
         if self._agreed(trainer, lambda: link.epoch(epoch, metrics)) and epoch + 1 < (trainer.max_epochs or 0):
             self.pruned = trainer.should_stop = True
+
+    def _asked(self, trainer: L.Trainer) -> bool:
+        """Whether the link asks to stop, or SIGTERM does: a cluster sends it to every process of a job."""
+        return trainer.received_sigterm or (self.link is not None and self.link.stopping())
 
     @staticmethod
     def _agreed(trainer: L.Trainer, ask: Callable[[], bool]) -> bool:

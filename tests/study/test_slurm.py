@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import experiment_of
@@ -104,12 +105,13 @@ def test_a_job_runs_the_same_command_on_its_node():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["launch.nodes=2"], r"launch\.nodes: 2 nodes need a database that they share; study\.storage=postgresql"),
+        (["launch.nodes=2"], r"launch\.nodes: 2 jobs need a database that they share; study\.storage=postgresql"),
         (["launch.devices_per_run=2"], r"launch\.devices_per_run: 2 are more than launch\.gpus=1"),
         ([], r"launch\.executor: Could not detect \"srun\", are you indeed on a slurm cluster"),
     ],
 )
-def test_what_cannot_be_submitted_is_refused(tmp_path, words, message):
+def test_what_cannot_be_submitted_is_refused(tmp_path, monkeypatch, words, message):
+    monkeypatch.setenv("PATH", str(tmp_path))  # no cluster, also on one
     with pytest.raises(ConfigError, match=message):
         slurm.submit([], experiment_of(tmp_path, "launch=slurm", *words).config)
 
@@ -120,10 +122,12 @@ def test_an_unknown_executor_is_refused(tmp_path):
 
 
 def test_a_job_that_is_out_of_time_stops_its_command_and_is_queued_again():
+    begin = time.monotonic()
     command = slurm.Command(["experiment=train"])
     command._process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     again = command.checkpoint()
     assert command._process.wait(10) == -15
+    assert time.monotonic() - begin < 20
     assert isinstance(again.function, slurm.Command) and again.function.words == ["experiment=train"]
 
 
