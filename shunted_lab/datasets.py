@@ -117,7 +117,7 @@ class INat2018Config(FolderConfig):
     val_fraction: float = option(
         0.02, "share of each class's training images held back for validation, rounded up; the val list is the test"
     )
-    category: str = option("name", f"what a class is, finest last: {', '.join(INAT_LEVELS)}")
+    category: str = option("name", f"what a class is: {', '.join(INAT_LEVELS)}")
 
     year: ClassVar[int] = 2018
 

@@ -89,7 +89,7 @@ def _files(folder: str) -> set[str]:
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if entry.is_file()}
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):  # the first of its images will be named
         return set()
 
 
@@ -157,9 +157,8 @@ def _labelled(
             raise _outside(data, path, category, len(values))
         value = values[category]
         if value not in numbers:
-            raise absent(
-                data, path, f"has category {category} ('{value}'), which no annotation of train{data.year}.json has"
-            )
+            what = f"has category {category} ({value!r}), which no annotation of train{data.year}.json has"
+            raise absent(data, path, what)
         names.append(match[0])
         labels.append(numbers[value])
     return names, labels
