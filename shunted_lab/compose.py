@@ -24,7 +24,7 @@ from shunted_lab.commands import AttentionConfig, ConvertConfig, CostConfig, Das
 from shunted_lab.config import PRESETS, Config, ConfigError, RunConfig, nearest, unknown
 
 C = TypeVar("C")
-FOLDERS = ("folder", "imagenet")  # what can be converted to shards
+FOLDERS = ("folder", "imagenet", "inat2018", "inat2019")  # what can be converted to shards
 VARIED = ("model", "data", "recipe")  # what a variant may change
 OF_RUN = "of_run"  # the choice of a group that is the configuration of the run at hand
 

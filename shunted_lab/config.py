@@ -26,6 +26,8 @@ from shunted_lab.datasets import (
     EarthConfig,
     FolderConfig,
     ImageNetConfig,
+    INat2018Config,
+    INat2019Config,
     ScalesConfig,
     ShardsConfig,
 )
@@ -54,6 +56,8 @@ __all__ = [
     "DataConfig",
     "EarthConfig",
     "FolderConfig",
+    "INat2018Config",
+    "INat2019Config",
     "ImageNetConfig",
     "LaunchConfig",
     "ModelConfig",
@@ -138,7 +142,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     "model": MODELS,
     "data": {
         schema.name: schema()
-        for schema in (EarthConfig, ScalesConfig, ImageNetConfig, FolderConfig, ShardsConfig, CIFAR100Config)
+        for schema in (
+            EarthConfig,
+            ScalesConfig,
+            ImageNetConfig,
+            INat2018Config,
+            INat2019Config,
+            FolderConfig,
+            ShardsConfig,
+            CIFAR100Config,
+        )
     },
     "recipe": {"paper": PAPER_RECIPE, "finetune": FINETUNE_RECIPE, "lite": LITE_RECIPE},
     "launch": {"local": LaunchConfig(), "slurm": SlurmConfig()},

@@ -9,6 +9,8 @@ from omegaconf import MISSING
 
 from shunted_lab.schema import at_least, option, require, unknown
 
+INAT_LEVELS = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
+
 
 @dataclass
 class DataConfig:
@@ -105,6 +107,33 @@ class CIFAR100Config(FolderConfig):
     image_size: int = option(32, "pixels on each side; images of 32 are resized to it")
     num_classes: int | None = option(100, "number of classes; fixed")
     crop_pct: float = option(1.0, "evaluation: centre crop / resized shorter side")
+
+
+@dataclass
+class INat2018Config(FolderConfig):
+    """iNaturalist 2018: `root/{train2018,val2018,categories}.json` and the images below `root/train_val2018`."""
+
+    name: str = "inat2018"
+    val_fraction: float = option(
+        0.02, "share of each class's training images held back for validation, rounded up; the val list is the test"
+    )
+    category: str = option("name", f"what a class is: {', '.join(INAT_LEVELS)}")
+
+    year: ClassVar[int] = 2018
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.category not in INAT_LEVELS:
+            raise unknown("data.category", self.category, INAT_LEVELS)
+
+
+@dataclass
+class INat2019Config(INat2018Config):
+    """iNaturalist 2019: as 2018, with `train2019.json`, `val2019.json` and `train_val2019`."""
+
+    name: str = "inat2019"
+
+    year: ClassVar[int] = 2019
 
 
 @dataclass

@@ -68,7 +68,7 @@ groups (GROUP=CHOICE)"""
 
 
 CONVERT_HEAD = """\
-usage: python -m shunted_lab.data.shards data=folder|imagenet data.root=FOLDER out=FOLDER_OR_URL [key=value ...]
+usage: python -m shunted_lab.data.shards [data=NAME] data.root=FOLDER out=FOLDER_OR_URL [key=value ...]
 
 Writes a folder of images as shards: tars in the form of WebDataset with an index, for slow file systems and object
 storage. The same command goes on after a kill. Train on them with data=shards data.root=FOLDER_OR_URL.
@@ -77,14 +77,16 @@ storage. The same command goes on after a kill. Train on them with data=shards d
   python -m shunted_lab.data.shards data=imagenet data.root=/data/imagenet out=s3://bucket/imagenet
 
 groups (GROUP=CHOICE)
-  data        folder, imagenet
+  data        folder, imagenet, inat2018, inat2019
 
 keys (KEY=VALUE)
   data.root: str = (needed)
         folder of the data set
-  data.val_fraction: float = 0.1, imagenet: 0.01
+  data.val_fraction: float = 0.1, imagenet: 0.01, inat2018 and inat2019: 0.02
         images of train/ that a run with the same fraction validates on are written into shards of their own; only where
-        there is no test/"""
+        there is no test/
+  data.category: str = name  (inat2018, inat2019)
+        what a class is; the shards know no other level"""
 
 
 def usage() -> str:

@@ -15,6 +15,8 @@ from shunted_lab.config import (
     EarthConfig,
     FolderConfig,
     ImageNetConfig,
+    INat2018Config,
+    INat2019Config,
     ScalesConfig,
     ShardsConfig,
 )
@@ -87,10 +89,17 @@ def _tree(data: FolderConfig) -> str:
         return "cifar-100-python/{train,test,meta} in it"
     if isinstance(data, ImageNetConfig):
         return "train/n01440764/*.JPEG and val/n01440764/*.JPEG in it, for 1000 classes"
+    if isinstance(data, INat2018Config):
+        year, images = data.year, f"train_val{data.year}"
+        return (
+            f"train{year}.json, val{year}.json, categories.json and {images}/SUPERCATEGORY/ID/*.jpg in it "
+            f"(or {images}/ID/*.jpg)"
+        )
     return "train/CLASS/*.jpg and val/CLASS/*.jpg (and test/CLASS/*.jpg, if there is one) in it"
 
 
-def _absent(data: FolderConfig, path: Path, what: str = "is absent") -> ConfigError:
+def absent(data: FolderConfig, path: Path, what: str = "is absent") -> ConfigError:
+    """The error for a path below `data.root` that is not as it must be."""
     return ConfigError(f"data.root: {path} {what}; data={data.name} expects {_tree(data)}")
 
 
@@ -98,10 +107,10 @@ def _check_cifar100(data: FolderConfig, root: Path) -> DataFacts:
     for name, md5 in CIFAR100_FILES.items():
         path = root / "cifar-100-python" / name
         if not path.is_file():
-            raise _absent(data, path)
+            raise absent(data, path)
         with open(path, "rb") as file:
             if hashlib.file_digest(file, "md5").hexdigest() != md5:
-                raise _absent(data, path, "is damaged (its MD5 is another); unpack the archive again")
+                raise absent(data, path, "is damaged (its MD5 is another); unpack the archive again")
     return DataFacts(100)
 
 
@@ -111,33 +120,42 @@ def _check_imagenet(data: FolderConfig, root: Path) -> DataFacts:
         for name in synsets:
             folder = root / side / name
             if not folder.is_dir():
-                raise _absent(data, folder)
+                raise absent(data, folder)
             count = len(_images(folder))
             if count < least:
-                raise _absent(data, folder, f"has {count} images, and at least {least} belong there (half unpacked?)")
+                raise absent(data, folder, f"has {count} images, and at least {least} belong there (half unpacked?)")
         for name in sorted(set(classes_of(root / side)) - set(synsets)):
-            raise _absent(data, root / side / name, "is no class of ImageNet-1K")
+            raise absent(data, root / side / name, "is no class of ImageNet-1K")
     return DataFacts(len(synsets))
+
+
+def _check_inat(data: FolderConfig, root: Path) -> DataFacts:
+    from shunted_lab.data.inat import check_images, read_lists  # it imports this module
+
+    assert isinstance(data, INat2018Config)
+    lists = read_lists(data, root)
+    check_images(data, lists)
+    return DataFacts(len(lists.classes), lists.identity)
 
 
 def _check_folder(data: FolderConfig, root: Path) -> DataFacts:
     sides = sides_of(root)
     for side in sides:
         if not (root / side).is_dir():
-            raise _absent(data, root / side)
+            raise absent(data, root / side)
     names = {side: set(classes_of(root / side)) for side in sides}
     digest = hashlib.sha256()
     for side in sides:
         for name in sorted(set.union(*names.values())):
             folder = root / side / name
             if name not in names[side]:
-                raise _absent(data, folder)
+                raise absent(data, folder)
             images = _images(folder)
             if not images:
-                raise _absent(data, folder, "has no images")
+                raise absent(data, folder, "has no images")
             digest.update(repr((side, name, images)).encode())
     if not names["train"]:
-        raise _absent(data, root / "train" / "CLASS")
+        raise absent(data, root / "train" / "CLASS")
     return DataFacts(len(names["train"]), digest.hexdigest()[:16])
 
 
@@ -167,4 +185,10 @@ def imagenet_classes() -> list[str]:
     return (Path(spec.origin).parent / "data" / "_info" / "imagenet_synsets.txt").read_text().split()
 
 
-_CHECKS = {FolderConfig: _check_folder, ImageNetConfig: _check_imagenet, CIFAR100Config: _check_cifar100}
+_CHECKS = {
+    FolderConfig: _check_folder,
+    ImageNetConfig: _check_imagenet,
+    INat2018Config: _check_inat,
+    INat2019Config: _check_inat,
+    CIFAR100Config: _check_cifar100,
+}

@@ -24,7 +24,7 @@ from shunted_lab.cli import answer
 from shunted_lab.commands import ConvertConfig
 from shunted_lab.compose import compose_convert
 from shunted_lab.config import ConfigError, FolderConfig
-from shunted_lab.data.layout import check_data, classes_of, sides_of
+from shunted_lab.data.layout import check_data
 from shunted_lab.usage import convert_usage
 
 if TYPE_CHECKING:
@@ -82,12 +82,14 @@ def convert(config: ConvertConfig) -> str:
 
     assert isinstance(config.data, FolderConfig)
     check_data(config.data)
-    root = Path(config.data.root).expanduser()
     out = Root(config.out, "out")
     sizes = out.sizes()
     if INDEX in sizes:
         raise out.error(f"'{config.out}' holds finished shards; delete them, or name another folder")
-    plan = plan_shards(config, root)
+    from shunted_lab.data.splits import read_sides  # torch: after what can be refused without it
+
+    classes, found = read_sides(config.data)
+    plan = plan_shards(config, found)
     with _claimed(config, out, sizes, plan), ThreadPoolExecutor() as pool:
         broken: list[str] = []
         shown = Console(stderr=True)
@@ -109,8 +111,8 @@ def convert(config: ConvertConfig) -> str:
                 f"data.root: {len(broken)} images cannot be read: {', '.join(broken[:NAMED])}{more}; "
                 f"mend or remove them, delete '{config.out}', and convert again"
             )
-        sides = {s: [asdict(shard.row) for shard in plan if shard.side == s] for s in sides_of(root)}
-        index = {"version": VERSION, "classes": classes_of(root / "train"), "sides": sides}
+        sides = {s: [asdict(shard.row) for shard in plan if shard.side == s] for s in found}
+        index = {"version": VERSION, "classes": classes, "sides": sides}
         with _put(out, INDEX) as file:
             file.write_text(json.dumps(index, indent=1))
         out.fs.rm_file(out.join(UNFINISHED))
@@ -118,7 +120,7 @@ def convert(config: ConvertConfig) -> str:
     return f"{images} images in {len(plan)} shards, {sum(s.bytes for s in plan) / 1e9:.3g} GB: {config.out}"
 
 
-def plan_shards(config: ConvertConfig, root: Path) -> list[Planned]:
+def plan_shards(config: ConvertConfig, sides: dict[str, Side]) -> list[Planned]:
     """Which image goes where, from the listing alone: an interrupted conversion finds the same again.
 
     Training images are shuffled. Those that are only evaluated stay in their order; where the validation is held out of
@@ -126,13 +128,11 @@ def plan_shards(config: ConvertConfig, root: Path) -> list[Planned]:
     """
     import numpy as np
 
-    from shunted_lab.data.splits import folder_side, hold_out
+    from shunted_lab.data.splits import hold_out
 
     assert isinstance(config.data, FolderConfig)
-    sides = sides_of(root)
     plan = []
-    for side in sides:
-        found = folder_side(root, side)
+    for side, found in sides.items():
         orders = [np.arange(len(found.images))]
         if side == "train":
             kept, held = np.arange(len(found.images)), np.arange(0)

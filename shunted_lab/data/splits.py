@@ -19,11 +19,13 @@ from shunted_lab.config import (
     DataConfig,
     EarthConfig,
     FolderConfig,
+    INat2018Config,
     RecipeConfig,
     ScalesConfig,
     ShardsConfig,
 )
 from shunted_lab.data.augment import Pictures, Stats, eval_transform, train_transform
+from shunted_lab.data.inat import read_lists
 from shunted_lab.data.layout import classes_of, sides_of
 from shunted_lab.data.module import ShardOrder, Splits
 from shunted_lab.data.tar_reader import TarSide, open_sides
@@ -80,17 +82,29 @@ def stats_of(data: DataConfig) -> Stats:
 
 
 def _folders(data: FolderConfig, recipe: RecipeConfig, seed: int) -> Splits:
-    root = Path(data.root).expanduser()
-    train, val = folder_side(root, "train"), folder_side(root, "val")
-    if "test" in sides_of(root):
-        sides = [train, val, folder_side(root, "test")]
+    classes, found = read_sides(data)
+    train, val = found["train"], found["val"]
+    if "test" in found:
+        sides = [train, val, found["test"]]
     else:
         kept, held = hold_out(train.labels, train.names, data.val_fraction)
         sides = [train.take(kept), train.take(held), val]
-    return _splits(data, recipe, seed, sides, classes_of(root / "train"), IMAGENET)
+    return _splits(data, recipe, seed, sides, classes, IMAGENET)
 
 
-def folder_side(root: Path, side: str) -> Side:
+def read_sides(data: FolderConfig) -> tuple[list[str], dict[str, Side]]:
+    """The classes in the order of their labels, and the sides that lie on disk: train, val, and test if it is there.
+
+    Where there is no test, val serves as the test and the validation is held out of train (`hold_out`).
+    """
+    root = Path(data.root).expanduser()
+    if isinstance(data, INat2018Config):
+        lists = read_lists(data, root)
+        return lists.classes, {side: Side(one.paths, one.labels, one.names) for side, one in lists.sides.items()}
+    return classes_of(root / "train"), {side: _folder_side(root, side) for side in sides_of(root)}
+
+
+def _folder_side(root: Path, side: str) -> Side:
     """The images of `root/train`, `root/val` or `root/test`, sorted; each is named by its path below `root`."""
     samples = ImageFolder(str(root / side)).samples
     names = [Path(path).relative_to(root).as_posix() for path, _ in samples]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from shunted_lab.config import ShardsConfig
 from shunted_lab.data.layout import cache_folder
-from shunted_lab.data.tars import EXPECTED, Index, Shard, Table, open_index, truncated
+from shunted_lab.data.tars import EXPECTED, INDEX, Index, Shard, Table, open_index, truncated
 
 OPEN_FILES = 64  # tars that a process holds open at most
 
@@ -125,7 +125,7 @@ def open_sides(data: ShardsConfig) -> tuple[Index, dict[str, TarSide]]:
     """The index of a data set, and its sides with all tables read.
 
     Raises:
-        ConfigError: if a table is absent or damaged.
+        ConfigError: if a table is absent or damaged, or has a label that is no class.
     """
     index = open_index(data.root)
     shards = index.shards
@@ -136,6 +136,8 @@ def open_sides(data: ShardsConfig) -> tuple[Index, dict[str, TarSide]]:
         folder = Path(data.cache).expanduser() if data.cache is not None else cache_folder(None) / "shards"
         source = CachedTars(data.root, shards, folder.absolute(), index.identity, int(data.cache_gb * 1e9))
     tables = dict(zip(shards, _tables(index, source), strict=True))
+    for shard, table in tables.items():
+        _check_labels(index, shard, table)
     numbers = {shard: number for number, shard in enumerate(shards)}
     reader = Reader(source)
     return index, {
@@ -163,6 +165,15 @@ def _tables(index: Index, source: Source) -> list[Table]:
 def _whole(shard: Shard, content: bytes) -> Table | None:
     table = Table.unpack(content)
     return table if table is not None and table.digest == shard.digest else None
+
+
+def _check_labels(index: Index, shard: Shard, table: Table) -> None:
+    strange = table.labels[(table.labels < 0) | (table.labels >= len(index.classes))]
+    if len(strange):
+        raise index.root.error(
+            f"{index.root.where}/{shard.table} has label {strange[0]}, and {INDEX} has {len(index.classes)} classes; "
+            "convert the folder again"
+        )
 
 
 def _side(reader: Reader, tables: list[tuple[int, Table]]) -> TarSide:

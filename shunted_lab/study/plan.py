@@ -49,7 +49,7 @@ def data_facts(experiment: Experiment) -> dict[str, DataFacts]:
     checked: dict[tuple[object, ...], DataFacts] = {}
     facts = {}
     for name, run in experiment.variants.items():
-        key = (run.data.name, getattr(run.data, "root", None), run.data.num_classes)
+        key = (run.data.name, *(getattr(run.data, name, None) for name in ("root", "category", "num_classes")))
         if key not in checked:
             checked[key] = check_data(run.data)
         facts[name] = checked[key]

@@ -230,7 +230,7 @@ def test_corrupt_images_are_refused_with_their_paths(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("data=cifar100", r"^data: 'cifar100' is no folder of images; choices: folder, imagenet$"),
+        ("data=cifar100", r"^data: 'cifar100' is no folder of images; choices: folder, imagenet, inat2018, inat2019$"),
         ("data=shards", r"^data: 'shards' is no folder"),
         ("data=earth", r"^data: 'earth' is no folder"),
         ("data=flders", r"^data: 'flders' is not known; did you mean"),
@@ -434,6 +434,20 @@ def test_a_damaged_index_is_refused(copied):
     refused(config_of(copied), r"/shards\.json is damaged")
     (copied / "shards.json").write_text(json.dumps(json.loads(whole) | {"version": 9}))
     refused(config_of(copied), r"/shards\.json has version 9, and 1 is read here")
+
+
+@pytest.mark.parametrize("label", [2, -1])
+def test_a_label_that_is_no_class_is_refused(copied, label):
+    table = tars.Table.unpack((copied / "val-00000.npz").read_bytes())
+    table.labels[1] = label
+    (copied / "val-00000.npz").write_bytes(table.pack())
+    index = json.loads((copied / "shards.json").read_text())
+    index["sides"]["val"][0]["digest"] = table.digest
+    (copied / "shards.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError) as error:
+        make_datamodule(config_of(copied), LITE_RECIPE, 0)
+    message = f"/val-00000.npz has label {label}, and shards.json has 2 classes; convert the folder again"
+    assert str(error.value) == f"data.root: {copied}{message}"
 
 
 def test_a_folder_of_images_is_not_taken_for_shards(source):
