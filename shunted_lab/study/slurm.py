@@ -53,10 +53,14 @@ class Command:
         return DelayedSubmission(Command(self.words))
 
 
+def _warning() -> str:
+    """The signal by which a job hears that its time is nearly up, as submitit asks for it."""
+    return os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")
+
+
 def _ignore_warning() -> None:
     """SLURM sends its warning to every process of a job, and it would end those that do not expect it."""
-    name = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")
-    signal.signal(getattr(signal, f"SIG{name}"), signal.SIG_IGN)
+    signal.signal(getattr(signal, f"SIG{_warning()}"), signal.SIG_IGN)
 
 
 def _ends(pid: int, seconds: float) -> bool:
@@ -142,7 +146,8 @@ def across_nodes(command: Sequence[str], nodes: int) -> tuple[list[str], dict[st
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
-    return ["srun", *options, *command], {"MASTER_ADDR": socket.gethostname(), "MASTER_PORT": str(port)}
+    ignoring = ["sh", "-c", f"trap '' {_warning()}; exec \"$@\"", "sh"]  # on other nodes nobody has said it yet
+    return ["srun", *options, *ignoring, *command], {"MASTER_ADDR": socket.gethostname(), "MASTER_PORT": str(port)}
 
 
 def wait_for(jobs: Sequence[Any]) -> None:

@@ -1,17 +1,21 @@
 """Jobs of a cluster: the script word by word, what each job runs, and submitit's local executor for real."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
 import time
 
 import pytest
-from conftest import experiment_of
+from conftest import experiment_of, planned
 
 from shunted_lab.compose import compose
-from shunted_lab.config import ConfigError
-from shunted_lab.study import slurm
+from shunted_lab.config import ConfigError, LaunchConfig
+from shunted_lab.study import slurm, worker
+from shunted_lab.study.launch import plan_slots
+from shunted_lab.study.order import Order, origin
+from shunted_lab.tasks.train import Stopped, share
 
 pytest.importorskip("submitit", reason="pip install 'shunted_lab[cluster]'")
 
@@ -129,6 +133,156 @@ def test_a_job_that_is_out_of_time_stops_its_command_and_is_queued_again():
     assert command._process.wait(10) == -15
     assert time.monotonic() - begin < 20
     assert isinstance(again.function, slurm.Command) and again.function.words == ["experiment=train"]
+
+
+SRUN = f"""#!{sys.executable}
+import os, signal, subprocess, sys, time
+words = sys.argv[1:]
+count = next(i for i, word in enumerate(words) if not word.startswith("-"))
+options, command = words[:count], words[count:]
+with open(os.environ["SRUN_WORDS"], "w") as file:
+    file.write(" ".join(options))
+(nodes,) = [int(word.partition("=")[2]) for word in options if word.startswith("--nodes=")]
+started = [subprocess.Popen(command, env=os.environ | {{"SLURM_NODEID": str(i)}}) for i in range(nodes)]
+if "SRUN_WARNS" in os.environ:  # as SLURM, in the middle of the run
+    time.sleep(8)
+    for process in started:
+        process.send_signal(signal.SIGUSR2)
+sys.exit(max(process.wait() for process in started))
+"""
+
+
+@pytest.fixture
+def two_nodes(tmp_path, monkeypatch):
+    """A job of two nodes, by a `srun` that takes this machine for both."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").write_text(SRUN)
+    (tmp_path / "bin" / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("SRUN_WORDS", str(tmp_path / "words"))
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path / "words"
+
+
+NODES = ["seeds=[0]", "recipe.epochs=2", "recipe.limit_batches=3", "data.batch_size=16", "launch.accelerator=cpu"]
+
+
+class Follows:
+    """A link that hears of epochs, and asks to stop after `until` of them."""
+
+    def __init__(self, until=100):
+        self.heard, self.until = [], until
+
+    def stopping(self):
+        return len(self.heard) >= self.until
+
+    def epoch(self, epoch, metrics):
+        self.heard.append(epoch)
+        return False
+
+
+def run_of(folder, *words):
+    return planned(experiment_of(folder, *NODES, *words))[1]  # overlapping: no BatchNorm
+
+
+@pytest.mark.slow
+def test_a_run_over_two_nodes_measures_what_one_process_does(tmp_path, two_nodes, monkeypatch):
+    monkeypatch.setenv("SRUN_WARNS", "1")
+    link = Follows()
+    two = worker.execute_apart(Order(run_of(tmp_path / "two", "launch.nodes_per_run=2"), {}, origin()), link)
+    words = "--nodes=2 --ntasks=2 --ntasks-per-node=1 --overlap --cpu-bind=none --kill-on-bad-exit=1 --cpus-per-task=3"
+    assert two_nodes.read_text() == words and link.heard == [0, 1]
+    one = worker.execute(Order(run_of(tmp_path / "one"), {}, origin()))
+    assert (one["devices"], two["devices"]) == (1, 2)
+    for name in ("val/loss", "test/loss"):
+        assert two["metrics"][name] == pytest.approx(one["metrics"][name], rel=1e-3), name
+
+
+@pytest.mark.slow
+def test_a_run_over_two_nodes_stops_with_a_checkpoint_and_goes_on(tmp_path, two_nodes):
+    run = run_of(tmp_path, "launch.nodes_per_run=2", "recipe.epochs=3")
+    with pytest.raises(Stopped):
+        worker.execute_apart(Order(run, {}, origin()), Follows(until=1))
+    assert (run.folder / "checkpoints" / "last.ckpt").exists() and not (run.folder / "result.json").exists()
+    link = Follows()
+    assert worker.execute_apart(Order(run, {}, origin()), link)["devices"] == 2
+    assert link.heard[-1] == 2 and 0 not in link.heard
+
+
+def test_jobs_have_the_nodes_of_a_run():
+    config = compose([*WORDS, "launch.nodes=4", "launch.nodes_per_run=2"]).config
+    found = slurm.parameters(config)
+    assert (found["nodes"], found["tasks_per_node"], found["slurm_array_parallelism"]) == (2, 1, 2)
+    words = ["experiment=train", "launch=slurm", "launch.nodes=4", "launch.nodes_per_run=2", "launch.gpus=0"]
+    assert "launch.nodes_per_run=2" in slurm.job_words(words, compose(words).config.launch)
+
+
+def test_on_the_other_nodes_of_a_job_its_command_waits_to_be_asked(monkeypatch):
+    monkeypatch.setenv("SLURM_NODEID", "1")
+    command = slurm.Command(["experiment=train"])
+    assert command() == 0 and command._process is None
+
+
+def test_nodes_that_are_not_there_are_refused(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
+    with pytest.raises(
+        ConfigError, match=r"launch\.nodes_per_run: 2 are more than the 1 of this job; launch=slurm asks"
+    ):
+        plan_slots(LaunchConfig(nodes_per_run=2))
+    with pytest.raises(ConfigError, match=r"launch\.nodes: 3 is no multiple of launch\.nodes_per_run=2"):
+        compose([*WORDS, "launch.nodes_per_run=2"])
+    with pytest.raises(ConfigError, match=r"data\.batch_size: 16 is not divisible by launch\.nodes_per_run=3$"):
+        share(run_of("runs", "launch.nodes_per_run=3").config)
+    for name in ("NODE_RANK", "SLURM_NODEID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match=r"launch\.nodes_per_run: 2 nodes each need NODE_RANK, MASTER_ADDR and"):
+        worker._join_nodes(2)
+
+
+WARNED = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_warning_of_a_cluster_reaches_every_process_and_ends_none(tmp_path, monkeypatch):
+    """As SLURM does it: the signal goes to the whole job, and interrupts the wait for the command."""
+    script = f"""
+import os, signal, subprocess, sys
+from shunted_lab.study import slurm
+
+slurm.GRACE = 20
+command = slurm.Command([])
+real = subprocess.Popen
+
+def popen(words, **options):
+    return real([sys.executable, "-c", {WARNED!r}], **options)
+
+subprocess.Popen = popen
+
+def warned(*_):
+    again = command.checkpoint()
+    print("again", again.function.words, flush=True)
+
+signal.signal(signal.SIGUSR2, warned)
+try:
+    command()
+except RuntimeError as error:
+    print(error, flush=True)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=tmp_path
+    )
+    begin = time.monotonic()
+    assert process.stdout.readline() == "ready\n"
+    os.killpg(process.pid, signal.SIGUSR2)
+    said = process.communicate(timeout=60)[0]
+    assert said.splitlines() == ["again []", "exit status 130 of shunted_lab.run "]
+    assert time.monotonic() - begin < 15  # and not the whole time of grace
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """The recipe's options: each does what it says, and what leaves the result alone leaves it alone."""
 
 import math
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,6 +223,25 @@ def test_a_run_stops_between_steps_and_not_between_parts(tmp_path):
         train(config(*words), tmp_path / "stopped", StopsAt(6))  # the second part of the second step
     assert saved(tmp_path / "stopped", "stopped.ckpt")["batches_of_epoch"] == 8
     train(config(*words), tmp_path / "stopped")
+    assert same(saved(tmp_path / "whole")["state_dict"], saved(tmp_path / "stopped")["state_dict"])
+
+
+def test_sigterm_ends_a_run_with_a_checkpoint_from_which_it_goes_on(tmp_path, monkeypatch):
+    """As a cluster sends it that takes a node away: to every process, whoever follows the run."""
+    train(config(*SHORT), tmp_path / "whole")
+    real, count = Classification.training_step, [0]
+
+    def step(self, batch, index):
+        count[0] += 1
+        if count[0] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, batch, index)
+
+    monkeypatch.setattr(Classification, "training_step", step)
+    with pytest.raises(Stopped):
+        train(config(*SHORT), tmp_path / "stopped")
+    assert saved(tmp_path / "stopped", "stopped.ckpt")["batches_of_epoch"] == 2
+    train(config(*SHORT), tmp_path / "stopped")
     assert same(saved(tmp_path / "whole")["state_dict"], saved(tmp_path / "stopped")["state_dict"])
 
 
