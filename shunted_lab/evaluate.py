@@ -73,7 +73,7 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
     """
     from shunted_lab.data import check_data, make_datamodule
 
-    num_classes = check_data(config.data).num_classes  # before torch is imported
+    num_classes = check_data(config.data, tested_only=config.side == "test").num_classes  # before torch is imported
     from shunted_lab.data.splits import stats_of
     from shunted_lab.nn import device_name
     from shunted_lab.report.statistics import wilson

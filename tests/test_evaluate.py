@@ -262,6 +262,19 @@ def test_top1_is_the_hand_count(net, pictures, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["out.json"]
 
 
+def test_the_test_side_is_enough_where_it_is_tested(net, pictures, tmp_path, capsys):
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    with_all = evaluate.show(of_file(tmp_path / "net.pth", pictures))
+    shutil.copytree(pictures / "val", tmp_path / "data" / "val")
+    alone = evaluate.show(of_file(tmp_path / "net.pth", tmp_path / "data"))
+    assert alone["metrics"] == with_all["metrics"] and alone["of_images"] == 8
+    refused(of_file(tmp_path / "net.pth", tmp_path / "data", "side=val"), r"data\.root: .*/train is absent", capsys)
+    shutil.rmtree(tmp_path / "data" / "val" / "cat")
+    refused(of_file(tmp_path / "net.pth", tmp_path / "data"), r"has a head for 2 classes, and the data have 1", capsys)
+    shutil.rmtree(tmp_path / "data" / "val")
+    refused(of_file(tmp_path / "net.pth", tmp_path / "data"), r"data\.root: .*/val is absent", capsys)
+
+
 def test_size_and_crop_change_what_is_seen(net, pictures, tmp_path):
     torch.save(net.state_dict(), tmp_path / "net.pth")
     settings = [(64, 0.875), (64, 1.0), (96, 0.875), (96, 1.0)]

@@ -44,8 +44,11 @@ class DataFacts:
     identity: str = ""
 
 
-def check_data(data: DataConfig) -> DataFacts:
+def check_data(data: DataConfig, tested_only: bool = False) -> DataFacts:
     """Check that a data set is complete.
+
+    Args:
+        tested_only: an image folder without `train/` will do; who only tests has no use for it.
 
     Raises:
         ConfigError: with the expected tree and the first path that is absent.
@@ -55,7 +58,12 @@ def check_data(data: DataConfig) -> DataFacts:
     if isinstance(data, ScalesConfig):
         return DataFacts(6, SCALES)
     assert isinstance(data, FolderConfig)
-    facts = _check_shards(data) if isinstance(data, ShardsConfig) else _CHECKS[type(data)](data, _root(data))
+    if isinstance(data, ShardsConfig):
+        facts = _check_shards(data)
+    elif tested_only and type(data) in _TESTED and not (_root(data) / "train").exists():
+        facts = _TESTED[type(data)](data, _root(data), tested_side(_root(data)))
+    else:
+        facts = _CHECKS[type(data)](data, _root(data))
     if data.num_classes is not None and data.num_classes != facts.num_classes:
         raise ConfigError(f"data.num_classes: {data.num_classes}, but '{data.root}' has {facts.num_classes} classes")
     return facts
@@ -114,9 +122,11 @@ def _check_cifar100(data: FolderConfig, root: Path) -> DataFacts:
     return DataFacts(100)
 
 
-def _check_imagenet(data: FolderConfig, root: Path) -> DataFacts:
+def _check_imagenet(data: FolderConfig, root: Path, only: str | None = None) -> DataFacts:
     synsets = imagenet_classes()
     for side, least in (("train", IMAGENET_TRAIN_MIN), ("val", IMAGENET_VAL)):
+        if only not in (None, side):
+            continue
         for name in synsets:
             folder = root / side / name
             if not folder.is_dir():
@@ -138,8 +148,8 @@ def _check_inat(data: FolderConfig, root: Path) -> DataFacts:
     return DataFacts(len(lists.classes), lists.identity)
 
 
-def _check_folder(data: FolderConfig, root: Path) -> DataFacts:
-    sides = sides_of(root)
+def _check_folder(data: FolderConfig, root: Path, only: str | None = None) -> DataFacts:
+    sides = sides_of(root) if only is None else [only]
     for side in sides:
         if not (root / side).is_dir():
             raise absent(data, root / side)
@@ -154,14 +164,20 @@ def _check_folder(data: FolderConfig, root: Path) -> DataFacts:
             if not images:
                 raise absent(data, folder, "has no images")
             digest.update(repr((side, name, images)).encode())
-    if not names["train"]:
-        raise absent(data, root / "train" / "CLASS")
-    return DataFacts(len(names["train"]), digest.hexdigest()[:16])
+    first = sides[0]
+    if not names[first]:
+        raise absent(data, root / first / "CLASS")
+    return DataFacts(len(names[first]), digest.hexdigest()[:16])
 
 
 def sides_of(root: Path) -> list[str]:
     """`train`, `val`, and `test` if it has classes: images without labels, as ImageNet's, are no test side."""
     return ["train", "val", *(["test"] if (root / "test").is_dir() and classes_of(root / "test") else [])]
+
+
+def tested_side(root: Path) -> str:
+    """The folder of the test side: `test`, or `val` where there is none."""
+    return sides_of(root)[-1]
 
 
 def classes_of(folder: Path) -> list[str]:
@@ -192,3 +208,4 @@ _CHECKS = {
     INat2019Config: _check_inat,
     CIFAR100Config: _check_cifar100,
 }
+_TESTED = {FolderConfig: _check_folder, ImageNetConfig: _check_imagenet}

@@ -26,7 +26,7 @@ from shunted_lab.config import (
 )
 from shunted_lab.data.augment import Pictures, Stats, eval_transform, train_transform
 from shunted_lab.data.inat import read_lists
-from shunted_lab.data.layout import classes_of, sides_of
+from shunted_lab.data.layout import classes_of, sides_of, tested_side
 from shunted_lab.data.module import ShardOrder, Splits
 from shunted_lab.data.tar_reader import TarSide, open_sides
 
@@ -101,6 +101,9 @@ def read_sides(data: FolderConfig) -> tuple[list[str], dict[str, Side]]:
     if isinstance(data, INat2018Config):
         lists = read_lists(data, root)
         return lists.classes, {side: Side(one.paths, one.labels, one.names) for side, one in lists.sides.items()}
+    if not (root / "train").exists():  # only to be tested
+        tested = _folder_side(root, tested_side(root))
+        return classes_of(root / tested_side(root)), {"train": Side([], [], []), "val": tested}
     return classes_of(root / "train"), {side: _folder_side(root, side) for side in sides_of(root)}
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,6 +178,17 @@ def test_half_unpacked_imagenet_is_refused(imagenet):
     (root / "val").rename(root / "validation")
     Image.new("RGB", (40, 36)).save(root / "train" / WNIDS[1] / "3.png")
     refused(imagenet, rf"/val/{WNIDS[0]} is absent")
+
+
+def test_imagenet_without_train_can_only_be_tested(imagenet):
+    shutil.rmtree(Path(imagenet.root) / "train")
+    assert check_data(imagenet, tested_only=True).num_classes == 3
+    refused(imagenet, r"/train/n\d+ is absent")
+    data = make_datamodule(imagenet, LITE_RECIPE, 0)
+    assert data.sizes == {"train": 0, "val": 0, "test": 1000} and data.num_classes == 3
+    shutil.rmtree(Path(imagenet.root) / "val" / WNIDS[0])
+    with pytest.raises(ConfigError, match=rf"/val/{WNIDS[0]} is absent"):
+        check_data(imagenet, tested_only=True)
 
 
 def test_fewer_classes_than_imagenet_has_are_refused(tmp_path):
