@@ -79,6 +79,7 @@ class FolderConfig(DataConfig):
     val_fraction: float = option(0.1, "share of train/ held back for validation, where val/ serves as the test")
     crop_pct: float = option(0.875, "evaluation: centre crop / resized shorter side")
     interpolation: str = option("bicubic", "resizing: bicubic, bilinear")
+    resize: str = option("fast", "training images are resized by torch (fast) or Pillow (exact); evaluation by Pillow")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,6 +87,8 @@ class FolderConfig(DataConfig):
         require(0 < self.crop_pct <= 1, "data.crop_pct", self.crop_pct, "is not above 0 and at most 1")
         if self.interpolation not in ("bicubic", "bilinear"):
             raise unknown("data.interpolation", self.interpolation, ("bicubic", "bilinear"))
+        if self.resize not in ("fast", "exact"):
+            raise unknown("data.resize", self.resize, ("fast", "exact"))
 
 
 @dataclass

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 Key = tuple[int, int, int]  # epoch, index of the image, copy (of repeated augmentation)
 
@@ -22,7 +22,8 @@ Shuffle = Callable[[np.random.Generator], np.ndarray]  # the numbers of all imag
 class Splits:
     """The three sides of a data set. `train` is indexed by `Key`, the others by a number.
 
-    A side with `__getitems__` returns whole batches. `shuffle` orders the training side; None permutes it.
+    A side's `__getitems__` returns a whole batch as a tuple, or a list of its images. `shuffle` orders the training
+    side; None permutes it.
     """
 
     train: Dataset[Any]
@@ -167,19 +168,16 @@ class ImageData(L.LightningDataModule):
     def test_images(self, indices: Sequence[int]) -> Tensor:
         """(n, 3, S, S): some images of the test side."""
         side: Any = self.splits.test
-        if hasattr(side, "__getitems__"):
-            return side.__getitems__(list(indices))[0]
-        return torch.stack([side[i][0] for i in indices])
+        return _collate(side.__getitems__(list(indices)))[0]
 
     def _evaluated(self, dataset: Dataset[Any]) -> DataLoader[Any]:
         shares = Shares(len(dataset), self.batch_size * _ranks()[1])  # type: ignore[arg-type]
         return self._loader(dataset, batch_sampler=shares)
 
     def _loader(self, dataset: Dataset[Any], **kwargs: Any) -> DataLoader[Any]:
-        if hasattr(dataset, "__getitems__"):
-            kwargs["collate_fn"] = _whole
         return DataLoader(
             dataset,
+            collate_fn=_collate,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else each epoch would draw from the global generator
@@ -188,6 +186,6 @@ class ImageData(L.LightningDataModule):
         )
 
 
-def _whole(batch: Any) -> Any:
-    """`__getitems__` has made the batch already."""
-    return batch
+def _collate(batch: Any) -> Any:
+    """A tuple is a batch already."""
+    return batch if isinstance(batch, tuple) else default_collate(batch)

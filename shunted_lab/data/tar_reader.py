@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from shunted_lab.config import ShardsConfig
+from shunted_lab.data.decode import decode
 from shunted_lab.data.layout import cache_folder
 from shunted_lab.data.tars import EXPECTED, Index, Shard, Table, open_index, truncated
 
@@ -110,7 +110,7 @@ class TarSide:
     names: Sequence[str]
 
     def __call__(self, index: int) -> Image.Image:
-        return Image.open(io.BytesIO(self.content(index))).convert("RGB")
+        return decode(self.content(index))
 
     def content(self, index: int) -> bytes:
         """The bytes of the original file."""
