@@ -187,5 +187,8 @@ class ImageData(L.LightningDataModule):
 
 
 def _collate(batch: Any) -> Any:
-    """A tuple is a batch already."""
-    return batch if isinstance(batch, tuple) else default_collate(batch)
+    """Images and labels as a batch, channels last in memory as the images are; a tuple is one already."""
+    if isinstance(batch, tuple):
+        return batch
+    images, labels = default_collate([(image.permute(1, 2, 0), label) for image, label in batch])
+    return images.permute(0, 3, 1, 2), labels

@@ -14,7 +14,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -31,6 +30,7 @@ from shunted_lab.compose import compose_convert
 from shunted_lab.config import LITE_RECIPE, PAPER_RECIPE, FolderConfig, RecipeConfig, ShardsConfig
 from shunted_lab.data import make_datamodule, shards
 from shunted_lab.data.earth.tiles import load_picture
+from shunted_lab.data.module import EpochSampler
 from shunted_lab.nn import device_name
 
 IMAGES, BATCH, ROUNDS, SIZE = 96, 32, 9, 224
@@ -38,7 +38,6 @@ RECIPES = {
     "paper": replace(PAPER_RECIPE, repeated_aug=1),
     "light": replace(LITE_RECIPE, random_resized_crop=True, dihedral=False, hflip=0.5),
 }
-Epoch = Callable[[], None]
 
 
 def photos(root: Path) -> None:
@@ -49,7 +48,7 @@ def photos(root: Path) -> None:
             folder = root / side / "ab"[number % 2]
             folder.mkdir(parents=True, exist_ok=True)
             y, x = int(rng.integers(300, 1500)), int(rng.integers(0, 4900))
-            grain = rng.normal(0, 11, (375, 500, 1))
+            grain = rng.normal(0, 14, (375, 500, 1))
             pixels = np.clip(earth[y : y + 375, x : x + 500] + grain, 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{number}.jpg", quality=93)
 
@@ -70,7 +69,10 @@ def ours(data: FolderConfig, recipe: RecipeConfig | None) -> DataLoader[Any]:
     return module.test_dataloader() if recipe is None else module.train_dataloader()
 
 
-def epoch(loader: DataLoader[Any]) -> None:
+def epoch(loader: DataLoader[Any], number: int) -> None:
+    """All images once; each epoch has other draws."""
+    if isinstance(loader.sampler, EpochSampler):
+        loader.sampler.set_epoch(number)
     seen = sum(len(labels) for _, labels in islice(loader, IMAGES // BATCH))
     assert seen == IMAGES
 
@@ -99,7 +101,7 @@ def alternate(loaders: dict[str, DataLoader[Any]]) -> dict[str, list[float]]:
     for round in range(ROUNDS + 1):
         for name, loader in loaders.items():
             start = time.perf_counter()
-            epoch(loader)
+            epoch(loader, round)
             if round:
                 times[name].append(time.perf_counter() - start)
     return times

@@ -59,7 +59,7 @@ def test_exact_is_timms_bit_for_bit(pictures, name, interpolation):
     reference = timms(RECIPES[name], 64, interpolation)
     for seed, image in enumerate(pictures * 4):
         one, other = drawn(ours, image, seed), drawn(reference, image, seed)
-        assert torch.equal(one[0], other[0]) and one[1] == other[1] and one[0].is_contiguous()
+        assert torch.equal(one[0], other[0]) and one[1] == other[1]
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
@@ -69,7 +69,7 @@ def test_fast_has_the_same_draws_and_almost_the_same_pixels(pictures, name, inte
     means = []
     for seed, image in enumerate(pictures * 10):
         one, other = drawn(exact, image, seed), drawn(fast, image, seed)
-        assert one[1] == other[1] and one[0].shape == other[0].shape and other[0].is_contiguous()
+        assert one[1] == other[1] and one[0].shape == other[0].shape
         levels = ((one[0] - other[0]) * torch.tensor(IMAGENET[1]).view(3, 1, 1) * 255).abs()
         assert levels.max() < 2.01
         means.append(float(levels.mean()))
@@ -81,7 +81,7 @@ def test_fast_draws_as_timm_does_where_pillow_goes_on(pictures, name):
     exact, fast = (train_transform(RECIPES[name], 64, "bicubic", IMAGENET, fast) for fast in (False, True))
     for seed, image in enumerate(pictures * 4):
         one, other = drawn(exact, image, seed), drawn(fast, image, seed)
-        assert one[1] == other[1] and one[0].shape == other[0].shape and other[0].is_contiguous()
+        assert one[1] == other[1] and one[0].shape == other[0].shape
 
 
 @pytest.mark.parametrize("crop_pct", [0.875, 1.0])
