@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms import Compose, RandomHorizontalFlip
 
 from shunted_lab.config import RecipeConfig
+from shunted_lab.data.corrupt import Corrupt, refused, too_many
+from shunted_lab.data.decode import Undecodable
 from shunted_lab.data.module import Key
 
 Stats = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and standard deviation, RGB in [0, 1]
@@ -81,11 +84,14 @@ class Normalised:
 
     def __init__(self, stats: Stats):
         self.stats = stats
+        self._rows = torch.empty(0, 0)  # mean and deviation of each value in a row of pixels
 
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
         pixels = (image if isinstance(image, Tensor) else _tensor(image)).permute(1, 2, 0)
         height, width, _ = pixels.shape
-        mean, std = (torch.tensor(values).repeat(width) for values in self.stats)
+        if self._rows.shape[1] != 3 * width:
+            self._rows = torch.tensor(self.stats).repeat(1, width)
+        mean, std = self._rows
         rows = torch.empty(height, 3 * width).copy_(pixels.reshape(height, 3 * width))
         return rows.div_(255).sub_(mean).div_(std).view(height, width, 3).permute(2, 0, 1)
 
@@ -140,22 +146,26 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     """Images through a transform. With a recipe it is a training side: indexed by key, each with its own draws.
 
     Args:
-        picture: index -> a PIL image, which `transform` takes.
+        picture: index -> a PIL image, which `transform` takes. Where it may raise `Undecodable`, it has `where(index)`.
+        corrupt: notes what cannot be decoded on a training side. Another image takes its place: the next of the side
+            that can be, with its own label and the draws of the key, so that it follows from the index alone.
     """
 
     def __init__(
         self,
-        picture: Callable[[int], Image.Image],
+        picture: Any,
         labels: Sequence[int],
         transform: Callable[[Any], Tensor],
         recipe: RecipeConfig | None = None,
         seed: int = 0,
+        corrupt: Corrupt | None = None,
     ):
         self.picture = picture
         self.labels = labels
         self.transform = transform
         self.recipe = recipe
         self.seed = seed
+        self.corrupt = corrupt
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -164,18 +174,36 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[Key | int]) -> list[tuple[Tensor, int]]:
-        """The images of a batch, for which the generators are kept once: it takes as long as to crop an image."""
+        """The images of a batch, for which the generators are kept once: it takes as long as to crop an image.
+
+        Raises:
+            CorruptImages: for more corrupt images than may be replaced, or for any on a side that is evaluated.
+        """
         with kept_generators():
             return [self._load(key) for key in keys]
 
     def _load(self, key: Key | int) -> tuple[Tensor, int]:
         if self.recipe is None:
             assert isinstance(key, int)
-            return self.transform(self.picture(key)), int(self.labels[key])
+            return self.transform(self._decoded(key)[0]), int(self.labels[key])
         assert isinstance(key, tuple)
-        image = self.picture(key[1])
+        image, index = self._decoded(key[1])
         if self.recipe.dihedral:
             which = symmetry(np.random.default_rng([self.seed, *key]), self.recipe)
             image = Image.fromarray(np.ascontiguousarray(turn(np.asarray(image), which)))
         seed_generators([self.seed, *key])
-        return self.transform(image), int(self.labels[key[1]])
+        return self.transform(image), int(self.labels[index])
+
+    def _decoded(self, index: int) -> tuple[Image.Image, int]:
+        """An image, and the index of which it is."""
+        for other in chain(range(index, len(self)), range(index)):
+            try:
+                return self.picture(other), other
+            except Undecodable as error:
+                name = self.picture.where(other)
+                if self.corrupt is None:
+                    raise refused(name, error) from None
+                if self.corrupt.note(other, f"{name} cannot be decoded ({error})"):
+                    break
+        assert self.corrupt is not None
+        raise too_many([self.picture.where(i) for i in self.corrupt.found], self.corrupt.limit)

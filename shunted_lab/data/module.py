@@ -155,6 +155,20 @@ class ImageData(L.LightningDataModule):
         """Side -> number of images."""
         return {side: len(getattr(self.splits, side)) for side in ("train", "val", "test")}
 
+    @property
+    def corrupt(self) -> list[int]:
+        """Indices of training images that could not be decoded and were replaced, in this process and its loader's."""
+        marks = getattr(self.splits.train, "corrupt", None)
+        return [] if marks is None else marks.found
+
+    def state_dict(self) -> dict[str, Any]:
+        """A run that goes on knows what was replaced before; of a clean one nothing is stored."""
+        return {"corrupt": self.corrupt} if self.corrupt else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        side: Any = self.splits.train
+        side.corrupt.marks[state["corrupt"]] = 1
+
     def train_dataloader(self) -> DataLoader[Any]:
         drop_last = len(self.sampler) >= self.batch_size
         return self._loader(self.splits.train, batch_size=self.batch_size, sampler=self.sampler, drop_last=drop_last)

@@ -23,6 +23,7 @@ from shunted_lab.config import (
     ShardsConfig,
 )
 from shunted_lab.data.augment import Pictures, Stats, eval_transform, train_transform
+from shunted_lab.data.corrupt import Corrupt
 from shunted_lab.data.decode import decode
 from shunted_lab.data.layout import classes_of, sides_of
 from shunted_lab.data.module import ShardOrder, Splits
@@ -46,6 +47,9 @@ class Side:
     def __call__(self, index: int) -> Image.Image:
         image = self.images[index]
         return decode(Path(image).read_bytes()) if isinstance(image, str) else Image.fromarray(image)
+
+    def where(self, index: int) -> str:
+        return str(self.images[index])
 
     def take(self, indices: Sequence[int]) -> Side:
         images, labels, names = ([part[i] for i in indices] for part in (self.images, self.labels, self.names))
@@ -128,7 +132,8 @@ def _splits(
 ) -> Splits:
     fast = data.resize == "fast"
     transform = train_transform(recipe, data.image_size, data.interpolation, stats, fast)
-    train = Pictures(sides[0], sides[0].labels, transform, recipe, seed)
+    corrupt = Corrupt(len(sides[0].labels), data.max_corrupt)
+    train = Pictures(sides[0], sides[0].labels, transform, recipe, seed, corrupt)
     plain = eval_transform(data.image_size, data.interpolation, data.crop_pct, stats)
     val, test = (Pictures(side, side.labels, plain) for side in sides[1:])
     return Splits(train, val, test, class_names)

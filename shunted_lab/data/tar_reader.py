@@ -25,6 +25,9 @@ class Source(Protocol):
     def open(self, number: int) -> int:
         """A descriptor of the tar of a shard, which is whole."""
 
+    def where(self, number: int) -> str:
+        """The path or URL of a shard's tar."""
+
     def used(self, file: int) -> None:
         """An image was read from this descriptor."""
 
@@ -50,6 +53,9 @@ class LocalTars:
             os.close(file)
             raise truncated(path, size, shard.bytes)
         return file
+
+    def where(self, number: int) -> str:
+        return os.path.join(self.folder, self.shards[number].tar)
 
     def used(self, file: int) -> None:
         pass
@@ -111,6 +117,10 @@ class TarSide:
 
     def __call__(self, index: int) -> Image.Image:
         return decode(self.content(index))
+
+    def where(self, index: int) -> str:
+        """The file that was converted, and the tar that its bytes are in."""
+        return f"{self.names[index]} in {self.reader.source.where(int(self.places[index, 0]))}"
 
     def content(self, index: int) -> bytes:
         """The bytes of the original file."""

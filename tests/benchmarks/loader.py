@@ -5,7 +5,7 @@
 
 JPEGs of 500 x 375 (110 kB, pieces of the embedded satellite colour with grain) in a temporary folder, cached by the
 system. All loaders take the same images in rounds that alternate, with num_workers=0; printed are medians of images a
-second, and of the ratios of neighbouring rounds with their range, which a machine with other work on it hardly changes.
+second of processor time, and of the ratios of neighbouring rounds with their range.
 """
 
 from __future__ import annotations
@@ -100,10 +100,10 @@ def alternate(loaders: dict[str, DataLoader[Any]]) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in loaders}
     for round in range(ROUNDS + 1):
         for name, loader in loaders.items():
-            start = time.perf_counter()
+            start = time.process_time()
             epoch(loader, round)
             if round:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(time.process_time() - start)
     return times
 
 
@@ -113,13 +113,13 @@ def profile(root: Path) -> None:
     spent: dict[str, float] = {}
     for _ in range(ROUNDS):
         for path, _ in folder.samples:
-            start = time.perf_counter()
+            start = time.process_time()
             image = folder.loader(path)
-            spent["decode"] = spent.get("decode", 0.0) + time.perf_counter() - start
+            spent["decode"] = spent.get("decode", 0.0) + time.process_time() - start
             for step in folder.transform.transforms:
-                start, name = time.perf_counter(), type(step).__name__
+                start, name = time.process_time(), type(step).__name__
                 image = step(image)
-                spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
+                spent[name] = spent.get(name, 0.0) + time.process_time() - start
     total = sum(spent.values())
     print("  " + ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in spent.items()))
 
