@@ -206,4 +206,4 @@ class Pictures(Dataset[tuple[Tensor, int]]):
                 if self.corrupt.note(other, f"{name} cannot be decoded ({error})"):
                     break
         assert self.corrupt is not None
-        raise too_many([self.picture.where(i) for i in self.corrupt.found], self.corrupt.limit)
+        raise too_many([self.picture.where(i) for i in self.corrupt.found], self.corrupt)

@@ -43,11 +43,11 @@ class Corrupt:
         return int(self.marks.sum()) > self.limit
 
 
-def too_many(names: Sequence[str], limit: int) -> CorruptImages:
+def too_many(names: Sequence[str], corrupt: Corrupt) -> CorruptImages:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return CorruptImages(
-        f"data.max_corrupt: {limit} corrupt training images are allowed, and there are {len(names)} so far: "
-        f"{', '.join(names[:NAMED])}{more}; mend or remove them"
+        f"data.max_corrupt: {corrupt.limit} may be replaced, and {len(names)} of {len(corrupt.marks)} training images "
+        f"could not be decoded so far: {', '.join(names[:NAMED])}{more}; mend or remove them"
     )
 
 
