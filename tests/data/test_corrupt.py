@@ -1,5 +1,7 @@
 """Corrupt images: replaced and counted in training up to a bound, refused where they are evaluated on."""
 
+import json
+import multiprocessing
 import pickle
 import warnings
 from dataclasses import replace
@@ -10,11 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from shunted_lab.compose import compose_convert
+from shunted_lab.compose import compose, compose_convert
 from shunted_lab.config import LITE_RECIPE, ConfigError, FolderConfig, RecipeConfig, ShardsConfig
 from shunted_lab.data import make_datamodule, shards
 from shunted_lab.data.corrupt import CorruptImages
 from shunted_lab.data.module import ImageData
+from shunted_lab.study import worker
+from shunted_lab.study.folder import TRACEBACK
+from shunted_lab.study.order import Order, origin
+from shunted_lab.study.plan import data_facts, plan_runs
 
 TRAIN = 24  # of each of the two classes; 10 % are held out
 RECIPE = replace(LITE_RECIPE, random_resized_crop=True)
@@ -191,3 +197,34 @@ def test_a_side_is_sent_with_what_it_knows_and_a_run_goes_on_with_it(root):
     assert pickle.loads(pickle.dumps(data.splits.train)).corrupt.found == [3]
     again.load_state_dict(data.state_dict())
     assert again.corrupt == [3]
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def order_of(root: Path, tmp_path: Path, *words: str) -> Order:
+    """A run of one epoch on the images."""
+    data = ["data=folder", f"data.root={root}", "data.image_size=32", "data.batch_size=8", "recipe.epochs=1"]
+    words = ("experiment=ablate_embed", f"runs_dir={tmp_path}/runs", "launch.accelerator=cpu", *data, *words)
+    experiment = compose(list(words))
+    return Order(plan_runs(experiment, data_facts(experiment))[0], {}, origin())
+
+
+def test_the_result_of_a_run_names_what_was_replaced(root, tmp_path):
+    (path,) = halve(data_of(root), 5)
+    order = order_of(root, tmp_path)
+    result = worker.execute(order)
+    assert result["corrupt_images"] == [path]
+    assert json.loads((order.run.folder / "result.json").read_text())["corrupt_images"] == [path]
+
+
+def test_a_run_with_too_many_fails_with_one_line(root, tmp_path):
+    paths = halve(data_of(root), 5, 6)
+    order = order_of(root, tmp_path, "data.max_corrupt=1", "launch.num_workers=2")
+    order.run.folder.mkdir(parents=True)
+    launcher, connection = multiprocessing.Pipe()
+    with launcher, connection:
+        kind, said = worker._attempt(order, connection)
+    assert kind == "failed" and said.startswith("data.max_corrupt: 1 may be replaced, and 2 of ")
+    assert "\n" not in said and all(path in said for path in paths)
+    assert (order.run.folder / TRACEBACK).read_text() == f"{said}\n"
