@@ -228,3 +228,20 @@ def test_a_run_with_too_many_fails_with_one_line(root, tmp_path):
     assert kind == "failed" and said.startswith("data.max_corrupt: 1 may be replaced, and 2 of ")
     assert "\n" not in said and all(path in said for path in paths)
     assert (order.run.folder / TRACEBACK).read_text() == f"{said}\n"
+
+
+@pytest.mark.slow
+def test_ranks_of_a_run_put_together_what_each_has_replaced(root, tmp_path):
+    paths = halve(data_of(root), *range(0, 12, 2))
+    words = ("launch.devices_per_run=2", "launch.devices=2", "recipe.repeated_aug=1")
+    order = order_of(root, tmp_path, *words)
+
+    class Link:
+        def stopping(self):
+            return False
+
+        def epoch(self, epoch, metrics):
+            return False
+
+    found = worker.execute_apart(order, Link())["corrupt_images"]
+    assert found == paths
