@@ -3,7 +3,7 @@
     python tests/benchmarks/loader.py             # three recipes: about 3 minutes
     python tests/benchmarks/loader.py light       # or only some: paper, light, evaluation, profile
 
-JPEGs of 500 x 375 (about 100 kB, pieces of the embedded satellite colour with grain) in a temporary folder, cached by the
+JPEGs of 500 x 375 (about 100 kB, of the embedded satellite colour, with grain) in a temporary folder, cached by the
 system. All loaders take the same images in rounds that alternate, with num_workers=0; printed are medians of images a
 second of processor time, and of the ratios of neighbouring rounds with their range.
 """
