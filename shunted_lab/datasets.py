@@ -81,13 +81,20 @@ class FolderConfig(DataConfig):
     val_fraction: float = option(0.1, "share of train/ held back for validation, where val/ serves as the test")
     crop_pct: float = option(0.875, "evaluation: centre crop / resized shorter side")
     interpolation: str = option("bicubic", "resizing: bicubic, bilinear")
+    max_corrupt: int = option(
+        10, "training images that cannot be decoded and are replaced by the next one; more end the run", result=False
+    )
+    resize: str = option("fast", "training images are resized by torch (fast) or Pillow (exact); evaluation by Pillow")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 < self.val_fraction < 1, "data.val_fraction", self.val_fraction, "is not between 0 and 1")
+        at_least(0, "data", self, "max_corrupt")
         require(0 < self.crop_pct <= 1, "data.crop_pct", self.crop_pct, "is not above 0 and at most 1")
         if self.interpolation not in ("bicubic", "bilinear"):
             raise unknown("data.interpolation", self.interpolation, ("bicubic", "bilinear"))
+        if self.resize not in ("fast", "exact"):
+            raise unknown("data.resize", self.resize, ("fast", "exact"))
 
 
 @dataclass

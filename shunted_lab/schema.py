@@ -11,6 +11,12 @@ from typing import Any
 class ConfigError(ValueError):
     """What the user asked for cannot be done. The message is one line: key, value and what would be allowed."""
 
+    def __init__(self, message: str):
+        # Out of a loader's process torch hands an error on as its type and the text of its whole traceback.
+        if "\nOriginal Traceback " in message:
+            message = message.strip().rpartition(f"{type(self).__name__}: ")[2]
+        super().__init__(message)
+
 
 def nearest(value: object, choices: Iterable[object]) -> str:
     """`did you mean 'x'? choices: x, y` for a `value` that is none of `choices`."""

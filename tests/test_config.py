@@ -212,7 +212,7 @@ def test_a_fingerprint_covers_all_that_can_change_a_result_and_nothing_else():
     assert base != run.fingerprint("id", {"attn: ssa": "2"})
     assert base != run.fingerprint("other images", SOURCES)
     assert base != dataclasses.replace(run, seed=9).fingerprint("id", SOURCES)
-    free = {("model", "name"), ("model", "checkpoint"), ("data", "root"), ("recipe", "name")}
+    free = {("model", "name"), ("model", "checkpoint"), ("data", "root"), ("data", "max_corrupt"), ("recipe", "name")}
     for group in ("model", "data", "recipe", "launch"):
         for item in dataclasses.fields(getattr(run, group)):
             same = _changed(run, group, item.name).fingerprint("id", SOURCES) == base

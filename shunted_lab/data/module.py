@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 Key = tuple[int, int, int]  # epoch, index of the image, copy (of repeated augmentation)
 
@@ -22,7 +22,8 @@ Shuffle = Callable[[np.random.Generator], np.ndarray]  # the numbers of all imag
 class Splits:
     """The three sides of a data set. `train` is indexed by `Key`, the others by a number.
 
-    A side with `__getitems__` returns whole batches. `shuffle` orders the training side; None permutes it.
+    A side's `__getitems__` returns a whole batch as a tuple, or a list of its images. `shuffle` orders the training
+    side; None permutes it.
     """
 
     train: Dataset[Any]
@@ -154,6 +155,20 @@ class ImageData(L.LightningDataModule):
         """Side -> number of images."""
         return {side: len(getattr(self.splits, side)) for side in ("train", "val", "test")}
 
+    @property
+    def corrupt(self) -> list[int]:
+        """Indices of training images that could not be decoded and were replaced, in this process and its loader's."""
+        marks = getattr(self.splits.train, "corrupt", None)
+        return [] if marks is None else marks.found
+
+    def state_dict(self) -> dict[str, Any]:
+        """A run that goes on knows what was replaced before; of a clean one nothing is stored."""
+        return {"corrupt": self.corrupt} if self.corrupt else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        side: Any = self.splits.train
+        side.corrupt.marks[state["corrupt"]] = 1
+
     def train_dataloader(self) -> DataLoader[Any]:
         drop_last = len(self.sampler) >= self.batch_size
         return self._loader(self.splits.train, batch_size=self.batch_size, sampler=self.sampler, drop_last=drop_last)
@@ -167,19 +182,16 @@ class ImageData(L.LightningDataModule):
     def test_images(self, indices: Sequence[int]) -> Tensor:
         """(n, 3, S, S): some images of the test side."""
         side: Any = self.splits.test
-        if hasattr(side, "__getitems__"):
-            return side.__getitems__(list(indices))[0]
-        return torch.stack([side[i][0] for i in indices])
+        return _collate(side.__getitems__(list(indices)))[0]
 
     def _evaluated(self, dataset: Dataset[Any]) -> DataLoader[Any]:
         shares = Shares(len(dataset), self.batch_size * _ranks()[1])  # type: ignore[arg-type]
         return self._loader(dataset, batch_sampler=shares)
 
     def _loader(self, dataset: Dataset[Any], **kwargs: Any) -> DataLoader[Any]:
-        if hasattr(dataset, "__getitems__"):
-            kwargs["collate_fn"] = _whole
         return DataLoader(
             dataset,
+            collate_fn=_collate,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else each epoch would draw from the global generator
@@ -188,6 +200,9 @@ class ImageData(L.LightningDataModule):
         )
 
 
-def _whole(batch: Any) -> Any:
-    """`__getitems__` has made the batch already."""
-    return batch
+def _collate(batch: Any) -> Any:
+    """Images and labels as a batch, channels last in memory as the images are; a tuple is one already."""
+    if isinstance(batch, tuple):
+        return batch
+    images, labels = default_collate([(image.permute(1, 2, 0), label) for image, label in batch])
+    return images.permute(0, 3, 1, 2), labels

@@ -12,7 +12,6 @@ from typing import Any
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision.datasets import CIFAR100, ImageFolder
-from torchvision.datasets.folder import default_loader
 
 from shunted_lab.config import (
     CIFAR100Config,
@@ -25,6 +24,8 @@ from shunted_lab.config import (
     ShardsConfig,
 )
 from shunted_lab.data.augment import Pictures, Stats, eval_transform, train_transform
+from shunted_lab.data.corrupt import Corrupt
+from shunted_lab.data.decode import decode
 from shunted_lab.data.inat import read_lists
 from shunted_lab.data.layout import classes_of, sides_of, tested_side
 from shunted_lab.data.module import ShardOrder, Splits
@@ -47,7 +48,10 @@ class Side:
 
     def __call__(self, index: int) -> Image.Image:
         image = self.images[index]
-        return default_loader(image) if isinstance(image, str) else Image.fromarray(image)
+        return decode(Path(image).read_bytes()) if isinstance(image, str) else Image.fromarray(image)
+
+    def where(self, index: int) -> str:
+        return str(self.images[index])
 
     def take(self, indices: Sequence[int]) -> Side:
         images, labels, names = ([part[i] for i in indices] for part in (self.images, self.labels, self.names))
@@ -143,8 +147,10 @@ def _splits(
     class_names: list[str],
     stats: Stats,
 ) -> Splits:
-    transform = train_transform(recipe, data.image_size, data.interpolation, stats)
-    train = Pictures(sides[0], sides[0].labels, transform, recipe, seed)
+    fast = data.resize == "fast"
+    transform = train_transform(recipe, data.image_size, data.interpolation, stats, fast)
+    corrupt = Corrupt(len(sides[0].labels), data.max_corrupt)
+    train = Pictures(sides[0], sides[0].labels, transform, recipe, seed, corrupt)
     plain = eval_transform(data.image_size, data.interpolation, data.crop_pct, stats)
     val, test = (Pictures(side, side.labels, plain) for side in sides[1:])
     return Splits(train, val, test, class_names)

@@ -59,6 +59,9 @@ class CachedTars:
         except OSError as error:
             raise ConfigError(f"data.cache: {path} cannot be written ({error}); set data.cache=FOLDER") from None
 
+    def where(self, number: int) -> str:
+        return f"{self.url}/{self.shards[number].tar}"
+
     def used(self, file: int) -> None:
         """Note the time, by which the oldest is found; the kernel's own time of access is often switched off."""
         with suppress(PermissionError):  # another user fetched it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from shunted_lab.config import ShardsConfig
+from shunted_lab.data.decode import decode
 from shunted_lab.data.layout import cache_folder
 from shunted_lab.data.tars import EXPECTED, INDEX, Index, Shard, Table, open_index, truncated
 
@@ -24,6 +24,9 @@ class Source(Protocol):
 
     def open(self, number: int) -> int:
         """A descriptor of the tar of a shard, which is whole."""
+
+    def where(self, number: int) -> str:
+        """The path or URL of a shard's tar."""
 
     def used(self, file: int) -> None:
         """An image was read from this descriptor."""
@@ -50,6 +53,9 @@ class LocalTars:
             os.close(file)
             raise truncated(path, size, shard.bytes)
         return file
+
+    def where(self, number: int) -> str:
+        return os.path.join(self.folder, self.shards[number].tar)
 
     def used(self, file: int) -> None:
         pass
@@ -110,7 +116,11 @@ class TarSide:
     names: Sequence[str]
 
     def __call__(self, index: int) -> Image.Image:
-        return Image.open(io.BytesIO(self.content(index))).convert("RGB")
+        return decode(self.content(index))
+
+    def where(self, index: int) -> str:
+        """The file that was converted, and the tar that its bytes are in."""
+        return f"{self.names[index]} in {self.reader.source.where(int(self.places[index, 0]))}"
 
     def content(self, index: int) -> bytes:
         """The bytes of the original file."""

@@ -11,7 +11,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from shunted_lab.config import Config, ConfigError
+from shunted_lab.config import PRESETS, Config, ConfigError
 from shunted_lab.study.folder import Run, is_locked, locked, read_result
 from shunted_lab.study.plan import WEIGHTS, RunState, study_folder
 
@@ -291,8 +291,16 @@ def difference(run: Run, other: FrozenTrial) -> str:
 
 
 def matters(key: str) -> bool:
-    labels = ("model.name", WEIGHTS, "recipe.name", "data.root", "data.cache", "data.cache_gb")
-    return not key.startswith("launch.") and key not in labels
+    """Whether what a dotted key says can change a result; it is in the fingerprint then."""
+    return not key.startswith("launch.") and key not in _free()
+
+
+@lru_cache
+def _free() -> frozenset[str]:
+    """The keys of model, data and recipe that change no result, of all presets."""
+    presets = [(group, preset) for group in ("model", "data", "recipe") for preset in PRESETS[group].values()]
+    fields = [(group, item) for group, preset in presets for item in dataclasses.fields(preset)]
+    return frozenset(f"{group}.{item.name}" for group, item in fields if not item.metadata.get("result", True))
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from shunted_lab.config import ConfigError
+from shunted_lab.data.corrupt import CorruptImages
 from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, locked, read_result, write_json
 from shunted_lab.study.order import Order, Slot, origin
 from shunted_lab.study.plan import WEIGHTS
@@ -143,6 +144,9 @@ def _attempt(order: Order, connection: Connection) -> tuple[Any, ...]:
         return ("stopped",)
     except BlockingIOError:  # asked to stop while another process had the run's folder
         return ("stopped",)
+    except CorruptImages as error:  # a traceback would tell no more
+        (folder / TRACEBACK).write_text(f"{error}\n")
+        return ("failed", str(error))
     except ConfigError as error:
         return ("refused", str(error))
     except Exception as error:

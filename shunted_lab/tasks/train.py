@@ -66,12 +66,14 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
 
     Returns:
         Plain values for `result.json`: `metrics` (fractions in [0, 1], losses), `headline` (the table's metric),
-        the `epoch` that was tested, `device`, `devices`, `sizes` of the splits, `train_seconds` and
-        `images_per_second` of this session's training epochs.
+        the `epoch` that was tested, `device`, `devices`, `sizes` of the splits, `corrupt_images` (training images that
+        were replaced), `train_seconds` and `images_per_second` of this session's training epochs.
 
     Raises:
         Stopped, Pruned: as `link` has decided.
         Diverged: if the loss became NaN or infinite.
+        CorruptImages: for more training images that cannot be decoded than `data.max_corrupt`, or for any that is
+            evaluated on.
     """
     _quiet()
     launch = config.launch
@@ -101,6 +103,7 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
     # Also for the last epoch: after a kill between the last checkpoint and the test, fit has nothing left to validate.
     metrics |= _values(trainer.validate(task, data, verbose=False))
     metrics |= _values(trainer.test(task, data, verbose=False))
+    corrupt = corrupt_images(trainer, data)
     if trainer.is_global_zero:
         predictions = task.predictions(data.class_names)
         predictions.write(folder)
@@ -114,9 +117,22 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
         "devices": trainer.world_size,
         "precision": trainer.precision,
         "sizes": dict(data.sizes),
+        "corrupt_images": corrupt,
         "train_seconds": round(clock.seconds, 2),
         "images_per_second": round(clock.images * trainer.world_size / clock.seconds, 1) if clock.seconds else None,
     }
+
+
+def corrupt_images(trainer: L.Trainer, data: ImageData) -> list[str]:
+    """The training images that any rank could not decode and replaced."""
+    side: Any = data.splits.train
+    marks = getattr(side, "corrupt", None)
+    if marks is None:
+        return []
+    if trainer.world_size > 1:
+        seen = marks.marks.float().to(trainer.strategy.root_device)
+        marks.marks |= (trainer.strategy.reduce(seen, reduce_op="sum") > 0).cpu()
+    return [side.picture.where(index) for index in marks.found]
 
 
 def _show(
