@@ -344,6 +344,7 @@ def _quiet() -> None:
         ".*Checkpoint directory .* exists.*",
         ".*training batches .* is smaller than.*",
         ".*LeafSpec.*",
+        ".*`srun` command is available.*",  # runs are started by the launcher, on a cluster too
         ".*your dataloader is not resumable.*",  # the sampler leaves out what was seen
     ):
         warnings.filterwarnings("ignore", text)
