@@ -282,8 +282,8 @@ def test_files_that_are_none_of_this_model_are_refused_by_the_plan(weights, tmp_
 
 
 @pytest.mark.parametrize("command", [cost, attention, evaluate])
-def test_commands_that_train_nothing_refuse_the_key(command, capsys):
-    words = ["model.checkpoint=x.pth"] + ([] if command is cost else ["checkpoint=x.pth"])
+def test_commands_that_train_nothing_refuse_the_key(command, weights, capsys):
+    words = ["model.checkpoint=x.pth"] + ([] if command is cost else [f"checkpoint={weights}"])
     words += ["image=x.png"] if command is attention else []
     assert command.main(words) == 1
     assert capsys.readouterr().err.startswith("error: model.checkpoint: is what a training begins with")
