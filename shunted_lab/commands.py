@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from shunted_lab.config import DataConfig
+from shunted_lab.config import PRECISIONS, DataConfig
 from shunted_lab.models import ModelConfig
 from shunted_lab.schema import ConfigError, option, require, unknown
 
@@ -80,9 +80,6 @@ class CostConfig:
         return int(height), int(width or height)
 
 
-EVALUATED_IN = ("32-true", "bf16", "16")
-
-
 @dataclass
 class EvaluateConfig:
     """The configuration of `python -m shunted_lab.evaluate`."""
@@ -95,7 +92,7 @@ class EvaluateConfig:
     limit_batches: int | None = option(None, "at most so many batches; null takes all")
     device: str = option("auto", "auto, cpu, cuda, mps")
     precision: str | None = option(
-        None, f"arithmetic: {', '.join(EVALUATED_IN)}; null takes that of the run, for a file of weights 32-true"
+        None, f"arithmetic: {', '.join(PRECISIONS)}; null takes that of the run, for a file of weights 32-true"
     )
     num_workers: int = option(0, "processes that load images")
     out: str | None = option(None, "a .json file for all figures, the configuration and the versions of libraries")
@@ -105,8 +102,8 @@ class EvaluateConfig:
             raise unknown("side", self.side, ("test", "val"))
         if self.device not in DEVICES:
             raise unknown("device", self.device, DEVICES)
-        if self.precision not in (None, *EVALUATED_IN):
-            raise unknown("precision", self.precision, EVALUATED_IN)
+        if self.precision not in (None, *PRECISIONS):
+            raise unknown("precision", self.precision, PRECISIONS)
         require(self.num_workers >= 0, "num_workers", self.num_workers, "is negative")
         good = self.limit_batches is None or self.limit_batches >= 1
         require(good, "limit_batches", self.limit_batches, "is too small: at least 1")

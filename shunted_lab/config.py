@@ -32,7 +32,7 @@ from shunted_lab.datasets import (
     ShardsConfig,
 )
 from shunted_lab.models import COMPONENTS, MODELS, ModelConfig
-from shunted_lab.recipes import FINETUNE_RECIPE, LITE_RECIPE, PAPER_RECIPE, RecipeConfig
+from shunted_lab.recipes import FINETUNE_RECIPE, LITE_RECIPE, PAPER_RECIPE, PRECISIONS, RecipeConfig
 from shunted_lab.schema import ConfigError, nearest, option, require, unknown
 from shunted_lab.studies import (
     MEASURED_LATER,
@@ -49,6 +49,7 @@ __all__ = [
     "LITE_RECIPE",
     "MEASURED_LATER",
     "MODELS",
+    "PRECISIONS",
     "PRESETS",
     "CIFAR100Config",
     "Config",

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
-PRECISION = {"32-true": "32-true", "bf16-mixed": "bf16", "16-mixed": "16"}  # of training -> of evaluation
-
 
 def main(words: list[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 1 for a user's mistake."""
@@ -114,12 +112,14 @@ def _precision(config: EvaluateConfig, run: RunConfig | None, device: torch.devi
     """What is asked for, or that of the run; a run of 16-mixed takes bf16 on a CPU."""
     from shunted_lab.tasks.device import precision_of
 
-    if config.precision is None:
+    wanted = config.precision
+    if wanted is None:
         own = "32-true" if run is None else run.recipe.precision
-        return PRECISION[precision_of("mixed" if (own, device.type) == ("16-mixed", "cpu") else own, device.type)]
-    if (config.precision, device.type) == ("16", "cpu"):
-        raise ConfigError("precision: 16 is not for a CPU; choices: 32-true, bf16")
-    return config.precision
+        wanted = "mixed" if (own, device.type) == ("16-mixed", "cpu") else own
+    try:
+        return precision_of(wanted, device.type)
+    except ConfigError as error:
+        raise ConfigError(str(error).removeprefix("recipe.")) from None
 
 
 def _writable(out: Path) -> None:

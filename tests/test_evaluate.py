@@ -120,7 +120,7 @@ def test_a_run_with_bf16_is_evaluated_as_it_was_tested(tmp_path):
     folder, result = trained(tmp_path, "recipe.precision=bf16-mixed")
     words = [f"checkpoint={folder}", f"limit_batches={BATCHES}", "device=cpu"]
     found = evaluate.show(words)
-    assert found["precision"] == "bf16" and found["metrics"]["test/loss"] == result["metrics"]["test/loss"]
+    assert found["precision"] == "bf16-mixed" and found["metrics"]["test/loss"] == result["metrics"]["test/loss"]
     plain = evaluate.show([*words, "precision=32-true"])["metrics"]["test/loss"]
     assert plain != found["metrics"]["test/loss"] and plain == pytest.approx(found["metrics"]["test/loss"], rel=0.05)
 
@@ -314,7 +314,7 @@ def test_images_a_second_leave_the_first_batch_out(monkeypatch):
         (["side=train"], "side: 'train' is not known; choices: test, val"),
         (["device=gpu"], "device: 'gpu' is not known"),
         (["precision=8"], "precision: '8' is not known"),
-        (["precision=16"], "precision: 16 is not for a CPU; choices: 32-true, bf16"),
+        (["precision=16-mixed"], "precision: 16-mixed is not for a CPU; choices: mixed, 32-true, bf16-mixed"),
         (["limit_batches=0"], "limit_batches: 0 is too small"),
         (["num_workers=-1"], "num_workers: -1 is negative"),
         (["out=result.txt"], "out: 'result.txt' is no .json file"),

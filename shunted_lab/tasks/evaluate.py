@@ -15,7 +15,7 @@ from torch import Tensor
 from shunted_lab.data.augment import Stats
 from shunted_lab.tasks.classification import Classification
 
-AUTOCAST = {"32-true": None, "bf16": torch.bfloat16, "16": torch.float16}  # precision -> type
+AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # precision -> type
 PLAIN: Stats = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
