@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import sys
 from pathlib import Path
@@ -77,7 +76,7 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
     from shunted_lab.report.statistics import wilson
     from shunted_lab.study.order import origin
     from shunted_lab.tasks import evaluate as passes
-    from shunted_lab.tasks.checkpoint import load_model
+    from shunted_lab.tasks.checkpoint import digest_of, load_model
     from shunted_lab.tasks.device import find_device
     from shunted_lab.tasks.train import task_of
 
@@ -90,8 +89,6 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
     loader = data.test_dataloader() if config.side == "test" else data.val_dataloader()
     result = passes.evaluate(task, loader, config.side, device, precision, config.limit_batches, stats)
     top1 = result.metrics.get(f"{config.side}/top1")
-    with open(file, "rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return {
         "metrics": result.metrics,
         "top1_interval": None if top1 is None else list(wilson(round(top1 * result.images), result.images)),
@@ -101,7 +98,7 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
         "device": device_name(device),
         "precision": precision,
         "file": str(file),
-        "sha256": digest,
+        "sha256": digest_of(file),
         "synthetic": config.data.synthetic,
         "config": {key: value for key, value in dataclasses.asdict(config).items() if key != "defaults"},
         **origin(),

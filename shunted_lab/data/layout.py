@@ -60,10 +60,10 @@ def check_data(data: DataConfig, tested_only: bool = False) -> DataFacts:
     assert isinstance(data, FolderConfig)
     if isinstance(data, ShardsConfig):
         facts = _check_shards(data)
-    elif tested_only and type(data) in _TESTED and not (_root(data) / "train").exists():
-        facts = _TESTED[type(data)](data, _root(data), tested_side(_root(data)))
     else:
-        facts = _CHECKS[type(data)](data, _root(data))
+        root = _root(data)
+        alone = tested_only and type(data) in _TESTED and not (root / "train").exists()
+        facts = _TESTED[type(data)](data, root, tested_side(root)) if alone else _CHECKS[type(data)](data, root)
     if data.num_classes is not None and data.num_classes != facts.num_classes:
         raise ConfigError(f"data.num_classes: {data.num_classes}, but '{data.root}' has {facts.num_classes} classes")
     return facts

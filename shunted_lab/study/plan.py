@@ -102,7 +102,7 @@ def sources_of(config: RunConfig) -> dict[str, str]:
     from shunted_lab.tasks.model import model_sources  # torch: 2 s
 
     file = config.model.checkpoint
-    return model_sources(config.model) | ({} if file is None else {WEIGHTS: digest_of(file)})
+    return model_sources(config.model) | ({} if file is None else {WEIGHTS: digest_of(file)[:16]})
 
 
 def count_costs(experiment: Experiment, facts: dict[str, DataFacts]) -> dict[str, Cost]:

@@ -29,9 +29,8 @@ from shunted_lab.config import ConfigError
 from shunted_lab.data.corrupt import CorruptImages
 from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, locked, read_result, write_json
 from shunted_lab.study.order import Order, Slot, origin
-from shunted_lab.study.plan import WEIGHTS
+from shunted_lab.study.plan import WEIGHTS, sources_of
 from shunted_lab.study.slurm import across_nodes
-from shunted_lab.tasks.checkpoint import digest_of
 from shunted_lab.tasks.train import Link, Pruned, Stopped, newest, share, train
 
 LINK = "SHUNTED_LAB_LINK"  # environment of a run in a process of its own: where its worker listens
@@ -195,7 +194,7 @@ def _check_weights(run: Run) -> None:
     file = run.config.model.checkpoint
     if file is None or newest(run.folder / "checkpoints") is not None:
         return
-    if not Path(file).exists() or digest_of(file) != run.sources[WEIGHTS]:
+    if not Path(file).exists() or sources_of(run.config)[WEIGHTS] != run.sources[WEIGHTS]:
         raise ConfigError(f"{WEIGHTS}: {file} is gone or has changed since it was planned; the same command plans anew")
 
 

@@ -58,7 +58,7 @@ def load_initial(net: Pyramid, file: str | Path) -> None:
 
 
 def digest_of(file: str | Path) -> str:
-    """16 hex digits over the content of a file; not read again while its time and size stay."""
+    """SHA-256 of the content of a file in hex digits; not read again while its time and size stay."""
     state = Path(file).stat()
     return _digest(str(file), state.st_mtime_ns, state.st_size)
 
@@ -66,4 +66,4 @@ def digest_of(file: str | Path) -> str:
 @lru_cache
 def _digest(file: str, time: int, size: int) -> str:
     with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+        return hashlib.file_digest(opened, "sha256").hexdigest()
