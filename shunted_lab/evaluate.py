@@ -37,7 +37,8 @@ def show(words: list[str]) -> dict[str, Any]:
     """
     from rich.console import Console
 
-    from shunted_lab.study.folder import find_checkpoint, write_json
+    from shunted_lab.files import write_json
+    from shunted_lab.study.folder import find_checkpoint
 
     checkpoint = value_of("checkpoint", words)
     run, file = (None, Path()) if checkpoint is None else find_checkpoint(checkpoint)

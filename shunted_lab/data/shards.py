@@ -15,16 +15,17 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from shunted_lab.cli import answer
 from shunted_lab.commands import ConvertConfig
 from shunted_lab.compose import compose_convert
 from shunted_lab.config import ConfigError, FolderConfig
 from shunted_lab.data.layout import check_data
+from shunted_lab.files import atomic, locked
 from shunted_lab.usage import convert_usage
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def convert(config: ConvertConfig) -> str:
                 with _put(out, f"{shard.name}.tar") as file:
                     _write_tar(file, shard, contents)
                 with _put(out, f"{shard.name}.npz") as file:
-                    file.write_bytes(shard.table.pack())
+                    file.write(shard.table.pack())
         if broken:
             more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
             raise ConfigError(
@@ -114,7 +115,7 @@ def convert(config: ConvertConfig) -> str:
         sides = {s: [asdict(shard.row) for shard in plan if shard.side == s] for s in found}
         index = {"version": VERSION, "classes": classes, "sides": sides}
         with _put(out, INDEX) as file:
-            file.write_text(json.dumps(index, indent=1))
+            file.write(json.dumps(index, indent=1).encode())
         out.fs.rm_file(out.join(UNFINISHED))
     images = sum(len(shard.paths) for shard in plan)
     return f"{images} images in {len(plan)} shards, {sum(s.bytes for s in plan) / 1e9:.3g} GB: {config.out}"
@@ -200,9 +201,9 @@ def _load(path: str, length: int, verify: bool) -> bytes | None:
     return content
 
 
-def _write_tar(file: Path, shard: Planned, contents: Sequence[bytes | None]) -> None:
+def _write_tar(file: BinaryIO, shard: Planned, contents: Sequence[bytes | None]) -> None:
     """The images as WebDataset reads them, `KEY.jpg` and `KEY.cls` beside each other. The day changes no byte."""
-    with tarfile.open(file, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         rows = zip(shard.paths, shard.table.numbers, shard.table.labels, shard.table.offsets, contents, strict=True)
         for path, number, label, offset, content in rows:
             assert content is not None and tar.offset + BLOCK == offset
@@ -211,7 +212,7 @@ def _write_tar(file: Path, shard: Planned, contents: Sequence[bytes | None]) -> 
                 member = tarfile.TarInfo(name)
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-    assert file.stat().st_size == shard.bytes
+    assert file.tell() == shard.bytes
 
 
 def _is_written(out: Root, sizes: dict[str, int | None], shard: Planned) -> bool:
@@ -231,8 +232,6 @@ def _claimed(config: ConvertConfig, out: Root, sizes: dict[str, int | None], pla
     Raises:
         ConfigError: if there is the note of another conversion, or something else, or another process writes.
     """
-    import fcntl
-
     from shunted_lab.data.tars import UNFINISHED
 
     digest = hashlib.sha256(repr([config.verify, *(shard.row for shard in plan)]).encode()).hexdigest()[:16]
@@ -248,40 +247,35 @@ def _claimed(config: ConvertConfig, out: Root, sizes: dict[str, int | None], pla
         raise out.error(f"'{config.out}' is not empty; name a new folder")
     else:
         with _put(out, UNFINISHED) as file:
-            file.write_text(json.dumps(note))
+            file.write(json.dumps(note).encode())
     if not out.local:  # whoever else writes there writes the same bytes
         yield
         return
-    with open(out.join(UNFINISHED)) as held:
+    with ExitStack() as held:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(locked(Path(out.join(UNFINISHED))))
         except BlockingIOError:
             raise out.error(f"'{config.out}' is being written by another process") from None
         yield
 
 
 @contextmanager
-def _put(out: Root, name: str) -> Iterator[Path]:
+def _put(out: Root, name: str) -> Iterator[BinaryIO]:
     """A file to write to, which becomes `out/name` when it is whole.
 
     In a folder it is renamed. An object storage shows no half objects, and where a URL's server does, the size tells.
     """
     try:
-        if not out.local:
-            with tempfile.TemporaryDirectory() as folder:
-                yield Path(folder) / name
-                out.fs.makedirs(out.path, exist_ok=True)
-                out.fs.put_file(str(Path(folder) / name), out.join(name))
+        if out.local:
+            Path(out.path).mkdir(parents=True, exist_ok=True)
+            with atomic(Path(out.join(name))) as file:
+                yield file
             return
-        part = Path(out.join(f".{name}.part"))
-        part.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield part
-            with open(part, "rb") as file:
-                os.fsync(file.fileno())
-            part.replace(out.join(name))
-        finally:
-            part.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            with open(Path(folder) / name, "wb") as file:
+                yield file
+            out.fs.makedirs(out.path, exist_ok=True)
+            out.fs.put_file(str(Path(folder) / name), out.join(name))
     except OSError as error:
         raise out.error(f"'{out.where}' cannot be written: {error}") from None
 

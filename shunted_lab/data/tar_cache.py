@@ -1,20 +1,16 @@
-"""Shards of a URL on this machine's disk: fetched whole at first use, by one process for all; unused ones are deleted.
-
-Locks are those of the kernel (`flock`): a process that dies gives its own back.
-"""
+"""Shards of a URL on this machine: each fetched whole at first use, by one process for all; the oldest are deleted."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from shunted_lab.config import ConfigError
 from shunted_lab.data.tars import Root, Shard
+from shunted_lab.files import is_locked, locked, publish, write_bytes
 
 ATTEMPTS = 3  # a network has its moments
 WAIT = 0.05  # seconds until a cache full of files that are being fetched is looked at again
@@ -45,14 +41,14 @@ class CachedTars:
             return file
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with locked(_lock_of(path)):  # others who want this shard wait here, and find it
+            with locked(_lock_of(path), lambda: True):  # others who want this shard wait here, and find it
                 if (file := _open_whole(path, shard.bytes)) is not None:
                     return file
                 part = self._reserve(path, shard.bytes)
                 try:
                     self._fetch(shard, part)
                     file = os.open(part, os.O_RDONLY)
-                    part.rename(path)
+                    publish(part, path)
                     return file
                 finally:
                     part.unlink(missing_ok=True)
@@ -74,11 +70,9 @@ class CachedTars:
 
     def keep(self, shard: Shard, content: bytes) -> None:
         path = self.folder / self.identity / shard.table
-        part = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(content)
-            part.replace(path)
+            write_bytes(path, content)
         except OSError as error:
             raise ConfigError(f"data.cache: {path} cannot be written ({error}); set data.cache=FOLDER") from None
 
@@ -100,7 +94,7 @@ class CachedTars:
         part = path.with_name(f"{path.name}.{size}.part")
         part.unlink(missing_ok=True)  # of a process that died; the shard's lock is ours
         while True:
-            with locked(self.folder / ".lock"):
+            with locked(self.folder / ".lock", lambda: True):
                 if self._make_room(size):
                     part.touch()
                     return part
@@ -128,33 +122,13 @@ class CachedTars:
         return taken + size <= self.limit
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, which is made where it is absent and never deleted."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        fcntl.flock(file, fcntl.LOCK_UN)  # a forked process may hold the descriptor too
-        os.close(file)
-
-
 def _lock_of(tar: Path) -> Path:
     return tar.with_name(f".{tar.name}.lock")
 
 
 def _abandoned(part: Path) -> bool:
     """Whether nobody is fetching it any more: its lock is free."""
-    file = os.open(_lock_of(part.with_name(".".join(part.name.split(".")[:-2]))), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        fcntl.flock(file, fcntl.LOCK_UN)
-        return True
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(file)
+    return not is_locked(_lock_of(part.with_name(".".join(part.name.split(".")[:-2]))))
 
 
 def _open_whole(path: Path, size: int) -> int | None:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Group
 
-    from shunted_lab.report.page import Picture
+    from shunted_lab.files import write_text
+from shunted_lab.report.page import Picture
 
 SHOWN = 10  # rows of the table; the CSV has all
 
@@ -235,14 +236,13 @@ def write_search(search: Search, study: Study | None, table: SearchTable, config
     """Write `search.md`, `search.csv`, and `report/` with the page and its figures, each file whole or not at all."""
     from shunted_lab.report.page import render_search_page
     from shunted_lab.report.plots import save
-    from shunted_lab.report.write import write
 
     folder = study_folder(config)
-    paths = [write(folder / "search.md", to_markdown(table)), write(folder / "search.csv", table.csv)]
+    paths = [write_text(folder / "search.md", to_markdown(table)), write_text(folder / "search.csv", table.csv)]
     figures = folder / "report" / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     made = search_pictures(search, study)
     for picture in made:
         save(picture.figure, figures, picture.name)
     folders = [Path(t.user_attrs["folder"]) for t in rows_of(search, study)]
-    return [*paths, write(folder / "report" / "index.html", render_search_page(config, table, folders, made, []))]
+    return [*paths, write_text(folder / "report" / "index.html", render_search_page(config, table, folders, made, []))]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from pathlib import Path
 
+from shunted_lab.files import write_text
 from shunted_lab.report.collect import StudyData
 from shunted_lab.report.render import to_csv, to_latex, to_markdown
 from shunted_lab.report.table import Table
@@ -20,19 +20,19 @@ def write_report(data: StudyData) -> list[Path]:
     from shunted_lab.report.plots import save
 
     paths = write_tables(data.table, data.folder)
-    paths.append(write(data.folder / "runs.csv", runs_csv(data)))
+    paths.append(write_text(data.folder / "runs.csv", runs_csv(data)))
     figures = data.folder / "report" / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     made = list(pictures(data))
     for picture in made:
         save(picture.figure, figures, picture.name)
-    paths.append(write(data.folder / "report" / "index.html", render_page(data, made)))
+    paths.append(write_text(data.folder / "report" / "index.html", render_page(data, made)))
     return paths
 
 
 def write_tables(table: Table, folder: Path) -> list[Path]:
     """Write `table.md`, `table.csv` and `table.tex`."""
-    return [write(folder / name, render(table)) for name, render in TABLES.items()]
+    return [write_text(folder / name, render(table)) for name, render in TABLES.items()]
 
 
 def runs_csv(data: StudyData) -> str:
@@ -53,11 +53,3 @@ def runs_csv(data: StudyData) -> str:
         known = [state.run.variant, state.run.seed, state.state, state.run.fingerprint, state.run.folder]
         writer.writerow([*known, result.get("device", ""), result.get("seconds", ""), *values])
     return out.getvalue()
-
-
-def write(path: Path, text: str) -> Path:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-    return path

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
-import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +12,7 @@ import yaml
 
 from shunted_lab.config import PRESETS, ConfigError, ModelConfig, RunConfig
 from shunted_lab.config import RecipeConfig as Recipe
+from shunted_lab.files import write_json, write_text
 
 Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast
 FORMAT = 2  # of run folders and of the study's attributes; a folder of another format is refused
@@ -51,7 +47,7 @@ def describe(run: Run, origin: dict[str, Any]) -> None:
         "config": config,
     }
     write_json(run.folder / "run.json", note | origin)
-    (run.folder / "config.yaml").write_text(yaml.dump(config, Dumper=Dumper, sort_keys=False, allow_unicode=True))
+    write_text(run.folder / "config.yaml", yaml.dump(config, Dumper=Dumper, sort_keys=False, allow_unicode=True))
 
 
 def load_run(folder: Path) -> Run:
@@ -122,51 +118,3 @@ def read_result(run: Run) -> dict[str, Any] | None:
         raise ConfigError(f"{run.folder}: fingerprint {found} is not {run.fingerprint}; move the folder away")
     result = run.folder / "result.json"
     return json.loads(result.read_text()) if result.exists() else None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a file whole or not at all, also when the power fails."""
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w") as file:
-        json.dump(value, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-@contextmanager
-def locked(path: Path, waiting: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Hold a lock file for this process; the lock goes with the process, however it ends.
-
-    A POSIX record lock: processes that are forked do not hold it on, and NFS knows it. Within one process it does not
-    exclude, and opening the file again there and closing it lets the lock go.
-
-    Args:
-        path: the file; made if it is not there.
-        waiting: asked while another process holds the lock; False gives up.
-
-    Raises:
-        BlockingIOError: if another process holds the lock and `waiting` has given up.
-    """
-    with open(path, "a+") as file:
-        while True:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except (BlockingIOError, PermissionError):
-                if not waiting():
-                    raise BlockingIOError(f"{path} is held by another process") from None
-                time.sleep(0.1)
-        yield
-
-
-def is_locked(path: Path) -> bool:
-    """Whether another process holds the lock."""
-    try:
-        with open(path, "r+") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except (BlockingIOError, PermissionError):
-        return True
-    return False

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from shunted_lab.config import ConfigError, LaunchConfig
-from shunted_lab.study.folder import locked
+from shunted_lab.files import locked
 from shunted_lab.study.order import Order, Slot, origin, start
 from shunted_lab.study.queue import Job, Queue
 

@@ -10,7 +10,7 @@ from typing import Any
 from shunted_lab.compose import Experiment
 from shunted_lab.config import RunConfig
 from shunted_lab.data import DataFacts
-from shunted_lab.study.folder import write_json
+from shunted_lab.files import write_json
 from shunted_lab.study.plan import study_folder
 
 FILE = "costs.json"

@@ -19,9 +19,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from shunted_lab.compose import Experiment
 from shunted_lab.config import MEASURED_LATER, Config, ConfigError, RunConfig, SearchConfig, nearest
 from shunted_lab.data import DataFacts
+from shunted_lab.files import write_json
 from shunted_lab.nn import Cost
 from shunted_lab.study import store
-from shunted_lab.study.folder import Run, write_json
+from shunted_lab.study.folder import Run
 from shunted_lab.study.plan import check_weights, model_cost, sources_of, study_folder, with_weights
 from shunted_lab.study.queue import Job, Queue, cost_values
 from shunted_lab.study.space import Space, make_space

@@ -23,7 +23,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from shunted_lab.config import PRESETS, Config, ConfigError
-from shunted_lab.study.folder import Run, is_locked, locked, read_result
+from shunted_lab.files import is_locked, locked
+from shunted_lab.study.folder import Run, read_result
 from shunted_lab.study.plan import WEIGHTS, RunState, study_folder
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

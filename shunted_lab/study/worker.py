@@ -27,7 +27,8 @@ import torch
 
 from shunted_lab.config import ConfigError
 from shunted_lab.data.corrupt import CorruptImages
-from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, locked, read_result, write_json
+from shunted_lab.files import locked, write_json, write_text
+from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, read_result
 from shunted_lab.study.order import Order, Slot, origin
 from shunted_lab.study.plan import WEIGHTS, sources_of
 from shunted_lab.study.slurm import across_nodes
@@ -144,14 +145,14 @@ def _attempt(order: Order, connection: Connection) -> tuple[Any, ...]:
     except BlockingIOError:  # asked to stop while another process had the run's folder
         return ("stopped",)
     except CorruptImages as error:  # a traceback would tell no more
-        (folder / TRACEBACK).write_text(f"{error}\n")
+        write_text(folder / TRACEBACK, f"{error}\n")
         return ("failed", str(error))
     except ConfigError as error:
         return ("refused", str(error))
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return ("refused", f"{folder}: the disk is full; free some space, then the same command goes on")
-        (folder / TRACEBACK).write_text(traceback.format_exc())
+        write_text(folder / TRACEBACK, traceback.format_exc())
         return ("failed", traceback.format_exc())
 
 

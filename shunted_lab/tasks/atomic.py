@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from shunted_lab.files import atomic, remove_temporaries
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -26,15 +27,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.tmp")  # one name: what a kill leaves, the next one overwrites
+        remove_temporaries(target.parent)  # a run has one writer: these are of a process that was killed
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)  # into memory: torch hides the OSError of a file
-        try:
-            with open(temporary, "wb") as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        with atomic(target) as file:
+            file.write(buffer.getbuffer())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
+
+from shunted_lab.files import write_text
 
 FILE = "history.csv"
 
@@ -52,15 +53,12 @@ class History(Callback):
             self._write()
 
     def _write(self) -> None:
-        """The whole file or nothing of it, also when the run is killed."""
         out = io.StringIO()
         names = list(dict.fromkeys(key for row in self.rows for key in row))
         writer = csv.DictWriter(out, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows({**row, "epoch": int(row["epoch"])} for row in self.rows)
-        temporary = self.folder / f".{FILE}"
-        temporary.write_text(out.getvalue())
-        os.replace(temporary, self.folder / FILE)
+        write_text(self.folder / FILE, out.getvalue())
 
 
 def read_history(folder: Path) -> dict[str, list[float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from shunted_lab.config import ConfigError
+from shunted_lab.files import atomic
 
 FILE = "predictions.npz"
 
@@ -62,12 +62,9 @@ class Predictions:
         else:
             arrays = {key: np.packbits(getattr(self, key), axis=1) for key in ("targets", "predicted")}
         arrays["class_names"] = np.array(self.class_names, dtype=np.str_)
-        path = folder / FILE
-        temporary = folder / f".{FILE}"
-        with open(temporary, "wb") as file:
+        with atomic(folder / FILE) as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, path)
-        return path
+        return folder / FILE
 
 
 def read_predictions(folder: Path) -> Predictions | None:

@@ -161,7 +161,7 @@ def test_an_interrupted_conversion_goes_on_and_writes_the_same(source, finished,
 
     def stops(file, shard, contents):
         if len(written) == 3:
-            file.write_bytes(b"half")
+            file.write(b"half")
             raise KeyboardInterrupt
         written.append(shard.name)
         write(file, shard, contents)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from shunted_lab.compose import compose
+from shunted_lab.files import write_json
 from shunted_lab.report.collect import collect
 from shunted_lab.study import measure, plan, store
-from shunted_lab.study.folder import describe, write_json
+from shunted_lab.study.folder import describe
 from shunted_lab.tasks.predictions import Predictions
 
 CLASSES = ("water", "forest", "snow")

@@ -26,9 +26,9 @@ from conftest import (
 from optuna.trial import TrialState
 
 from shunted_lab.config import ConfigError, LaunchConfig
+from shunted_lab.files import is_locked, locked, write_json
 from shunted_lab.nn import cost
 from shunted_lab.study import folder, launch, store
-from shunted_lab.study.folder import is_locked
 
 
 def test_a_failed_run_keeps_its_traceback_and_the_others_go_on(tmp_path, trained):
@@ -217,11 +217,11 @@ def test_a_run_whose_folder_another_process_has_waits_for_its_result(tmp_path, t
     ready = multiprocessing.get_context("fork").Event()
 
     def other():
-        with folder.locked(run.folder / "lock"):
+        with locked(run.folder / "lock"):
             ready.set()
             time.sleep(1)
             folder.describe(run, {})
-            folder.write_json(run.folder / "result.json", RESULT | {"epoch": 7})
+            write_json(run.folder / "result.json", RESULT | {"epoch": 7})
 
     process = multiprocessing.get_context("fork").Process(target=other)
     process.start()

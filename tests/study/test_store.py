@@ -12,8 +12,8 @@ from optuna.trial import TrialState
 
 from shunted_lab.compose import compose
 from shunted_lab.config import ConfigError
+from shunted_lab.files import is_locked, locked
 from shunted_lab.study import plan, store
-from shunted_lab.study.folder import is_locked, locked
 from shunted_lab.study.launch import Launcher
 from shunted_lab.study.order import Slot
 from shunted_lab.study.queue import Queue

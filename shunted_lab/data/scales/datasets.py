@@ -19,6 +19,7 @@ from shunted_lab.data.earth.datasets import STATS
 from shunted_lab.data.layout import cache_folder
 from shunted_lab.data.module import Key, Splits
 from shunted_lab.data.scales.scene import BINS, CLASS_NAMES, LARGEST, SIDES, SMALLEST, VERSION, Scene, draw_scene
+from shunted_lab.files import atomic
 
 
 def scales_splits(data: ScalesConfig, recipe: RecipeConfig, seed: int) -> Splits:
@@ -101,8 +102,9 @@ def _draw(data: ScalesConfig, side: str, count: int, folder: Path) -> None:
             scene = scene_of(data, side, index)
             images[index] = scene.image
             sizes[index, scene.classes] = scene.sizes / size
-        images.flush()
-        np.save(temporary / "sizes.npy", sizes)
+        images.flush()  # to the disk
+        with atomic(temporary / "sizes.npy") as file:
+            np.save(file, sizes)
         if not folder.exists():
             temporary.rename(folder)
     except OSError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from xml.sax.saxutils import quoteattr
 
 from matplotlib.figure import Figure
 
+from shunted_lab.files import write_bytes
 from shunted_lab.report.plots.style import INK, styled
 
 METADATA: dict[str, dict[str, str | None]] = {
@@ -66,13 +66,8 @@ def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = ("svg
     unknown = [form for form in formats if form not in METADATA]
     if unknown:
         raise ValueError(f"format {unknown[0]!r}: choose from {', '.join(METADATA)}")
-    paths = []
-    for form, data in [(form, _rendered(figure, form)) for form in formats]:
-        temporary = folder / f".{name}.{form}"
-        temporary.write_bytes(data)
-        os.replace(temporary, folder / f"{name}.{form}")
-        paths.append(folder / f"{name}.{form}")
-    return paths
+    rendered = {form: _rendered(figure, form) for form in formats}
+    return [write_bytes(folder / f"{name}.{form}", data) for form, data in rendered.items()]
 
 
 @styled()
