@@ -173,6 +173,7 @@ class RunConfig:
     seed: int
 
     def __post_init__(self) -> None:
+        self._check_batch()
         if not isinstance(self.data, ScalesConfig):
             return
         for name in ("mixup", "cutmix", "random_resized_crop", "rand_augment", "color_jitter", "random_erasing"):
@@ -182,9 +183,39 @@ class RunConfig:
             self.recipe.repeated_aug == 1, "recipe.repeated_aug", self.recipe.repeated_aug, "is not for data=scales"
         )
 
+    def _check_batch(self) -> None:
+        """Refuse a batch that its devices and parts do not divide, or whose parts are too small to be mixed."""
+        launch, size = self.launch, self.data.batch_size
+        keys = {f"launch.{name}": getattr(launch, name) for name in ("nodes_per_run", "devices_per_run", "accumulate")}
+        over = " x ".join(f"{key}={value}" for key, value in keys.items() if value > 1)
+        require(size % launch.parts == 0, "data.batch_size", size, f"is not divisible by {over}")
+        mixes = self.recipe.mixup > 0 or self.recipe.cutmix > 0
+        require(
+            not mixes or self.per_device_batch_size > 1,
+            "data.batch_size",
+            size,
+            f"{f'over {over} ' if over else ''}leaves 1 image to a device at a time, and recipe.mixup and "
+            "recipe.cutmix mix pairs of images; make it larger, or set both to 0",
+        )
+
+    @property
+    def per_device_batch_size(self) -> int:
+        """Images that a device takes at a time."""
+        return self.data.batch_size // self.launch.parts
+
+    @property
+    def batch_layout(self) -> str:
+        """How a batch is trained, in words."""
+        pieces = {"devices": self.launch.ranks, "parts": self.launch.accumulate}
+        cut = [f"{count} {name}" for name, count in pieces.items() if count > 1]
+        images = f"{self.per_device_batch_size} images"
+        return " x ".join([*cut, images]) if cut else f"batches of {images}"
+
     def smoke(self) -> RunConfig:
         """The same run, cut down until it only shows that everything works."""
-        data: DataConfig = dataclasses.replace(self.data, batch_size=min(self.data.batch_size, 16))
+        parts = self.launch.parts
+        size = min(self.data.batch_size, max(16 // parts, 2) * parts)
+        data: DataConfig = dataclasses.replace(self.data, batch_size=size)
         if isinstance(data, ScalesConfig):
             data = dataclasses.replace(data, train_images=64, val_images=32, test_images=32)
         recipe = dataclasses.replace(self.recipe, epochs=1, warmup_epochs=0.0, limit_batches=2)
@@ -195,7 +226,7 @@ class RunConfig:
 
         Args:
             data_identity: tells data sets of the same name apart (`data.DataFacts.identity`).
-            sources: component -> hash of its source (`nn.source.component_sources`).
+            sources: what the result depends on beside the configuration (`study.plan.sources_of`).
         """
         parts = {"seed": self.seed, "data_identity": data_identity, "sources": dict(sources)}
         for key in ("model", "data", "recipe"):

@@ -107,17 +107,14 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
 
 
 def _precision(config: EvaluateConfig, run: RunConfig | None, device: torch.device) -> str:
-    """What is asked for, or that of the run; a run of 16-mixed takes bf16 on a CPU."""
-    from shunted_lab.tasks.device import precision_of
+    """What is asked for, or that of the run; where this device does not have the run's, 32-true. It is printed."""
+    from shunted_lab.tasks.device import check_precision, supports
 
-    wanted = config.precision
-    if wanted is None:
-        own = "32-true" if run is None else run.recipe.precision
-        wanted = "mixed" if (own, device.type) == ("16-mixed", "cpu") else own
-    try:
-        return precision_of(wanted, device.type)
-    except ConfigError as error:
-        raise ConfigError(str(error).removeprefix("recipe.")) from None
+    if config.precision is not None:
+        check_precision(config.precision, device, "precision")
+        return config.precision
+    own = "32-true" if run is None else run.recipe.precision
+    return own if supports(device, own) else "32-true"
 
 
 def _writable(out: Path) -> None:

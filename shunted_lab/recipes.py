@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from shunted_lab.schema import ConfigError, at_least, fractions, option, require, unknown
 
-PRECISIONS = ("mixed", "32-true", "16-mixed", "bf16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 SCHEDULES = ("epoch", "step")
 
 
@@ -16,9 +16,10 @@ class RecipeConfig:
     """How a model is trained. The defaults are the paper's recipe for ImageNet-1K.
 
     They are those of DeiT (arXiv 2012.12877, table 9), on whose training script the authors' is built; `min_lr`,
-    `warmup_lr`, `color_jitter` and `opt_eps` are that script's defaults, and its arithmetic is mixed (float16). Drop
-    path and the gradient's clip differ by size: they are in the model's preset. Averages of the weights, rates that
-    differ by layer, gradient checkpointing and the compiler are not the paper's.
+    `warmup_lr`, `color_jitter` and `opt_eps` are that script's defaults. Its arithmetic is float16-mixed; bf16 needs no
+    scaled loss and is in every current device. Drop path and the gradient's clip differ by size: they are in the
+    model's preset. Averages of the weights, rates that differ by layer, gradient checkpointing and the compiler are not
+    the paper's.
     """
 
     name: str = option("paper", "label of the preset, shown in tables", result=False)
@@ -43,8 +44,9 @@ class RecipeConfig:
     color_jitter: float = option(0.4, "colour jitter; used where rand_augment is off, as in timm")
     random_erasing: float = option(0.25, "probability of erasing a rectangle")
     repeated_aug: int = option(3, "copies of an image in a row, each augmented anew; 1 is off")
-    precision: str = option("mixed", "32-true, 16-mixed, bf16-mixed, or mixed: bf16 where the device has it, else 16")
-    sync_bn: bool = option(True, "BatchNorm over the batches of all devices of a run, where it has several")
+    precision: str = option("bf16-mixed", "32-true, bf16-mixed, or 16-mixed (GPUs without bf16; a scaled loss)")
+    # Where a run has several devices the layout of its batch says so (`tasks.model.batch_layout`).
+    sync_bn: bool = option(True, "BatchNorm over the images of all devices of a run", result=False)
     ema: float | None = option(None, "decay of an average of the weights, tested in their place; null keeps none")
     grad_checkpointing: bool = option(False, "compute blocks again in the backward pass: less memory, more time")
     select: str = option("last", "which epoch is tested: last, or best (by validation)")
@@ -79,6 +81,24 @@ class RecipeConfig:
             raise unknown("recipe.select", self.select, ("last", "best"))
         if self.precision not in PRECISIONS:
             raise unknown("recipe.precision", self.precision, PRECISIONS)
+        self._check_warmup()
+
+    def _check_warmup(self) -> None:
+        """Refuse a warm-up after which nothing is trained at `lr`, and one that a rate per epoch cannot follow."""
+        warmup, epochs = self.warmup_epochs, self.epochs
+        require(
+            warmup < epochs,
+            "recipe.warmup_epochs",
+            f"{warmup:g}",
+            f"leaves none of recipe.epochs={epochs} at recipe.lr={self.lr:g}; set it below {epochs}",
+        )
+        require(
+            self.schedule == "step" or warmup == int(warmup),
+            "recipe.warmup_epochs",
+            f"{warmup:g}",
+            "is not a whole number, and with recipe.schedule=epoch the rate changes between epochs only; round it, or "
+            "set recipe.schedule=step",
+        )
 
 
 PAPER_RECIPE = RecipeConfig()

@@ -49,6 +49,7 @@ def run(experiment: Experiment, words: list[str]) -> int:
         count_costs,
         count_paper_costs,
         data_facts,
+        low_rates,
         plan_runs,
         study_folder,
     )
@@ -73,7 +74,7 @@ def run(experiment: Experiment, words: list[str]) -> int:
         warm_up()
     costs = count_costs(experiment, facts)
     console.print(_plan(config, states, costs, store.other_runs(study, runs)))
-    for line in _stale(states):
+    for line in [*low_rates(experiment), *_stale(states)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if config.plan_only:
         return 0

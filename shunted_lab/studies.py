@@ -15,7 +15,11 @@ RERUNS = ("stale", "failed", "all")
 
 @dataclass
 class LaunchConfig:
-    """Where runs are trained, one worker per slot on this machine. Nothing here can change what a run computes."""
+    """Where runs are trained, one worker per slot on this machine.
+
+    Nothing here changes what a run computes, but for the layout of its batch: how many devices share it, and in how
+    many parts it is trained (`tasks.model.batch_layout`).
+    """
 
     name: str = "local"
     accelerator: str = option("auto", "auto, cpu, gpu, mps", result=False)
@@ -43,6 +47,11 @@ class LaunchConfig:
     def ranks(self) -> int:
         """Processes of one run, each with a device of its own."""
         return self.devices_per_run * self.nodes_per_run
+
+    @property
+    def parts(self) -> int:
+        """Pieces that a batch is cut into: one for each device and each turn."""
+        return self.ranks * self.accumulate
 
 
 @dataclass

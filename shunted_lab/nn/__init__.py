@@ -6,7 +6,7 @@ import wrapt
 
 from shunted_lab.nn import aggregation, attention, embed, ffn  # noqa: F401  # each registers its components
 from shunted_lab.nn.check import check_component
-from shunted_lab.nn.cost import Cost, Speed, count_cost, count_parts, device_name, device_of, measure
+from shunted_lab.nn.cost import Cost, Speed, count_cost, count_parts, device_name, measure
 from shunted_lab.nn.initial import init_weights
 from shunted_lab.nn.pyramid import Pyramid
 from shunted_lab.nn.registry import AGGREGATION, ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED, ComponentError
@@ -25,7 +25,6 @@ __all__ = [
     "count_cost",
     "count_parts",
     "device_name",
-    "device_of",
     "init_weights",
     "measure",
 ]

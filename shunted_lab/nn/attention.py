@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shunted_lab.nn.aggregation import ConvAggregation, FixedPooling
+from shunted_lab.nn.initial import place_seed, seeded
 from shunted_lab.nn.layout import Grid, ResidualDWConv, TokenLinear, to_map, to_tokens
 from shunted_lab.nn.registry import AGGREGATION, ATTENTION, ComponentError, Spec
 
@@ -281,7 +282,8 @@ class SSA(GroupedAttention):
             local = "output" if plain else "values"
 
         def aggregate(rate: int) -> nn.Module | None:
-            return None if plain else AGGREGATION.build(aggregation, dim=dim, rate=rate)
+            with seeded(place_seed(f"groups.r{rate}.aggregation")):
+                return None if plain else AGGREGATION.build(aggregation, dim=dim, rate=rate)
 
         super().__init__(dim, num_heads, rates, qkv_bias, attn_drop, proj_drop, aggregate, local)
 

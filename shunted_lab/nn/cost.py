@@ -160,12 +160,3 @@ def device_name(device: torch.device) -> str:
         lines = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
         name = lines[0] if lines else name
     return f"{name} ({torch.get_num_threads()} threads)"
-
-
-def device_of(accelerator: str) -> str:
-    """The torch device that `launch.accelerator` stands for on this machine."""
-    if accelerator in ("auto", "gpu") and torch.cuda.is_available():
-        return "cuda"
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return "mps"
-    return "cpu"

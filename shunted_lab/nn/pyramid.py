@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from shunted_lab.nn.attention import spread_rates
-from shunted_lab.nn.initial import init_weights
+from shunted_lab.nn.initial import init_weights, place_seed, seeded
 from shunted_lab.nn.layout import Grid, to_map, to_tokens
 from shunted_lab.nn.registry import ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED, ComponentError, Spec
 
@@ -129,19 +129,23 @@ class Pyramid(nn.Module):
         downsamples = _per_stage("downsample", downsample, stages - 1)
         drop_path = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         common = {"qkv_bias": qkv_bias, "attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate}
-        with _factory(device, dtype):
+        # Each component is built under a seed of its place, so that what it draws does not depend on the others.
+        base = str(int(torch.randint(2**62, (), device="cpu")))
+        with _factory(device, dtype), seeded(base):
             built = []
             for i, (dim, heads) in enumerate(zip(embed_dims, num_heads, strict=True)):
                 if dim % heads:
                     raise ComponentError(f"num_heads[{i}]={heads} does not divide embed_dims[{i}]={dim}")
                 _check_used(attns[i], aggregations[i], i)
-                if i == 0:
-                    embed = PATCH_EMBED.build(patch_embed, in_chans=in_chans, embed_dim=dim)
-                else:
-                    embed = DOWNSAMPLE.build(downsamples[i - 1], in_chans=embed_dims[i - 1], embed_dim=dim)
+                with seeded(place_seed(f"stages.{i}.embed")):
+                    if i == 0:
+                        embed = PATCH_EMBED.build(patch_embed, in_chans=in_chans, embed_dim=dim)
+                    else:
+                        embed = DOWNSAMPLE.build(downsamples[i - 1], in_chans=embed_dims[i - 1], embed_dim=dim)
                 context: dict[str, Any] = {"dim": dim, "num_heads": heads, "hidden_dim": int(dim * mlp_ratios[i])}
                 context |= common | {"rates": spread_rates(list(rates[i]), heads), "aggregation": aggregations[i]}
-                built.append(Stage(embed, _blocks(depths[i], attns[i], mlps[i], context, drop_path), dim))
+                blocks = _blocks(f"stages.{i}.blocks", depths[i], attns[i], mlps[i], context, drop_path)
+                built.append(Stage(embed, blocks, dim))
             self.stages = nn.Sequential(*built)
             self.head_drop = nn.Dropout(drop_rate)
             self.head = nn.Linear(embed_dims[-1], num_classes) if num_classes else nn.Identity()
@@ -267,11 +271,17 @@ class Pyramid(nn.Module):
         return take
 
 
-def _blocks(depth: int, attn: Spec, mlp: Spec, context: dict[str, Any], drop_path: Iterator[float]) -> list[Block]:
-    return [
-        Block(context["dim"], ATTENTION.build(attn, **context), MLP.build(mlp, **context), next(drop_path))
-        for _ in range(depth)
-    ]
+def _blocks(
+    place: str, depth: int, attn: Spec, mlp: Spec, context: dict[str, Any], drop_path: Iterator[float]
+) -> list[Block]:
+    blocks = []
+    for j in range(depth):
+        with seeded(place_seed(f"{place}.{j}.attn")):
+            attention = ATTENTION.build(attn, **context)
+        with seeded(place_seed(f"{place}.{j}.mlp")):
+            feed_forward = MLP.build(mlp, **context)
+        blocks.append(Block(context["dim"], attention, feed_forward, next(drop_path)))
+    return blocks
 
 
 def check_size(x: Tensor, least: int) -> Tensor:

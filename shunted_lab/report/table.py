@@ -147,7 +147,6 @@ def _open(states: Sequence[RunState]) -> dict[str, int]:
 def _caption(
     config: Config, variants: Mapping[str, RunConfig], states: Sequence[RunState], rows: Sequence[Row], goal: Goal
 ) -> list[str]:
-    results = [state.result for state in states if state.result is not None]
     lines = ["SMOKE TEST, not a result: a few batches of training."] if config.smoke else []
     lines += [_incomplete(states)] if any(row.open for row in rows) else []
     sizes = {(run.data.name, str(run.data)): _sizes(run, states) for run in variants.values()}
@@ -155,13 +154,40 @@ def _caption(
         {name: _accuracy_of(run, goal, sizes[run.data.name, str(run.data)]) for name, run in variants.items()}
     )
     lines += _shared({name: _training_of(run) for name, run in variants.items()})
-    devices = sorted({result["device"] for result in results})
-    lines.append(f"Trained on {', '.join(devices)}." if devices else "Nothing is trained yet.")
+    lines += _trained_on(states)
     lines.append(
         f"Mean ± standard deviation over n seeds ({', '.join(map(str, config.seeds))}); "
         f"Δ: paired difference to {_compared(config)} with its 95 % t-interval, in percentage points."
     )
     return lines + _proof(config, rows)
+
+
+CONDITIONS = {"device": "device", "precision": "precision", "batch_layout": "batch layout"}  # in a result: its name
+
+
+def _trained_on(states: Sequence[RunState]) -> list[str]:
+    """Device, precision and batch layout of the finished runs; where they differ, which runs had which."""
+    done = [(state, state.result) for state in states if state.result is not None]
+    if not done:
+        return ["Nothing is trained yet."]
+    shared: list[str] = []
+    differing = []
+    for key, name in CONDITIONS.items():
+        groups: dict[str, list[RunState]] = {}
+        for state, result in done:
+            groups.setdefault(result.get(key, "unknown"), []).append(state)
+        if len(groups) > 1:
+            differing.append(f"The runs differ in {name}: {_by_size(groups)}.")
+        elif "unknown" not in groups:
+            shared += groups
+    return [f"Trained on {', '.join(shared)}.", *differing] if shared else differing
+
+
+def _by_size(groups: Mapping[str, Sequence[RunState]]) -> str:
+    """What each group of runs had, the largest group last."""
+    *few, (most, _) = sorted(groups.items(), key=lambda item: (len(item[1]), item[0]))
+    parts = [f"{value} ({', '.join(f'{s.run.variant} seed {s.run.seed}' for s in runs)})" for value, runs in few]
+    return "; ".join([*parts, f"{most} (the others)"])
 
 
 def _compared(config: Config) -> str:

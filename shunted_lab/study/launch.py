@@ -37,11 +37,11 @@ def plan_slots(config: LaunchConfig) -> list[Slot]:
     """The workers of this machine.
 
     Raises:
-        ConfigError: for more devices than there are.
+        ConfigError: for a device that this machine does not have, and for more of them than it has.
     """
     import torch
 
-    from shunted_lab.nn import device_of
+    from shunted_lab.tasks.device import find_device
 
     nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", 1))
     if config.nodes_per_run > nodes:
@@ -50,9 +50,7 @@ def plan_slots(config: LaunchConfig) -> list[Slot]:
             "for as many"
         )
     wanted, each = config.devices, config.devices_per_run
-    device = device_of(config.accelerator)
-    if config.accelerator == "gpu" and device == "cpu":
-        raise ConfigError("launch.accelerator: 'gpu' is not there; choices: cpu")
+    device = find_device(config.accelerator, "launch.accelerator").type
     if device != "cuda":
         if device == "mps" and each > 1:
             raise ConfigError(f"launch.devices_per_run: {each} are more than the 1 that there is")

@@ -42,11 +42,10 @@ def read_measured(experiment: Experiment) -> dict[str, Measured]:
 
 def measure_variants(experiment: Experiment, facts: dict[str, DataFacts]) -> dict[str, Measured]:
     """Measure all variants in turns, unless they are all known on this device; `costs.json` keeps the best medians."""
-    import torch
+    from shunted_lab.nn import device_name
+    from shunted_lab.tasks.device import find_device
 
-    from shunted_lab.nn import device_name, device_of
-
-    device = torch.device(device_of(experiment.config.launch.accelerator))
+    device = find_device(experiment.config.launch.accelerator, "launch.accelerator")
     known = read_measured(experiment)
     if len(known) == len(experiment.variants) and {m.device for m in known.values()} == {device_name(device)}:
         return known

@@ -8,16 +8,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shunted_lab import RESULTS_VERSION
 from shunted_lab.compose import Experiment
 from shunted_lab.config import Config, ConfigError, RunConfig
 from shunted_lab.data import DataFacts, check_data
 from shunted_lab.study.folder import Run, find_checkpoint
+from shunted_lab.tasks.schedule import highest_rate, peak_rate
 
 if TYPE_CHECKING:
     from shunted_lab.nn import Cost
 
 IMAGENET_CLASSES = 1000
-WEIGHTS = "model.checkpoint"  # what the content of that file is called, among the sources of a run
+NEARLY = 0.9  # of the peak: a schedule that stays below it is warned about
+# Among the sources of a run, beside those of its components:
+WEIGHTS = "model.checkpoint"  # the content of that file
+LAYOUT = "batch layout"  # how devices and parts share a batch, where numbers depend on it
+RESULTS = "results version"  # of this package's code
 
 
 @dataclass(frozen=True)
@@ -93,16 +99,23 @@ def with_weights(config: RunConfig) -> RunConfig:
 
 
 def sources_of(config: RunConfig) -> dict[str, str]:
-    """The hashes of the sources of a run's components, and of the weights that it begins with (`with_weights`).
+    """What a run's numbers depend on beside its configuration and its data, by name.
+
+    These are the version of this package's results, the sources of the components, the content of the weights that
+    training begins with (see `with_weights`), and the layout of a batch that is not trained as a whole.
 
     Raises:
         ConfigError: for a component that is not known.
     """
     from shunted_lab.tasks.checkpoint import digest_of
-    from shunted_lab.tasks.model import model_sources  # torch: 2 s
+    from shunted_lab.tasks.model import batch_layout, model_sources  # torch: 2 s
 
-    file = config.model.checkpoint
-    return model_sources(config.model) | ({} if file is None else {WEIGHTS: digest_of(file)[:16]})
+    found = {RESULTS: str(RESULTS_VERSION)} | model_sources(config.model)
+    if config.model.checkpoint is not None:
+        found[WEIGHTS] = digest_of(config.model.checkpoint)[:16]
+    if layout := batch_layout(config):
+        found[LAYOUT] = layout
+    return found
 
 
 def count_costs(experiment: Experiment, facts: dict[str, DataFacts]) -> dict[str, Cost]:
@@ -156,12 +169,25 @@ def check_weights(where: str, run: RunConfig, num_classes: int) -> None:
 
 
 def check_precision(experiment: Experiment) -> None:
-    """Raise ConfigError for arithmetic that the device of this machine has not."""
-    from shunted_lab.nn import device_of
-    from shunted_lab.tasks.device import precision_of
+    """Raise ConfigError for arithmetic that the device of this machine does not have."""
+    from shunted_lab.tasks import device
 
     for run in experiment.variants.values():
-        precision_of(run.recipe.precision, device_of(run.launch.accelerator))
+        device.check_precision(run.recipe.precision, device.find_device(run.launch.accelerator, "launch.accelerator"))
+
+
+def low_rates(experiment: Experiment) -> list[str]:
+    """A line for each schedule whose warm-up hides so much of the cosine that the peak is not nearly reached."""
+    found: dict[str, list[str]] = {}
+    for name, run in experiment.variants.items():
+        recipe, peak = run.recipe, peak_rate(run.recipe, run.data.batch_size)
+        if (highest := highest_rate(recipe, peak)) < NEARLY * peak:
+            line = (
+                f"recipe.warmup_epochs: {recipe.warmup_epochs:g} of {recipe.epochs} epochs; the learning rate reaches "
+                f"{highest:.2g}, {100 * highest / peak:.0f} % of {peak:.2g}"
+            )
+            found.setdefault(line, []).append(name)
+    return [f"warning: {line} ({', '.join(names)})" for line, names in found.items()]
 
 
 def check_runs_dir(config: Config) -> Path:

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from shunted_lab.config import PRESETS, Config, ConfigError
 from shunted_lab.files import is_locked, locked
 from shunted_lab.study.folder import Run, read_result
-from shunted_lab.study.plan import WEIGHTS, RunState, study_folder
+from shunted_lab.study.plan import LAYOUT, RESULTS, WEIGHTS, RunState, study_folder
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # metric names, heartbeats
@@ -283,12 +283,24 @@ def difference(run: Run, other: FrozenTrial) -> str:
     old, new = flatten(other.user_attrs["config"]), flatten(dataclasses.asdict(run.config))
     keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and matters(key)]
     found = [f"{key} was {old.get(key)}" for key in keys]
-    sources = other.user_attrs.get("sources", {})
-    if (before := sources.get(WEIGHTS)) != run.sources.get(WEIGHTS):
-        found.append(f"{WEIGHTS} was {'none' if before is None else f'a file of other content ({before})'}")
-    rest = {name: h for name, h in run.sources.items() if name != WEIGHTS}
-    found += [f"the source of {name} has changed" for name, h in rest.items() if sources.get(name, h) != h]
+    found += _sources(other.user_attrs.get("sources", {}), run.sources)
     return ", ".join(found) or "the data have changed"
+
+
+def _sources(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
+    """What has changed of what a result depends on beside its configuration."""
+    for name in sorted(old.keys() | new.keys()):
+        before, now = old.get(name), new.get(name)
+        if before == now:
+            continue
+        if name == RESULTS:
+            yield f"shunted_lab gives other numbers since (results version {before}, now {now})"
+        elif name == WEIGHTS:
+            yield f"{name} was {'none' if before is None else f'a file of other content ({before})'}"
+        elif name == LAYOUT:
+            yield f"{name} was {before or 'a whole batch on one device'}"
+        elif before is not None and now is not None:
+            yield f"the source of {name} has changed"
 
 
 def matters(key: str) -> bool:

@@ -32,7 +32,7 @@ from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, read_re
 from shunted_lab.study.order import Order, Slot, origin
 from shunted_lab.study.plan import WEIGHTS, sources_of
 from shunted_lab.study.slurm import across_nodes
-from shunted_lab.tasks.train import Link, Pruned, Stopped, newest, share, train
+from shunted_lab.tasks.train import Link, Pruned, Stopped, newest, train
 
 LINK = "SHUNTED_LAB_LINK"  # environment of a run in a process of its own: where its worker listens
 
@@ -202,11 +202,12 @@ def _check_weights(run: Run) -> None:
 def _measured(run: Run) -> dict[str, float]:
     """Latency [s] of one image and peak memory [bytes] of a forward pass, on the device that the run was trained on."""
     from shunted_lab.data import check_data
-    from shunted_lab.nn import device_of, measure
+    from shunted_lab.nn import measure
+    from shunted_lab.tasks.device import find_device
     from shunted_lab.tasks.model import build_model
 
     classes = check_data(run.config.data).num_classes
-    device = device_of(run.config.launch.accelerator)
+    device = find_device(run.config.launch.accelerator)
     side = run.config.data.image_size
     speed = measure(build_model(run.config.model, classes), (side, side), 1, device, repeats=20, warmup=3)
     memory = {} if speed.peak_memory is None else {"memory": float(speed.peak_memory)}
@@ -317,7 +318,6 @@ def main(words: list[str] | None = None) -> int:
 def _order(folder: Path) -> Order:
     """The order to train the run of a folder; a finished one is ordered again, inside its folder."""
     run = load_run(folder)
-    share(run.config)
     note = json.loads((folder / "run.json").read_text())
     if read_result(run) is not None and LINK not in os.environ:
         count = 1 + len(list(folder.glob("repeat*")))

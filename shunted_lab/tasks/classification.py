@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from timm.data.mixup import Mixup
+from timm.data.mixup import Mixup, mixup_target
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
@@ -22,6 +22,7 @@ from shunted_lab.data.module import Shares
 from shunted_lab.nn import Pyramid
 from shunted_lab.tasks import CLASSIFICATION
 from shunted_lab.tasks.predictions import Predictions
+from shunted_lab.tasks.schedule import learning_rate, peak_rate
 
 
 class Classification(L.LightningModule):
@@ -120,29 +121,40 @@ class Classification(L.LightningModule):
         return sampler
 
     def _mix(self, images: Tensor, labels: Tensor, index: int) -> tuple[Tensor, Tensor]:
-        """Mixup and CutMix by timm, from numpy's global generator: seeded for this batch and put back afterwards."""
+        """Mixup and CutMix by timm: (B, 3, H, W) and (B,) -> (B, 3, H, W) and (B, num_classes).
+
+        timm draws from numpy's global generator: it is seeded for this batch and rank, and put back afterwards. timm
+        mixes pairs of images and takes an even number of them; of an odd batch the last image stays as it is.
+        """
         assert self.mixup is not None
-        even = len(images) // 2 * 2  # timm mixes a batch with its own reverse, and asserts an even number
+        even = len(images) // 2 * 2
         state = np.random.get_state()
-        np.random.seed([self.seed, self.current_epoch, index])
+        np.random.seed([self.seed, self.current_epoch, index, _rank()])
         try:
-            return self.mixup(images[:even], labels[:even])
+            mixed, targets = self.mixup(images[:even], labels[:even])
         finally:
             np.random.set_state(state)
+        if even == len(images):
+            return mixed, targets
+        last = mixup_target(labels[even:], self.num_classes, smoothing=self.recipe.label_smoothing)
+        return torch.cat([mixed, images[even:]]), torch.cat([targets, last])
 
     def on_train_batch_start(self, batch: Any, index: int) -> None:
-        """Dropout and stochastic depth draw from seed, epoch and batch: a run that goes on is as if never stopped.
+        """Seed what a network may draw from (dropout, stochastic depth) by seed, epoch, batch and rank.
 
-        Ranks draw alike, each for its own images.
+        A resumed run draws what an uninterrupted one does, and every rank draws for its own images.
         """
-        state = np.random.SeedSequence([self.seed, self.current_epoch, index]).generate_state(1, np.uint64)
-        torch.manual_seed(int(state[0]))
+        key = np.random.SeedSequence([self.seed, self.current_epoch, index, _rank()])
+        draws = key.generate_state(2, np.uint64)
+        torch.manual_seed(int(draws[0]))
+        random.seed(int(draws[1]))
+        np.random.seed(int(draws[1]) % 2**32)
 
     def configure_optimizers(self) -> Any:
         """AdamW; a linear warm-up and a cosine, which `recipe.layer_decay` scales layer by layer."""
         recipe = self.recipe
         exempt = self.net.no_weight_decay() if isinstance(self.net, Pyramid) else ()
-        lr = recipe.lr * (1.0 if recipe.lr_batch is None else self.batch_size / recipe.lr_batch)
+        lr = peak_rate(recipe, self.batch_size)
         if recipe.layer_decay is None:
             groups = param_groups_weight_decay(self.net, recipe.weight_decay, no_weight_decay_list=exempt)
         else:
@@ -150,7 +162,9 @@ class Classification(L.LightningModule):
             groups = [group | {"lr": lr * group["lr_scale"]} for group in groups]
         optimizer = torch.optim.AdamW(groups, lr=lr, eps=recipe.opt_eps)
         total = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_at(step, total, recipe, lr) / lr)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate(step, total, recipe, lr) / lr
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -175,22 +189,8 @@ class MeanLoss(Metric):
         return self.total / self.images
 
 
-def lr_at(step: int, total: int, recipe: RecipeConfig, peak: float) -> float:
-    """The learning rate of a step of `total`: linear from `warmup_lr` to `peak`, then a cosine to `min_lr`.
-
-    With `recipe.schedule` "epoch" it stays within an epoch, and the cosine begins with the first epoch, of which the
-    warm-up hides a part (timm's CosineLRScheduler); with "step" it begins when the warm-up ends.
-    """
-    if recipe.schedule == "epoch":
-        now, end, warmup = step * recipe.epochs // total, recipe.epochs, recipe.warmup_epochs
-        begin = 0.0
-    else:
-        now, end, warmup = step, total, round(total * recipe.warmup_epochs / recipe.epochs)
-        begin = warmup
-    if now < warmup:
-        return recipe.warmup_lr + (peak - recipe.warmup_lr) * now / warmup
-    done = min(1.0, (now - begin) / max(1, end - begin))
-    return recipe.min_lr + 0.5 * (peak - recipe.min_lr) * (1 + math.cos(math.pi * done))
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def _mixup(recipe: RecipeConfig, num_classes: int) -> Mixup | None:

@@ -1,39 +1,43 @@
-"""The device that a command runs on."""
+"""The device that a command or a run computes on, and the arithmetic that it has."""
 
 from __future__ import annotations
 
 import torch
 
-from shunted_lab.config import ConfigError
+from shunted_lab.config import PRECISIONS, ConfigError
 
 
-def find_device(name: str) -> torch.device:
-    """The device that `device=` means; `auto` is the first of cuda, mps and cpu that is there.
+def find_device(name: str = "auto", key: str = "device") -> torch.device:
+    """The device that `name` means on this machine.
 
-    Raises:
-        ConfigError: for a device that this machine has not.
-    """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(device for device in ("cuda", "mps", "cpu") if there[device])
-    if not there[name]:
-        raise ConfigError(f"device: '{name}' is not there; choices: {', '.join(d for d in there if there[d])}")
-    return torch.device(name)
-
-
-def precision_of(precision: str, device: str) -> str:
-    """Lightning's name of `recipe.precision` on `device` (cpu, cuda, mps).
-
-    `mixed` is bf16 where it is computed natively, and float16 with a scaled loss on older GPUs.
+    Args:
+        name: auto (the first of cuda, mps and cpu), gpu (cuda or mps), cuda, mps or cpu.
+        key: the dotted key that was given as `name`, named in the error.
 
     Raises:
-        ConfigError: for arithmetic that the device has not.
+        ConfigError: for a device that this machine does not have.
     """
-    bf16 = device != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-    if precision == "mixed":
-        return "bf16-mixed" if bf16 else "16-mixed"
-    if precision == "16-mixed" and device == "cpu":
-        raise ConfigError("recipe.precision: 16-mixed is not for a CPU; choices: mixed, 32-true, bf16-mixed")
-    if precision == "bf16-mixed" and not bf16:
-        raise ConfigError("recipe.precision: bf16-mixed is not for this GPU; choices: mixed, 32-true, 16-mixed")
-    return precision
+    have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    found = [device for device in have if have[device]]
+    wanted = {"auto": ("cuda", "mps", "cpu"), "gpu": ("cuda", "mps")}.get(name, (name,))
+    for device in wanted:
+        if device in found:
+            return torch.device(device)
+    raise ConfigError(f"{key}: this machine has no '{name}'; choices: {', '.join(found)}")
+
+
+def supports(device: torch.device, precision: str) -> bool:
+    """Whether `device` has this arithmetic (one of `recipes.PRECISIONS`)."""
+    if precision == "bf16-mixed" and device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision != "16-mixed" or device.type != "cpu"
+
+
+def check_precision(precision: str, device: torch.device, key: str = "recipe.precision") -> None:
+    """Raise ConfigError for arithmetic that `device` does not have.
+
+    A precision is never replaced by another one: it is part of what a run is.
+    """
+    if not supports(device, precision):
+        choices = ", ".join(p for p in PRECISIONS if supports(device, p))
+        raise ConfigError(f"{key}: '{precision}' is not available on this machine's {device.type}; choices: {choices}")

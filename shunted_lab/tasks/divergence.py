@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from shunted_lab.tasks.history import batch_loss
+
 EVERY = 50  # batches between looks on a GPU: each look waits for it
 
 
@@ -37,8 +39,8 @@ class Divergence(Callback):
         self._lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
 
     def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, i: int) -> None:
-        loss: Tensor = outputs["loss"]
-        self._losses.append(loss.detach())
+        loss = batch_loss(trainer, outputs)
+        self._losses.append(loss)
         self._places.append((self._step, trainer.current_epoch, i, self._lr))
         if (loss.device.type == "cpu" and trainer.world_size == 1) or len(self._losses) == EVERY:
             self._look(trainer)

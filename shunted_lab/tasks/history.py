@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from shunted_lab.files import write_text
 
@@ -36,7 +37,7 @@ class History(Callback):
         self._batches = state_dict["batches"]
 
     def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, i: int) -> None:
-        self._loss = self._loss + outputs["loss"].detach()
+        self._loss = self._loss + batch_loss(trainer, outputs)
         self._batches += 1
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
@@ -59,6 +60,12 @@ class History(Callback):
         writer.writeheader()
         writer.writerows({**row, "epoch": int(row["epoch"])} for row in self.rows)
         write_text(self.folder / FILE, out.getvalue())
+
+
+def batch_loss(trainer: L.Trainer, outputs: Any) -> Tensor:
+    """The loss of a training batch. Lightning divides it by the parts of a batch that are trained in turn."""
+    loss: Tensor = outputs["loss"]
+    return loss.detach() * trainer.accumulate_grad_batches
 
 
 def read_history(folder: Path) -> dict[str, list[float]]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from shunted_lab.config import ConfigError, ModelConfig
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+
+from shunted_lab.config import ConfigError, ModelConfig, RunConfig
 from shunted_lab.nn import ComponentError, Pyramid
+from shunted_lab.nn.attention import GroupedAttention
+from shunted_lab.nn.pyramid import DropPath
 from shunted_lab.nn.registry import import_module
-from shunted_lab.nn.source import SLOTS, component_sources
+from shunted_lab.nn.source import SLOTS, component_sources, module_hash
 
 
 def build_model(config: ModelConfig, num_classes: int) -> Pyramid:
@@ -22,16 +28,49 @@ def build_model(config: ModelConfig, num_classes: int) -> Pyramid:
 
 
 def model_sources(config: ModelConfig) -> dict[str, str]:
-    """`slot: name` -> hash of the source of each component that `config` names.
+    """`slot: name` -> hash of the source of each component that `config` names, and of each module that it imports.
 
     Raises:
-        ConfigError: for a component that is not known.
+        ConfigError: for a component that is not known, and for a module that cannot be imported.
     """
     try:
         _import(config)
-        return component_sources({slot: getattr(config, slot) for slot in SLOTS})
+        imported = {f"import: {name}": module_hash(name) for name in config.imports}
+        return component_sources({slot: getattr(config, slot) for slot in SLOTS}) | imported
     except ComponentError as error:
         raise ConfigError(f"model.{error}") from None
+
+
+def batch_layout(config: RunConfig) -> str:
+    """How a batch of the run is cut, as far as its numbers depend on it; "" where they do not.
+
+    A batch that is shared by devices, or trained in parts, gives other numbers than a whole one where a layer computes
+    statistics over it (BatchNorm), and where something is drawn for each piece (mixup, dropout, stochastic depth).
+    A layer that is not from this package or torch is taken to depend on it.
+    """
+    launch = config.launch
+    if launch.parts == 1:
+        return ""
+    with torch.device("meta"):
+        layers = list(build_model(config.model, num_classes=1).modules())
+    found = []
+    if any(isinstance(layer, BatchNorm) for layer in layers):
+        ranks = 1 if config.recipe.sync_bn else launch.ranks
+        found.append(f"BatchNorm over {config.data.batch_size // launch.accumulate // ranks} images")
+    if config.recipe.mixup or config.recipe.cutmix or any(map(_depends_on_batch, layers)):
+        found.append(f"pieces of {config.per_device_batch_size} images on {launch.ranks} devices")
+    return ", ".join(found)
+
+
+def _depends_on_batch(layer: nn.Module) -> bool:
+    """Whether a layer draws something in training, or may do anything."""
+    if isinstance(layer, nn.Dropout):
+        return layer.p > 0
+    if isinstance(layer, DropPath):
+        return layer.rate > 0
+    if isinstance(layer, GroupedAttention):
+        return layer.attn_drop > 0
+    return type(layer).__module__.partition(".")[0] not in ("torch", "shunted_lab")
 
 
 def _import(config: ModelConfig) -> None:

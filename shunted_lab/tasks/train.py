@@ -18,17 +18,18 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.trainer.states import TrainerFn
 
-from shunted_lab.config import ConfigError, RunConfig, ScalesConfig
+from shunted_lab.config import RunConfig, ScalesConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.module import ImageData
 from shunted_lab.data.splits import stats_of
-from shunted_lab.nn import Pyramid, device_name, device_of, init_weights
+from shunted_lab.nn import Pyramid, device_name, init_weights
+from shunted_lab.nn.initial import seeded
 from shunted_lab.tasks import goal_of
 from shunted_lab.tasks.atomic import AtomicCheckpoints
 from shunted_lab.tasks.averaging import Averages
 from shunted_lab.tasks.checkpoint import load_initial
 from shunted_lab.tasks.classification import Classification
-from shunted_lab.tasks.device import precision_of
+from shunted_lab.tasks.device import check_precision, find_device
 from shunted_lab.tasks.divergence import Divergence
 from shunted_lab.tasks.history import History
 from shunted_lab.tasks.model import build_model
@@ -65,9 +66,10 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
         progress: show a progress bar.
 
     Returns:
-        Plain values for `result.json`: `metrics` (fractions in [0, 1], losses), `headline` (the table's metric),
-        the `epoch` that was tested, `device`, `devices`, `sizes` of the splits, `corrupt_images` (training images that
-        were replaced), `train_seconds` and `images_per_second` of this session's training epochs.
+        Plain values for `result.json`: `metrics` (fractions in [0, 1], losses), `headline` (the table's metric), the
+        `epoch` that was tested, `device`, `devices`, `precision`, `batch_layout` (in words), `sizes` of the splits,
+        `corrupt_images` (training images that were replaced), `train_seconds` and `images_per_second` of this
+        session's training epochs.
 
     Raises:
         Stopped, Pruned: as `link` has decided.
@@ -77,7 +79,7 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
     """
     _quiet()
     launch = config.launch
-    batch_size = share(config)
+    batch_size = config.per_device_batch_size
     data = make_datamodule(replace(config.data, batch_size=batch_size), config.recipe, config.seed, launch.num_workers)
     data.sampler.group = batch_size * launch.accumulate
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,6 +118,7 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
         "device": device_name(trainer.strategy.root_device),
         "devices": trainer.world_size,
         "precision": trainer.precision,
+        "batch_layout": config.batch_layout,
         "sizes": dict(data.sizes),
         "corrupt_images": corrupt,
         "train_seconds": round(clock.seconds, 2),
@@ -172,21 +175,6 @@ def options(config: RunConfig) -> dict[str, Any]:
     return found
 
 
-def share(config: RunConfig) -> int:
-    """Images that a device takes at once: of a batch, its part of an accumulated one.
-
-    Raises:
-        ConfigError: if devices and parts do not divide the batch.
-    """
-    batch_size, launch = config.data.batch_size, config.launch
-    parts = launch.ranks * launch.accumulate
-    if batch_size % parts:
-        keys = {f"launch.{name}": getattr(launch, name) for name in ("nodes_per_run", "devices_per_run", "accumulate")}
-        said = " x ".join(f"{key}={value}" for key, value in keys.items() if value > 1)
-        raise ConfigError(f"data.batch_size: {batch_size} is not divisible by {said}")
-    return batch_size // parts
-
-
 def newest(checkpoints: Path) -> Path | None:
     """The checkpoint to go on from: that of the last epoch, or a later one within an epoch."""
     found = [path for path in (checkpoints / "last.ckpt", checkpoints / STOPPED) if path.exists()]
@@ -199,7 +187,8 @@ def make_task(config: RunConfig, num_classes: int, weights: bool = True) -> Clas
     Args:
         weights: read `model.checkpoint`; a run that goes on from a checkpoint of its own does not need it.
     """
-    net = build_model(config.model, num_classes)
+    with seeded(str(config.seed)):
+        net = build_model(config.model, num_classes)
     init_weights(net, config.seed)
     if weights and config.model.checkpoint is not None:
         load_initial(net, config.model.checkpoint)
@@ -211,7 +200,6 @@ def make_task(config: RunConfig, num_classes: int, weights: bool = True) -> Clas
 
 def task_of(net: Pyramid, config: RunConfig, num_classes: int) -> Classification:
     """The LightningModule that trains and tests `net` on the data of a run."""
-    share(config)
     batch_size = config.data.batch_size
     if isinstance(config.data, ScalesConfig):
         from shunted_lab.data.scales.datasets import bins_of
@@ -223,6 +211,7 @@ def task_of(net: Pyramid, config: RunConfig, num_classes: int) -> Classification
 def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], progress: bool) -> L.Trainer:
     """The one Trainer: a checkpoint after each epoch, TensorBoard, and no output of its own."""
     recipe, goal = config.recipe, goal_of(config.data)
+    check_precision(recipe.precision, find_device(config.launch.accelerator, "launch.accelerator"))
     # Two callbacks: with save_last, one alone writes last.ckpt only when the best one has changed.
     keep: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     checkpoints = [ModelCheckpoint(filename="last", **keep)]
@@ -240,7 +229,7 @@ def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], pro
         sync_batchnorm=recipe.sync_bn and config.launch.ranks > 1,
         # Runs are started here, never by the cluster: its variables, and queueing again, belong to the launcher.
         plugins=[LightningEnvironment(), AtomicCheckpoints()],
-        precision=precision_of(recipe.precision, device_of(config.launch.accelerator)),  # type: ignore[arg-type]
+        precision=recipe.precision,  # type: ignore[arg-type]
         max_epochs=recipe.epochs,
         gradient_clip_val=clip or None,
         accumulate_grad_batches=config.launch.accumulate,

@@ -5,6 +5,7 @@ import io
 import itertools
 import re
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from PIL import Image
 
 from shunted_lab.config import LITE_RECIPE, EarthConfig
 from shunted_lab.data import check_data, make_datamodule
+from shunted_lab.data.augment import Pictures
 from shunted_lab.data.earth import build
-from shunted_lab.data.earth.datasets import STATS, cut
+from shunted_lab.data.earth.datasets import STATS, TileBatches, cut
 from shunted_lab.data.earth.tiles import CLASS_NAMES, FOLDER, LABELS, PICTURE, SIDES, find_tiles, load_labels
 
 MARKS = {".": "train", "v": "val", "T": "test"}
@@ -107,6 +109,20 @@ def test_another_size_is_the_same_picture():
     )
     assert large.shape == (64, 3, 128, 128)
     assert (torch.nn.functional.avg_pool2d(large, 2) - small).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_a_heavy_recipe_trains_on_the_pixels_that_are_evaluated(size):
+    heavy = replace(LITE_RECIPE, dihedral=False, random_erasing=1e-12)  # PIL's path, and nothing that changes a pixel
+    data = EarthConfig(image_size=size)
+    train = make_datamodule(data, heavy, 0).splits.train
+    assert isinstance(train, Pictures)
+    evaluated = TileBatches(find_tiles()["train"], size)
+    for index in (0, 17, 4000):
+        image, label = train[0, index, 0]
+        images, labels = evaluated.__getitems__([index])
+        torch.testing.assert_close(image, images[0], rtol=0, atol=1e-6)
+        assert label == labels[0]
 
 
 # --- build -----------------------------------------------------------------------------------------------------------

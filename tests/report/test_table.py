@@ -186,13 +186,24 @@ def test_smoke_is_never_a_result():
     assert blocks(table(experiment("smoke=true")))[0].caption.startswith("SMOKE TEST, not a result")
 
 
-def test_the_chosen_epoch_and_all_devices_are_named():
-    found = experiment("recipe.select=best")
-    runs = states(found)
-    runs[4] = RunState(runs[4].run, "done", result(0.74, "an H100"))
-    caption = blocks(table(found, runs))[0].caption
+def test_the_chosen_epoch_is_named():
+    caption = blocks(table(experiment("recipe.select=best")))[0].caption
     assert "tested: the epoch that was best on the validation split" in caption
-    assert "Trained on a CPU (2 threads), an H100." in caption
+
+
+def test_where_runs_differ_in_how_they_were_trained_the_caption_says_which():
+    found = experiment()
+    same = {"precision": "32-true", "batch_layout": "batches of 64 images"}
+    runs = [RunState(s.run, "done", (s.result or {}) | same) for s in states(found)]
+    assert "Trained on a CPU (2 threads), 32-true, batches of 64 images." in blocks(table(found, runs))[0].caption
+
+    runs[4] = RunState(runs[4].run, "done", result(0.74, "an H100") | same | {"precision": "bf16-mixed"})
+    runs[6] = RunState(runs[6].run, "done", result(0.7) | same | {"batch_layout": "4 parts x 16 images"})
+    caption = blocks(table(found, runs))[0].caption
+    assert "The runs differ in device: an H100 (overlapping seed 1); a CPU (2 threads) (the others)." in caption
+    assert "The runs differ in precision: bf16-mixed (overlapping seed 1); 32-true (the others)." in caption
+    assert "The runs differ in batch layout: 4 parts x 16 images (conv_stem seed 0); batches of 64" in caption
+    assert "Trained on" not in caption
 
 
 def test_paper_columns_hold_numbers_with_a_source_and_dashes():

@@ -15,7 +15,7 @@ from shunted_lab.config import ConfigError, LaunchConfig
 from shunted_lab.study import slurm, worker
 from shunted_lab.study.launch import plan_slots
 from shunted_lab.study.order import Order, origin
-from shunted_lab.tasks.train import Stopped, share
+from shunted_lab.tasks.train import Stopped
 
 pytest.importorskip("submitit", reason="pip install 'shunted_lab[cluster]'")
 
@@ -234,7 +234,7 @@ def test_nodes_that_are_not_there_are_refused(monkeypatch):
     with pytest.raises(ConfigError, match=r"launch\.nodes: 3 is no multiple of launch\.nodes_per_run=2"):
         compose([*WORDS, "launch.nodes_per_run=2"])
     with pytest.raises(ConfigError, match=r"data\.batch_size: 16 is not divisible by launch\.nodes_per_run=3$"):
-        share(run_of("runs", "launch.nodes_per_run=3").config)
+        run_of("runs", "launch.nodes_per_run=3")
     for name in ("NODE_RANK", "SLURM_NODEID"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigError, match=r"launch\.nodes_per_run: 2 nodes each need NODE_RANK, MASTER_ADDR and"):

@@ -19,11 +19,11 @@ from pathlib import Path
 
 from shunted_lab.compose import compose
 from shunted_lab.data import make_datamodule
-from shunted_lab.tasks.train import make_task, make_trainer, share
+from shunted_lab.tasks.train import make_task, make_trainer
 
 folder, *words = sys.argv[1:]
 run = compose(words).variants["model"]
-data = make_datamodule(replace(run.data, batch_size=share(run)), run.recipe, run.seed)
+data = make_datamodule(replace(run.data, batch_size=run.per_device_batch_size), run.recipe, run.seed)
 task = make_task(run, data.num_classes)
 trainer = make_trainer(run, Path(folder), [], progress=False)
 found = trainer.validate(task, data, verbose=False)[0] | trainer.test(task, data, verbose=False)[0]

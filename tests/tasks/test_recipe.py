@@ -14,10 +14,12 @@ from timm.scheduler import CosineLRScheduler
 from shunted_lab.compose import compose
 from shunted_lab.config import PRESETS, ConfigError, RunConfig
 from shunted_lab.data import make_datamodule
-from shunted_lab.tasks.classification import Classification, lr_at
-from shunted_lab.tasks.device import precision_of
+from shunted_lab.tasks.classification import Classification
+from shunted_lab.tasks.device import check_precision, find_device, supports
 from shunted_lab.tasks.divergence import EVERY, Diverged
-from shunted_lab.tasks.train import Stopped, make_task, make_trainer, share, train
+from shunted_lab.tasks.history import batch_loss, read_history
+from shunted_lab.tasks.schedule import highest_rate, learning_rate
+from shunted_lab.tasks.train import Stopped, make_task, make_trainer, train
 
 SMALL = ["experiment=ablate_embed", "launch.accelerator=cpu", "data.batch_size=16", "model.drop_path_rate=0"]
 SHORT = ("recipe.epochs=2", "recipe.limit_batches=3")
@@ -53,7 +55,7 @@ def test_the_papers_learning_rate_is_timms_in_every_epoch():
     for epoch in range(recipe.epochs):
         reference.step(epoch)
         for step in (epoch * steps, (epoch + 1) * steps - 1):  # the first and the last of the epoch
-            found = lr_at(step, recipe.epochs * steps, recipe, peak)
+            found = learning_rate(step, recipe.epochs * steps, recipe, peak)
             assert found == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12), epoch
 
 
@@ -61,10 +63,52 @@ def test_a_rate_per_step_has_its_corners():
     recipe = replace(
         PRESETS["recipe"]["lite"], epochs=10, warmup_epochs=1.0, warmup_lr=0.1, min_lr=0.01, schedule="step"
     )
-    at = [lr_at(step, 100, recipe, 1.0) for step in range(101)]
+    at = [learning_rate(step, 100, recipe, 1.0) for step in range(101)]
     assert at[0] == 0.1 and at[10] == 1.0 and at[100] == pytest.approx(0.01)
     assert at[5] == pytest.approx(0.55) and at[55] == pytest.approx(0.505)  # half-way up, half-way down
-    assert lr_at(0, 10, replace(recipe, warmup_epochs=0.0), 1.0) == 1.0
+    assert learning_rate(0, 10, replace(recipe, warmup_epochs=0.0), 1.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("recipe=paper", "recipe.epochs=3"),
+            r"recipe\.warmup_epochs: 5 leaves none of recipe\.epochs=3 at recipe\.lr=",
+        ),
+        (
+            ("recipe=paper", "recipe.epochs=5"),
+            r"recipe\.warmup_epochs: 5 leaves none of recipe\.epochs=5 at recipe\.lr=",
+        ),
+        (
+            ("recipe.warmup_epochs=4",),
+            r"recipe\.warmup_epochs: 4 leaves none of recipe\.epochs=4 at recipe\.lr=0\.0015",
+        ),
+        (("recipe=paper", "recipe.warmup_epochs=0.5"), r"recipe\.warmup_epochs: 0\.5 is not a whole number, .*=step$"),
+    ],
+)
+def test_a_warm_up_that_never_reaches_the_rate_is_refused(words, said):
+    with pytest.raises(ConfigError, match=rf"^{said}"):
+        config(*words)
+
+
+def test_a_warm_up_that_hides_the_top_of_the_cosine_is_known_by_its_number():
+    recipe = replace(PRESETS["recipe"]["paper"], epochs=10)
+    rates = [learning_rate(step, 1000, recipe, 1e-3) for step in range(1000)]
+    assert highest_rate(recipe, 1e-3) == max(rates) == pytest.approx(8.0e-4, rel=1e-2)
+    assert highest_rate(PRESETS["recipe"]["paper"], 1e-3) == pytest.approx(1e-3, rel=1e-3)
+    assert highest_rate(PRESETS["recipe"]["lite"], 1e-3) == 1e-3
+
+
+def test_the_plan_warns_of_a_rate_that_is_not_nearly_reached():
+    from shunted_lab.study.plan import low_rates
+
+    words = ["experiment=ablate_embed", "recipe=paper", "data.batch_size=1024"]
+    assert low_rates(compose(words)) == low_rates(compose([*words, "recipe.epochs=30"])) == []
+    assert low_rates(compose([*words, "recipe.epochs=10"])) == [
+        "warning: recipe.warmup_epochs: 5 of 10 epochs; the learning rate reaches 0.0008, 80 % of 0.001 "
+        "(non_overlapping, overlapping, conv_stem)"
+    ]
 
 
 def test_parameter_groups_are_timms():
@@ -100,19 +144,45 @@ def test_the_gradient_is_clipped_per_size_unless_the_recipe_says_more(tmp_path, 
 
 
 @pytest.mark.parametrize("bf16", [True, False])
-def test_mixed_is_bf16_where_there_is(monkeypatch, bf16):
+def test_arithmetic_that_a_device_does_not_have_is_refused_and_never_replaced(monkeypatch, bf16):
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: bf16)
-    assert precision_of("mixed", "cuda") == ("bf16-mixed" if bf16 else "16-mixed")
-    assert precision_of("16-mixed", "cuda") == "16-mixed" and precision_of("mixed", "cpu") == "bf16-mixed"
-    assert precision_of("32-true", "cpu") == "32-true"
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert [supports(cuda, p) for p in ("32-true", "bf16-mixed", "16-mixed")] == [True, bf16, True]
+    assert [supports(cpu, p) for p in ("32-true", "bf16-mixed", "16-mixed")] == [True, True, False]
+    with pytest.raises(
+        ConfigError, match=r"^recipe\.precision: '16-mixed' is not .* cpu; choices: 32-true, bf16-mixed$"
+    ):
+        check_precision("16-mixed", cpu)
+    if not bf16:
+        with pytest.raises(ConfigError, match=r"'bf16-mixed' is not .* cuda; choices: 32-true, 16-mixed$"):
+            check_precision("bf16-mixed", cuda)
 
 
-def test_arithmetic_that_is_not_there_is_refused(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: False)
-    with pytest.raises(ConfigError, match=r"recipe\.precision: bf16-mixed is not for this GPU; .* 16-mixed"):
-        precision_of("bf16-mixed", "cuda")
-    with pytest.raises(ConfigError, match=r"recipe\.precision: 16-mixed is not for a CPU; .* bf16-mixed"):
-        precision_of("16-mixed", "cpu")
+def test_a_precision_whose_arithmetic_depends_on_the_device_is_not_known():
+    with pytest.raises(
+        ConfigError, match=r"recipe\.precision: 'mixed' is not known; .*choices: 16-mixed, 32-true, bf16"
+    ):
+        config("recipe.precision=mixed")
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    assert find_device().type == find_device("cpu").type == "cpu"
+    for name in ("gpu", "cuda", "mps"):
+        with pytest.raises(ConfigError, match=rf"^launch\.accelerator: this machine has no '{name}'; choices: cpu$"):
+            find_device(name, "launch.accelerator")
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    assert find_device("gpu").type == find_device("auto").type == "mps"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert find_device("gpu").type == find_device("auto").type == "cuda"
+
+
+def test_a_run_on_a_gpu_that_is_not_there_does_not_train_on_the_cpu(tmp_path):
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ConfigError, match=r"^launch\.accelerator: this machine has no 'gpu'; choices: cpu$"):
+        make_trainer(config("launch.accelerator=gpu"), tmp_path, [], progress=False)
 
 
 def test_a_plan_is_refused_before_training_where_the_arithmetic_is_not(tmp_path, capsys):
@@ -120,11 +190,11 @@ def test_a_plan_is_refused_before_training_where_the_arithmetic_is_not(tmp_path,
 
     words = [*SMALL, "recipe.precision=16-mixed", f"runs_dir={tmp_path}", "plan_only=true"]
     assert main(words) == 1
-    assert "recipe.precision: 16-mixed is not for a CPU" in capsys.readouterr().err
+    assert "recipe.precision: '16-mixed' is not available on this machine's cpu" in capsys.readouterr().err
 
 
 def test_mixed_arithmetic_trains_and_the_result_says_which(tmp_path):
-    result = train(config("recipe.epochs=1", "recipe.limit_batches=2", "recipe.precision=mixed"), tmp_path)
+    result = train(config("recipe.epochs=1", "recipe.limit_batches=2", "recipe.precision=bf16-mixed"), tmp_path)
     assert result["precision"] == "bf16-mixed" and math.isfinite(result["metrics"]["test/loss"])
 
 
@@ -171,14 +241,23 @@ def test_a_batch_in_parts_trains_as_the_whole_one(tmp_path):
         # Adam's first steps are the gradient's sign: where it is nearly 0, so is what can be said of it.
         assert torch.allclose(value, second["state_dict"][name], atol=2e-4), name
     assert parts["metrics"]["test/loss"] == pytest.approx(whole["metrics"]["test/loss"], rel=1e-3)
+    losses = [read_history(tmp_path / name)["train/loss"] for name in ("whole", "parts")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_a_loss_that_diverges_in_a_part_is_said_as_it_is():
+    from types import SimpleNamespace
+
+    trainer = SimpleNamespace(accumulate_grad_batches=4)
+    assert float(batch_loss(trainer, {"loss": torch.tensor(0.25)})) == 1.0  # Lightning's is divided by the parts
 
 
 def test_the_last_step_of_an_epoch_is_a_whole_one():
     run = config("launch.accumulate=4")
-    data = make_datamodule(replace(run.data, batch_size=share(run)), run.recipe, run.seed)
+    data = make_datamodule(replace(run.data, batch_size=run.per_device_batch_size), run.recipe, run.seed)
     data.sampler.group = 16
     loader = data.train_dataloader()
-    assert share(run) == 4 and len(loader) % 4 == 0 and len(loader) * 4 == data.sizes["train"] // 16 * 16
+    assert run.per_device_batch_size == 4 and len(loader) % 4 == 0 and len(loader) * 4 == data.sizes["train"] // 16 * 16
     data.sampler.n = 10  # not even one step: all there is
     assert len(data.sampler) == 10
 
@@ -199,7 +278,7 @@ def test_the_rate_is_of_the_whole_batch(tmp_path):
 )
 def test_parts_that_do_not_divide_the_batch_are_refused(words, said):
     with pytest.raises(ConfigError, match=rf"data\.batch_size: 16 is not divisible by {said}$"):
-        make_task(config(*words), 9)
+        config(*words)
 
 
 class StopsAt:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from shunted_lab.compose import compose
-from shunted_lab.config import PRESETS, RunConfig
+from shunted_lab.config import PRESETS, ConfigError, RunConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.tasks.classification import Classification
 from shunted_lab.tasks.train import Pruned, Stopped, make_task, make_trainer, train
@@ -67,7 +67,7 @@ def test_mixup_draws_from_the_seed_and_leaves_numpy_alone():
 
     run = variants("recipe=paper")["conv_stem"]
     task, again = make_task(run, 9), make_task(run, 9)
-    images, labels = torch.randn(7, 3, 32, 32), torch.arange(7)
+    images, labels = torch.randn(6, 3, 32, 32), torch.arange(6)
     task.trainer = again.trainer = type("T", (), {"current_epoch": 3})()  # type: ignore[assignment]
     np.random.seed(0)
     before = np.random.get_state()[1].tolist()
@@ -78,6 +78,55 @@ def test_mixup_draws_from_the_seed_and_leaves_numpy_alone():
     other, _ = again._mix(images.clone(), labels, 6)
     assert torch.equal(mixed, same) and not torch.equal(mixed, other)
     assert mixed.shape == (6, 3, 32, 32) and torch.allclose(targets.sum(1), torch.ones(6))
+
+
+def test_ranks_draw_their_own_masks_and_mixup_and_the_first_draws_as_one_device(monkeypatch):
+    import random
+
+    import numpy as np
+
+    from shunted_lab.tasks import classification
+
+    task = make_task(variants("recipe=paper", "model.drop_path_rate=0.5")["conv_stem"], 9)
+    task.trainer = type("T", (), {"current_epoch": 2})()  # type: ignore[assignment]
+    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+    drawn, mixed = [], []
+    for rank in (None, 0, 1, 1):
+        monkeypatch.setattr(classification.dist, "is_initialized", lambda rank=rank: rank is not None)
+        monkeypatch.setattr(classification.dist, "get_rank", lambda rank=rank: rank)
+        task.on_train_batch_start(None, 7)
+        drawn.append((torch.rand(1).item(), np.random.rand(), random.random()))
+        mixed.append(task._mix(images.clone(), labels, 7)[0])
+    assert drawn[0] == drawn[1] and drawn[2] == drawn[3]
+    assert all(one != other for one, other in zip(drawn[1], drawn[2], strict=True))
+    assert torch.equal(mixed[0], mixed[1]) and torch.equal(mixed[2], mixed[3]) and not torch.equal(mixed[1], mixed[2])
+
+
+def test_mixup_of_an_odd_batch_uses_every_image():
+    task = make_task(variants("recipe=paper")["conv_stem"], 9)
+    task.trainer = type("T", (), {"current_epoch": 0})()  # type: ignore[assignment]
+    images, labels = torch.randn(7, 3, 32, 32), torch.arange(7)
+    mixed, targets = task._mix(images.clone(), labels, 0)
+    pairs, pair_targets = task._mix(images[:6].clone(), labels[:6], 0)
+    assert torch.equal(mixed[:6], pairs) and torch.equal(targets[:6], pair_targets)
+    assert torch.equal(mixed[6], images[6])
+    smooth = torch.full((9,), 0.1 / 9).index_fill(0, labels[6:], 0.9 + 0.1 / 9)
+    assert torch.allclose(targets[6], smooth)
+
+
+@pytest.mark.parametrize("words", [("data.batch_size=1",), ("data.batch_size=4", "launch.accumulate=4")])
+def test_a_piece_of_one_image_that_should_be_mixed_is_refused(words):
+    with pytest.raises(
+        ConfigError, match=r"^data\.batch_size: \d .*leaves 1 image to a device at a time, and recipe\.mixup"
+    ):
+        variants("recipe=paper", *words)
+    assert variants(*words)["conv_stem"].per_device_batch_size == 1  # nothing is mixed: nothing is wrong
+
+
+def test_smoke_keeps_a_batch_that_its_parts_divide():
+    assert variants("smoke=true", "data.batch_size=64", "launch.accumulate=8")["conv_stem"].data.batch_size == 16
+    mixed = variants("smoke=true", "recipe=paper", "data.batch_size=96", "launch.accumulate=12")["conv_stem"]
+    assert mixed.data.batch_size == 24 and mixed.per_device_batch_size == 2
 
 
 def test_label_smoothing_is_applied_in_training_only():
@@ -188,6 +237,7 @@ def test_a_result_says_what_a_table_needs(tmp_path):
     )
     assert 0 <= result["metrics"]["test/top1"] <= result["metrics"]["test/top5"] <= 1
     assert math.isfinite(result["metrics"]["train/loss_epoch"])
+    assert (result["precision"], result["batch_layout"]) == ("32-true", "batches of 16 images")
     assert result["epoch"] == 0 and result["images_per_second"] > 0 and "thread" in result["device"]
     assert result["sizes"].keys() == {"train", "val", "test"}
     assert list(tmp_path.glob("events.out.tfevents*"))

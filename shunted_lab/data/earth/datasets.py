@@ -1,4 +1,7 @@
-"""Tiles as data sets: whole batches cut from the picture in one go, or PIL images for a heavy recipe."""
+"""Tiles as data sets: whole batches cut from the picture in one go, or PIL images for a heavy recipe.
+
+Both are resized by torch before they are normalised, so training and evaluation see the same pixels of a tile.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def earth_splits(data: EarthConfig, recipe: RecipeConfig, seed: int) -> Splits:
     tiles = find_tiles()
     train: Dataset = TileBatches(tiles["train"], data.image_size, recipe, seed)
     if not is_light(recipe):
-        transform = train_transform(recipe, data.image_size, "bicubic", STATS)
+        transform = train_transform(recipe, data.image_size, "bicubic", STATS, fast=True)
         train = Pictures(partial(_image, tiles["train"]), tiles["train"].labels, transform, recipe, seed)  # type: ignore[arg-type]
     val, test = (TileBatches(tiles[side], data.image_size) for side in ("val", "test"))
     return Splits(train, val, test, CLASS_NAMES)
@@ -57,9 +60,10 @@ class TileBatches(Dataset[tuple[Tensor, Tensor]]):
             index, which = (key, 0) if isinstance(key, int) else (key[1], self._symmetry(key))
             batch[place] = turn(cut(self.tiles, index), which)
             indices.append(index)
-        images = torch.from_numpy(batch).permute(0, 3, 1, 2).float().sub_(self.mean).div_(self.std)
+        pixels = torch.from_numpy(batch).permute(0, 3, 1, 2)
         if self.image_size != TILE:
-            images = F.interpolate(images, size=(self.image_size,) * 2, mode="bicubic", antialias=True)
+            pixels = F.interpolate(pixels, size=(self.image_size,) * 2, mode="bicubic", antialias=True)
+        images = pixels.float().sub_(self.mean).div_(self.std)
         return images, torch.from_numpy(self.tiles.labels[indices])
 
     def _symmetry(self, key: Key) -> int:

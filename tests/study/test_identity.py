@@ -1,0 +1,120 @@
+"""What makes a run another one: everything that can change its numbers, and nothing else."""
+
+from dataclasses import replace
+
+import pytest
+
+from shunted_lab.compose import compose
+from shunted_lab.study import plan, store
+from shunted_lab.study.plan import LAYOUT, RESULTS, sources_of
+from shunted_lab.tasks.model import batch_layout
+
+WORDS = ["experiment=ablate_embed", "data.batch_size=16"]
+
+
+def config(*words, variant="conv_stem"):
+    return compose([*WORDS, *words]).variants[variant]
+
+
+def fingerprint(*words, variant="conv_stem"):
+    run = config(*words, variant=variant)
+    return run.fingerprint("data", sources_of(run))
+
+
+@pytest.mark.parametrize(
+    ("variant", "words", "expected"),
+    [
+        ("conv_stem", (), ""),
+        ("conv_stem", ("launch.accumulate=4",), "BatchNorm over 4 images"),
+        ("conv_stem", ("launch.devices_per_run=2",), "BatchNorm over 16 images"),
+        ("conv_stem", ("launch.devices_per_run=2", "recipe.sync_bn=false"), "BatchNorm over 8 images"),
+        ("conv_stem", ("launch.devices_per_run=2", "launch.accumulate=2"), "BatchNorm over 8 images"),
+        ("overlapping", ("launch.accumulate=4",), ""),
+        ("overlapping", ("launch.accumulate=4", "recipe.mixup=0.8"), "pieces of 4 images on 1 devices"),
+        ("overlapping", ("launch.devices_per_run=4", "recipe.cutmix=1"), "pieces of 4 images on 4 devices"),
+        ("overlapping", ("launch.accumulate=4", "model.drop_path_rate=0.1"), "pieces of 4 images on 1 devices"),
+        ("overlapping", ("launch.accumulate=4", "model.drop_rate=0.1"), "pieces of 4 images on 1 devices"),
+        ("overlapping", ("launch.accumulate=4", "model.attn_drop_rate=0.1"), "pieces of 4 images on 1 devices"),
+    ],
+)
+def test_the_layout_of_a_batch_counts_where_numbers_depend_on_it(variant, words, expected):
+    run = config(*words, variant=variant)
+    assert batch_layout(run) == expected
+    assert sources_of(run).get(LAYOUT, "") == expected
+    # Whether BatchNorm is synchronised is said by the layout, and by nothing else.
+    plain = [word for word in words if not word.startswith(("launch.", "recipe.sync_bn"))]
+    same = fingerprint(*words, variant=variant) == fingerprint(*plain, variant=variant)
+    assert same == (expected == "")
+
+
+def test_a_component_of_a_user_is_taken_to_depend_on_its_batch(tmp_path, monkeypatch):
+    (tmp_path / "noisy_blocks.py").write_text(
+        "from torch import nn\n\nclass Noisy(nn.Module):\n    def __init__(self, dim):\n        super().__init__()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run = config("model.attn=noisy_blocks.Noisy", "launch.accumulate=4", variant="overlapping")
+    assert batch_layout(run) == "pieces of 4 images on 1 devices"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "recipe.precision=bf16-mixed",
+        "recipe.lr=0.01",
+        "model.drop_rate=0.1",
+        "data.image_size=96",
+        "seeds=[7]",
+        "model.mlp=mlp",
+    ],
+)
+def test_what_changes_numbers_makes_another_run(word):
+    assert fingerprint(word) != fingerprint()
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "launch.devices=4",
+        "launch.threads=1",
+        "launch.num_workers=2",
+        "launch.accelerator=cpu",
+        "recipe.sync_bn=false",
+        "recipe.name=mine",
+        "model.name=mine",
+        "runs_dir=elsewhere",
+    ],
+)
+def test_what_changes_none_does_not(word):
+    assert fingerprint(word) == fingerprint()
+
+
+def test_results_of_another_version_of_this_package_are_stale_and_say_so(tmp_path, monkeypatch):
+    words = [*WORDS, f"runs_dir={tmp_path}", "seeds=[0]"]
+    experiment = compose(words)
+    facts = plan.data_facts(experiment)
+    runs = plan.plan_runs(experiment, facts)
+    study = store.create_study(experiment.config, {"val/top1": "max"})
+    result = {"metrics": {"val/top1": 0.5, "test/top1": 0.4}, "headline": "test/top1"}
+    store.adopt(study, runs[0], result)
+    assert [state.state for state in store.read_states(runs, study)] == ["done", "missing", "missing"]
+
+    monkeypatch.setattr(plan, "RESULTS_VERSION", plan.RESULTS_VERSION + 1)
+    states = store.read_states(plan.plan_runs(experiment, facts), study)
+    assert [state.state for state in states] == ["stale", "missing", "missing"]
+    assert states[0].error == "shunted_lab gives other numbers since (results version 1, now 2)"
+
+
+def test_another_layout_is_said_where_a_run_is_stale(tmp_path):
+    experiment = compose([*WORDS, f"runs_dir={tmp_path}", "seeds=[0]"])
+    run = plan.plan_runs(experiment, plan.data_facts(experiment))[2]
+    study = store.create_study(experiment.config, {"val/top1": "max"})
+    store.adopt(study, run, {"metrics": {"val/top1": 0.5, "test/top1": 0.4}, "headline": "test/top1"})
+    parts = compose([*WORDS, f"runs_dir={tmp_path}", "seeds=[0]", "launch.accumulate=4"])
+    (state,) = store.read_states(plan.plan_runs(parts, plan.data_facts(parts))[2:], study)
+    assert (state.state, state.error) == ("stale", "batch layout was a whole batch on one device")
+
+
+def test_the_version_of_results_is_part_of_every_run():
+    assert sources_of(config())[RESULTS] == "1"
+    run = config()
+    assert replace(run, seed=5).fingerprint("", {RESULTS: "1"}) != replace(run, seed=5).fingerprint("", {RESULTS: "2"})
