@@ -24,6 +24,7 @@ from shunted_lab.cli import answer
 from shunted_lab.commands import ConvertConfig
 from shunted_lab.compose import compose_convert
 from shunted_lab.config import ConfigError, FolderConfig
+from shunted_lab.data.decode import Undecodable, decode
 from shunted_lab.data.layout import check_data
 from shunted_lab.files import atomic, locked
 from shunted_lab.usage import convert_usage
@@ -185,8 +186,6 @@ def _load(path: str, length: int, verify: bool) -> bytes | None:
     Raises:
         ConfigError: if it changed since it was listed.
     """
-    from PIL import Image
-
     try:
         content = Path(path).read_bytes()
     except OSError:
@@ -195,8 +194,8 @@ def _load(path: str, length: int, verify: bool) -> bytes | None:
         raise ConfigError(f"data.root: {path} has changed while it was read; start again when nobody writes there")
     if verify:
         try:
-            Image.open(io.BytesIO(content)).convert("RGB")
-        except Exception:  # PIL's decoders raise what they like
+            decode(content)
+        except Undecodable:
             return None
     return content
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from shunted_lab.data.decode import decode
+
 FOLDER = Path(__file__).parent
 PICTURE, LABELS = FOLDER / "bmng.jpg", FOLDER / "landcover.png"
 WIDTH, HEIGHT = 5400, 2700  # pixels; 15 to a degree, 180 W and 90 N at the top left
@@ -59,8 +61,7 @@ class Tiles:
 
 def load_picture() -> np.ndarray:
     """(2700, 5400, 3) uint8."""
-    with Image.open(PICTURE) as image:
-        return np.asarray(image.convert("RGB"))
+    return np.asarray(decode(PICTURE.read_bytes()))
 
 
 def load_labels() -> np.ndarray:
