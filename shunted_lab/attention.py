@@ -73,8 +73,8 @@ def load(config: AttentionConfig) -> tuple[Pyramid, Stats]:
 
     run, file = find_checkpoint(config.checkpoint)
     if run is None:
-        return load_model(config.model, file), IMAGENET
-    return load_model(run.config.model, file), stats_of(run.config.data)
+        return load_model(config.model, file).net, IMAGENET
+    return load_model(run.config.model, file).net, stats_of(run.config.data)
 
 
 def read_image(config: AttentionConfig, stats: Stats) -> tuple[np.ndarray, Tensor]:

@@ -49,6 +49,7 @@ def run(experiment: Experiment, words: list[str]) -> int:
         count_costs,
         count_paper_costs,
         data_facts,
+        initial_weights,
         plan_runs,
         study_folder,
     )
@@ -72,8 +73,9 @@ def run(experiment: Experiment, words: list[str]) -> int:
     if slots and not config.plan_only and any(state.state != "done" for state in states):
         warm_up()
     costs = count_costs(experiment, facts)
+    initial = initial_weights(experiment, facts)
     console.print(_plan(config, states, costs, store.other_runs(study, runs)))
-    for line in _stale(states):
+    for line in [*_by_variant(initial), *_stale(states)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if config.plan_only:
         return 0
@@ -108,7 +110,7 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
     from shunted_lab.report.progress import Progress
     from shunted_lab.report.search import build_search_table, to_terminal, write_search
     from shunted_lab.study.launch import Launcher, warm_up
-    from shunted_lab.study.plan import check_space, data_facts, study_folder
+    from shunted_lab.study.plan import check_space, data_facts, initial_weights, study_folder
     from shunted_lab.study.search import Search, SearchQueue
     from shunted_lab.study.store import open_study
     from shunted_lab.tasks import goal_of
@@ -116,9 +118,12 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
     config = experiment.config
     goal = goal_of(next(iter(experiment.variants.values())).data)
     folder = study_folder(config)
-    search = Search(experiment, next(iter(data_facts(experiment).values())))
+    facts = data_facts(experiment)
+    search = Search(experiment, next(iter(facts.values())))
     study = open_study(config)
     search.check(study)
+    for line in _by_variant(initial_weights(experiment, facts)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if config.plan_only:
         console.print(to_terminal(build_search_table(search, study, config)))
         return 0
@@ -163,6 +168,14 @@ def _plan(config: Config, states: list[RunState], costs: dict[str, Cost], others
     if others:
         lines.append(f"{others} finished runs of other seeds or configurations are kept, and stand in no table here")
     return Group(table, "; ".join(lines))
+
+
+def _by_variant(lines: dict[str, str]) -> list[str]:
+    """Each line once, with the names of its variants where variants differ."""
+    names: dict[str, list[str]] = {}
+    for name, line in lines.items():
+        names.setdefault(line, []).append(name)
+    return list(names) if len(names) == 1 else [f"{line} ({', '.join(of)})" for line, of in names.items()]
 
 
 def _stale(states: list[RunState]) -> list[str]:

@@ -20,6 +20,7 @@ from shunted_lab.compose import compose, value_of
 from shunted_lab.config import LITE_RECIPE, FolderConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.earth.datasets import STATS
+from shunted_lab.data.earth.tiles import CLASS_NAMES
 from shunted_lab.data.splits import CIFAR, IMAGENET
 from shunted_lab.nn import Pyramid, init_weights
 from shunted_lab.nn.official import published_names
@@ -170,19 +171,19 @@ def test_data_on_the_command_line_change_those_of_the_run(net, pictures, tmp_pat
 
 
 def test_other_data_are_normalised_as_the_run_s_were(run, tmp_path):
-    """A run on data=earth sees a picture in a folder as it would see it among its tiles."""
+    """A run on data=earth sees a picture in a folder as it would see it among its tiles, and knows classes by name."""
     rng = np.random.default_rng(1)
     for side in ("train", "val"):
-        for label in range(9):
-            (tmp_path / side / str(label)).mkdir(parents=True)
+        for name in CLASS_NAMES:
+            (tmp_path / side / name).mkdir(parents=True)
             pixels = rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / side / str(label) / "0.png")
+            Image.fromarray(pixels).save(tmp_path / side / name / "0.png")
     words = ["data=folder", f"data.root={tmp_path}", "data.image_size=64", "data.crop_pct=1.0", "device=cpu"]
     found = evaluate.show([f"checkpoint={run[0]}", *words])
-    pixels = np.stack([np.asarray(Image.open(tmp_path / "val" / str(label) / "0.png")) for label in range(9)])
+    pixels = np.stack([np.asarray(Image.open(tmp_path / "val" / name / "0.png")) for name in CLASS_NAMES])
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in STATS)
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std
-    model = load_model(load_run(run[0]).config.model, run[0] / "checkpoints" / "last.ckpt").eval()
+    model = load_model(load_run(run[0]).config.model, run[0] / "checkpoints" / "last.ckpt").net.eval()
     with torch.no_grad():
         loss = nn.functional.cross_entropy(model(images), torch.arange(9))
     assert found["metrics"]["test/loss"] == pytest.approx(float(loss), rel=1e-5)
@@ -216,7 +217,7 @@ def test_every_form_of_the_same_weights_gives_the_same_numbers(net, pictures, tm
             }[form],
             path,
         )
-    task = Classification(net, compose(["experiment=train"]).config.recipe, 2, 3, 0)
+    task = Classification(net, compose(["experiment=train"]).config.recipe, ("cat", "dog"), 3, 0)
     found = evaluate.show(of_file(path, pictures))
     again = evaluate.show(of_file(path, pictures, "data.batch_size=8"))
     assert found["metrics"]["test/loss"] == pytest.approx(again["metrics"]["test/loss"], rel=1e-5)
@@ -292,7 +293,7 @@ def test_images_a_second_leave_the_first_batch_out(monkeypatch):
     ticks = iter([0.0, 100.0, 200.0, 202.0, 300.0, 302.0])
     monkeypatch.setattr("shunted_lab.tasks.evaluate.time.perf_counter", lambda: next(ticks))
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
-    task = Classification(net, compose(["experiment=train"]).config.recipe, 3, 4, 0)
+    task = Classification(net, compose(["experiment=train"]).config.recipe, "abc", 4, 0)
     batches = [(torch.zeros(count, 3, 2, 2), torch.zeros(count, dtype=torch.long)) for count in (4, 4, 2)]
     assert passes(task, batches, "test", torch.device("cpu")).images_per_second == 6 / 4
 
@@ -304,7 +305,7 @@ def test_images_a_second_leave_the_first_batch_out(monkeypatch):
     ("changes", "message"),
     [
         (["checkpoint=none.pth"], "checkpoint: 'none.pth' does not exist"),
-        ([f"checkpoint={__file__}"], r"no checkpoint"),
+        ([f"checkpoint={__file__}"], r"not a checkpoint"),
         (["chekpoint=x"], "chekpoint: no such key; did you mean 'checkpoint'"),
         (["data.crop=1.0"], r"data.crop: no such key; did you mean 'crop_pct'"),
         (["data.image_size=16"], "data.image_size: 16 is too small for four stages"),
@@ -355,7 +356,7 @@ def test_a_damaged_file_is_refused(net, pictures, tmp_path, capsys, suffix):
     save = save_file if suffix == "safetensors" else torch.save
     save({key: value.contiguous() for key, value in net.state_dict().items()}, path)
     path.write_bytes(path.read_bytes()[:2000])
-    refused(of_file(path, pictures), r"^error: checkpoint: .*is truncated, or no checkpoint", capsys)
+    refused(of_file(path, pictures), r"^error: checkpoint: .*is truncated, or not a checkpoint", capsys)
 
 
 def test_pickled_code_is_refused_with_what_to_do(pictures, tmp_path, capsys):
@@ -371,7 +372,10 @@ def test_a_head_for_other_classes_is_refused_and_both_numbers_named(net, run, pi
     words = [f"checkpoint={tmp_path}/net.pth", "model=shunted_s", *TINY, "data=earth"]
     refused(words, "has a head for 2 classes, and the data have 9 classes", capsys)
     words = [f"checkpoint={run[0]}", "data=folder", f"data.root={pictures}"]
-    refused(words, "has a head for 9 classes, and the data have 2 classes", capsys)
+    message = (
+        r"has a head for other classes .*: only the file has 'water', .* and 6 more; only the data have 'cat', 'dog'"
+    )
+    refused(words, message, capsys)
     headless = {key: value for key, value in net.state_dict().items() if not key.startswith("head.")}
     torch.save(headless, tmp_path / "net.pth")
     refused(of_file(tmp_path / "net.pth", pictures), "has no head that classifies, and the data have 2", capsys)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +38,16 @@ CIFAR100_FILES = {  # name: MD5, as in torchvision
 class DataFacts:
     """What a plan needs to know of a data set.
 
-    `identity` tells data sets of one name apart (folders with other images); empty where the name says it all.
+    `class_names` are in the order of the labels. `identity` tells data sets of one name apart (folders with other
+    images); empty where the name says it all.
     """
 
-    num_classes: int
+    class_names: tuple[str, ...]
     identity: str = ""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
 
 
 def check_data(data: DataConfig, tested_only: bool = False) -> DataFacts:
@@ -53,10 +59,15 @@ def check_data(data: DataConfig, tested_only: bool = False) -> DataFacts:
     Raises:
         ConfigError: with the expected tree and the first path that is absent.
     """
+    # numpy and Pillow are imported for those who need them
     if isinstance(data, EarthConfig):
-        return DataFacts(9, EARTH)
+        from shunted_lab.data.earth.tiles import CLASS_NAMES as EARTH_CLASSES
+
+        return DataFacts(tuple(EARTH_CLASSES), EARTH)
     if isinstance(data, ScalesConfig):
-        return DataFacts(6, SCALES)
+        from shunted_lab.data.scales.scene import CLASS_NAMES as SCALES_CLASSES
+
+        return DataFacts(tuple(SCALES_CLASSES), SCALES)
     assert isinstance(data, FolderConfig)
     if isinstance(data, ShardsConfig):
         facts = _check_shards(data)
@@ -89,7 +100,7 @@ def _check_shards(data: ShardsConfig) -> DataFacts:
 
     index = open_index(data.root)
     index.check(data)
-    return DataFacts(len(index.classes), index.identity)
+    return DataFacts(tuple(index.classes), index.identity)
 
 
 def _tree(data: FolderConfig) -> str:
@@ -119,7 +130,9 @@ def _check_cifar100(data: FolderConfig, root: Path) -> DataFacts:
         with open(path, "rb") as file:
             if hashlib.file_digest(file, "md5").hexdigest() != md5:
                 raise absent(data, path, "is damaged (its MD5 is another); unpack the archive again")
-    return DataFacts(100)
+    with open(root / "cifar-100-python" / "meta", "rb") as file:
+        meta = pickle.load(file, encoding="latin1")  # its MD5 is right: no other code runs than torchvision runs
+    return DataFacts(tuple(meta["fine_label_names"]))
 
 
 def _check_imagenet(data: FolderConfig, root: Path, only: str | None = None) -> DataFacts:
@@ -136,7 +149,7 @@ def _check_imagenet(data: FolderConfig, root: Path, only: str | None = None) -> 
                 raise absent(data, folder, f"has {count} images, and at least {least} belong there (half unpacked?)")
         for name in sorted(set(classes_of(root / side)) - set(synsets)):
             raise absent(data, root / side / name, "is no class of ImageNet-1K")
-    return DataFacts(len(synsets))
+    return DataFacts(tuple(synsets))
 
 
 def _check_inat(data: FolderConfig, root: Path) -> DataFacts:
@@ -145,7 +158,7 @@ def _check_inat(data: FolderConfig, root: Path) -> DataFacts:
     assert isinstance(data, INat2018Config)
     lists = read_lists(data, root)
     check_images(data, lists)
-    return DataFacts(len(lists.classes), lists.identity)
+    return DataFacts(tuple(lists.classes), lists.identity)
 
 
 def _check_folder(data: FolderConfig, root: Path, only: str | None = None) -> DataFacts:
@@ -167,7 +180,7 @@ def _check_folder(data: FolderConfig, root: Path, only: str | None = None) -> Da
     first = sides[0]
     if not names[first]:
         raise absent(data, root / first / "CLASS")
-    return DataFacts(len(names[first]), digest.hexdigest()[:16])
+    return DataFacts(tuple(sorted(names[first])), digest.hexdigest()[:16])
 
 
 def sides_of(root: Path) -> list[str]:

@@ -154,7 +154,7 @@ def _caption(
     lines += _shared(
         {name: _accuracy_of(run, goal, sizes[run.data.name, str(run.data)]) for name, run in variants.items()}
     )
-    lines += _shared({name: _training_of(run) for name, run in variants.items()})
+    lines += _shared({name: _training_of(run, _has_new_head(name, states)) for name, run in variants.items()})
     devices = sorted({result["device"] for result in results})
     lines.append(f"Trained on {', '.join(devices)}." if devices else "Nothing is trained yet.")
     lines.append(
@@ -176,9 +176,16 @@ def _shared(sentences: Mapping[str, str]) -> list[str]:
     return list(names) if len(names) == 1 else [f"{', '.join(of)}: {sentence}" for sentence, of in names.items()]
 
 
-def _training_of(run: RunConfig) -> str:
+def _has_new_head(variant: str, states: Sequence[RunState]) -> bool:
+    """Whether the finished runs of a variant did not take the head of the weights that they began with."""
+    done = [s.result.get("initial_weights") for s in states if s.result is not None and s.run.variant == variant]
+    return any(initial["new_head"] for initial in done if initial)
+
+
+def _training_of(run: RunConfig, new_head: bool) -> str:
     tested = {"last": "the last epoch", "best": "the epoch that was best on the validation split"}[run.recipe.select]
     weights = "" if run.model.checkpoint is None else f" with the weights of {run.model.checkpoint}"
+    weights += " (new head)" if new_head else ""
     return f"Model {run.model.name}{weights}, recipe {run.recipe.name}, {run.recipe.epochs} epochs; tested: {tested}."
 
 

@@ -15,6 +15,7 @@ from shunted_lab.study.folder import Run, find_checkpoint
 
 if TYPE_CHECKING:
     from shunted_lab.nn import Cost
+    from shunted_lab.tasks.checkpoint import InitialWeights
 
 IMAGENET_CLASSES = 1000
 WEIGHTS = "model.checkpoint"  # what the content of that file is called, among the sources of a run
@@ -108,17 +109,29 @@ def sources_of(config: RunConfig) -> dict[str, str]:
 def count_costs(experiment: Experiment, facts: dict[str, DataFacts]) -> dict[str, Cost]:
     """The cost of every variant at the experiment's image size, on the `meta` device.
 
-    Building every variant here shows an impossible one before anything is trained, and so does reading the weights
-    that it begins with.
+    Building every variant here shows an impossible one before anything is trained.
 
     Raises:
         ConfigError: for a variant that cannot be built.
     """
-    costs = {}
+    return {
+        name: model_cost(f"variants.{name}", run, run.data.image_size, facts[name].num_classes)
+        for name, run in experiment.variants.items()
+    }
+
+
+def initial_weights(experiment: Experiment, facts: dict[str, DataFacts]) -> dict[str, str]:
+    """Variant -> which weights it begins with, and what becomes of their head, for those that begin with some.
+
+    Raises:
+        ConfigError: for weights that cannot be read, or are another model's.
+    """
+    found = {}
     for name, run in experiment.variants.items():
-        costs[name] = model_cost(f"variants.{name}", run, run.data.image_size, facts[name].num_classes)
-        check_weights(f"variants.{name}", run, facts[name].num_classes)
-    return costs
+        initial = check_weights(f"variants.{name}", run, facts[name])
+        if initial is not None:
+            found[name] = f"{WEIGHTS}: {run.model.checkpoint}, {initial}"
+    return found
 
 
 def count_paper_costs(experiment: Experiment) -> dict[str, Cost]:
@@ -142,15 +155,20 @@ def model_cost(where: str, run: RunConfig, image_size: int, num_classes: int) ->
         raise ConfigError(f"{where}: {error}") from None
 
 
-def check_weights(where: str, run: RunConfig, num_classes: int) -> None:
-    """Raise ConfigError for weights to begin with that cannot be read, or are another model's."""
+def check_weights(where: str, run: RunConfig, facts: DataFacts) -> InitialWeights | None:
+    """What the weights are that a run begins with; None if it begins with none.
+
+    Raises:
+        ConfigError: for weights that cannot be read, or are another model's.
+    """
     if run.model.checkpoint is None:
-        return
+        return None
     from shunted_lab.tasks.checkpoint import load_initial
     from shunted_lab.tasks.model import build_model
 
     try:
-        load_initial(build_model(run.model, num_classes), str(with_weights(run).model.checkpoint))
+        net = build_model(run.model, facts.num_classes)
+        return load_initial(net, str(with_weights(run).model.checkpoint), facts.class_names)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 

@@ -184,7 +184,7 @@ def execute(order: Order, link: Link | None = None, progress: bool = False) -> d
         if bad:
             raise FloatingPointError(", ".join(bad))  # a run that diverged has failed; its NaN is no result
         result["seconds"] = round(time.perf_counter() - start, 2)
-        result["costs"] = order.costs | (_measured(run) if order.measure else {})
+        result["costs"] = order.costs | (_measured(run, result["num_classes"]) if order.measure else {})
         result |= order.origin
         write_json(run.folder / "result.json", result)
         return result
@@ -199,16 +199,14 @@ def _check_weights(run: Run) -> None:
         raise ConfigError(f"{WEIGHTS}: {file} is gone or has changed since it was planned; the same command plans anew")
 
 
-def _measured(run: Run) -> dict[str, float]:
+def _measured(run: Run, num_classes: int) -> dict[str, float]:
     """Latency [s] of one image and peak memory [bytes] of a forward pass, on the device that the run was trained on."""
-    from shunted_lab.data import check_data
     from shunted_lab.nn import device_of, measure
     from shunted_lab.tasks.model import build_model
 
-    classes = check_data(run.config.data).num_classes
     device = device_of(run.config.launch.accelerator)
     side = run.config.data.image_size
-    speed = measure(build_model(run.config.model, classes), (side, side), 1, device, repeats=20, warmup=3)
+    speed = measure(build_model(run.config.model, num_classes), (side, side), 1, device, repeats=20, warmup=3)
     memory = {} if speed.peak_memory is None else {"memory": float(speed.peak_memory)}
     return {"latency": speed.latency} | memory
 
