@@ -28,7 +28,7 @@ import torch
 from shunted_lab.config import ConfigError
 from shunted_lab.data.corrupt import CorruptImages
 from shunted_lab.files import locked, write_json, write_text
-from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, read_result
+from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, missing_metrics, read_result
 from shunted_lab.study.order import Order, Slot, origin
 from shunted_lab.study.plan import WEIGHTS, sources_of
 from shunted_lab.study.slurm import across_nodes
@@ -165,6 +165,7 @@ def execute(order: Order, link: Link | None = None, progress: bool = False) -> d
     Raises:
         Stopped, Pruned: as `link` has decided.
         FloatingPointError: if the run diverged.
+        RuntimeError: if a metric is missing, by which runs are compared.
     """
     run = order.run
     if not _is_first():
@@ -182,7 +183,9 @@ def execute(order: Order, link: Link | None = None, progress: bool = False) -> d
         result = train(run.config, run.folder, link, progress)
         bad = [f"{key} is {value}" for key, value in result["metrics"].items() if not math.isfinite(value)]
         if bad:
-            raise FloatingPointError(", ".join(bad))  # a run that diverged has failed; its NaN is no result
+            raise FloatingPointError(", ".join(bad))  # a run that diverged has failed; its NaN is not a result
+        if missing := missing_metrics(run, result):
+            raise RuntimeError(f"{' and '.join(missing)}: not measured, since the split gave no batch")
         result["seconds"] = round(time.perf_counter() - start, 2)
         result["costs"] = order.costs | (_measured(run, result["num_classes"]) if order.measure else {})
         result |= order.origin
