@@ -16,6 +16,7 @@ from shunted_lab.usage import usage
 if TYPE_CHECKING:
     from rich.console import Console, Group
 
+    from shunted_lab.data import DataFacts
     from shunted_lab.nn import Cost
     from shunted_lab.study.folder import Run
     from shunted_lab.study.order import Slot
@@ -75,7 +76,7 @@ def run(experiment: Experiment, words: list[str]) -> int:
     costs = count_costs(experiment, facts)
     initial = initial_weights(experiment, facts)
     console.print(_plan(config, states, costs, store.other_runs(study, runs)))
-    for line in [*_by_variant(initial), *_stale(states)]:
+    for line in [*_notes(facts), *_by_variant(initial), *_stale(states)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if config.plan_only:
         return 0
@@ -122,7 +123,7 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
     search = Search(experiment, next(iter(facts.values())))
     study = open_study(config)
     search.check(study)
-    for line in _by_variant(initial_weights(experiment, facts)):
+    for line in [*_notes(facts), *_by_variant(initial_weights(experiment, facts))]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if config.plan_only:
         console.print(to_terminal(build_search_table(search, study, config)))
@@ -168,6 +169,11 @@ def _plan(config: Config, states: list[RunState], costs: dict[str, Cost], others
     if others:
         lines.append(f"{others} finished runs of other seeds or configurations are kept, and stand in no table here")
     return Group(table, "; ".join(lines))
+
+
+def _notes(facts: dict[str, DataFacts]) -> list[str]:
+    """What is to be said of the data sets, each line once."""
+    return list(dict.fromkeys(note for found in facts.values() for note in found.notes))
 
 
 def _by_variant(lines: dict[str, str]) -> list[str]:

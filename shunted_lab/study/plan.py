@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from shunted_lab.tasks.checkpoint import InitialWeights
 
 IMAGENET_CLASSES = 1000
+READING = (
+    "image_size",
+    "batch_size",
+    "crop_pct",
+    "interpolation",
+    "resize",
+    "max_corrupt",
+)  # no check depends on these
 WEIGHTS = "model.checkpoint"  # what the content of that file is called, among the sources of a run
 
 
@@ -47,10 +55,10 @@ def data_facts(experiment: Experiment) -> dict[str, DataFacts]:
     Raises:
         ConfigError: for a data set that is missing or not whole.
     """
-    checked: dict[tuple[object, ...], DataFacts] = {}
+    checked: dict[str, DataFacts] = {}
     facts = {}
     for name, run in experiment.variants.items():
-        key = (run.data.name, *(getattr(run.data, name, None) for name in ("root", "category", "num_classes")))
+        key = repr({key: value for key, value in asdict(run.data).items() if key not in READING})
         if key not in checked:
             checked[key] = check_data(run.data)
         facts[name] = checked[key]

@@ -24,7 +24,7 @@ from shunted_lab.study.plan import data_facts, plan_runs
 
 TRAIN = 24  # of each of the two classes; 10 % are held out
 RECIPE = replace(LITE_RECIPE, random_resized_crop=True)
-pytestmark = pytest.mark.filterwarnings("ignore:.*cannot be decoded.*the next image of the side")
+pytestmark = pytest.mark.filterwarnings("ignore:.*cannot be decoded.*the next image of the split")
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_what_follows_is_corrupt_too(root):
 def test_what_is_no_image_is_corrupt(root, content):
     data = data_of(root)
     Path(data.splits.train.picture.images[2]).write_bytes(content)
-    with pytest.warns(UserWarning, match=r"/cat/.*\.jpg cannot be decoded \(.+\); the next image of the side"):
+    with pytest.warns(UserWarning, match=r"/cat/.*\.jpg cannot be decoded \(.+\); the next image of the split"):
         data.splits.train[0, 2, 0]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -118,7 +118,7 @@ def test_more_than_the_bound_end_the_run_in_one_line(root, num_workers):
     data = data_of(root, num_workers=num_workers, max_corrupt=10)
     paths = halve(data, *range(14))
     said = r"^data\.max_corrupt: 10 may be replaced, and 1[1-4] of \d\d training images could not be decoded so far: "
-    with refused(said + r".* and \d more; mend or remove them$") as error:
+    with refused(said + r".* and \d more; repair or remove them$") as error:
         for number in range(4):
             epoch(data, number)
     assert "\n" not in str(error.value) and sum(path in str(error.value) for path in paths) == 10
@@ -128,7 +128,7 @@ def test_more_than_the_bound_end_the_run_in_one_line(root, num_workers):
 def test_a_bound_of_none_refuses_the_first(root, num_workers):
     data = data_of(root, num_workers=num_workers, max_corrupt=0)
     (path,) = halve(data, 5)
-    with refused(rf"^data\.max_corrupt: 0 may be replaced, and 1 of \d+ .* so far: {path}; mend or remove them$"):
+    with refused(rf"^data\.max_corrupt: 0 may be replaced, and 1 of \d+ .* so far: {path}; repair or remove them$"):
         epoch(data)
     with pytest.raises(ConfigError, match=r"^data\.max_corrupt: -1 is too small: at least 0$"):
         data_of(root, max_corrupt=-1)
@@ -147,7 +147,9 @@ def test_a_side_of_nothing_else_ends(root):
 def test_sides_that_are_evaluated_leave_nothing_out(root, side, num_workers):
     data = data_of(root, num_workers=num_workers)
     (path,) = halve(data, 1, side=side)
-    with refused(rf"^data\.root: {path} cannot be decoded \(.+\), and it is evaluated on, .*; mend it or") as error:
+    with refused(
+        rf"^data\.root: {path} cannot be decoded \(.+\), and evaluation leaves no image out; repair or remove it$"
+    ) as error:
         list(getattr(data, f"{side}_dataloader")())
     assert "\n" not in str(error.value)
 
@@ -183,7 +185,7 @@ def test_shards_name_the_file_and_its_tar(root, tmp_path):
     found = make_datamodule(config, RECIPE, 0)
     assert torch.equal(found.splits.train[0, 3, 0][0], data.splits.train[0, 3, 0][0]) and found.corrupt == [3]
     name = r"train/cat/\d+\.jpg in /.*/out/train-0000\d\.tar"
-    with refused(rf"^data\.max_corrupt: 1 may be replaced, and 2 of .*: {name}, {name}; mend"):
+    with refused(rf"^data\.max_corrupt: 1 may be replaced, and 2 of .*: {name}, {name}; repair"):
         epoch(found)
     with refused(r"^data\.root: val/cat/2\.jpg in /.*/out/val-00000\.tar cannot be decoded"):
         list(found.test_dataloader())

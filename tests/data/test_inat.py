@@ -24,7 +24,7 @@ from shunted_lab.config import (
     ShardsConfig,
 )
 from shunted_lab.data import check_data, inat, make_datamodule, shards
-from shunted_lab.data.splits import read_sides
+from shunted_lab.data.image_splits import read_splits
 from shunted_lab.study.plan import data_facts
 
 LEVELS = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
@@ -111,7 +111,7 @@ def official(root: Path, side: str, year: int, category: str) -> list[tuple[str,
 def test_paths_and_labels_are_those_of_the_official_loader(tmp_path, schema, year, category):
     root = made(tmp_path, year, moved=True)
     config = schema(root=str(root), category=category)
-    classes, sides = read_sides(config)
+    classes, sides = read_splits(config)
     assert list(sides) == ["train", "val"]
     for side, found in sides.items():
         assert list(zip(found.images, found.labels, strict=True)) == official(root, side, year, category)
@@ -119,22 +119,22 @@ def test_paths_and_labels_are_those_of_the_official_loader(tmp_path, schema, yea
 
 
 def test_classes_are_numbered_by_their_first_annotation(tmp_path):
-    classes, sides = read_sides(config_of(made(tmp_path)))
+    classes, sides = read_splits(config_of(made(tmp_path)))
     assert classes == ["Anas_acuta", "Anas_crecca", "Vanessa_atalanta", "Lilium_martagon"]
     assert sides["train"].labels == [1] * 6 + [2] * 4 + [3] * 3 + [0] and sides["val"].labels == [3, 1, 0, 2, 1]
 
 
 def test_a_level_above_puts_categories_into_one_class(tmp_path):
-    classes, sides = read_sides(config_of(made(tmp_path), category="genus"))
+    classes, sides = read_splits(config_of(made(tmp_path), category="genus"))
     assert classes == ["Anas", "Vanessa", "Lilium"] and sides["val"].labels == [2, 0, 0, 1, 0]
-    assert read_sides(config_of(tmp_path, category="kingdom"))[0] == ["Animalia", "Plantae"]
+    assert read_splits(config_of(tmp_path, category="kingdom"))[0] == ["Animalia", "Plantae"]
 
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_images_are_found_where_they_lie(tmp_path, moved):
     root = made(tmp_path, moved=moved)
     check_data(config_of(root))
-    first = read_sides(config_of(root))[1]["train"].images[0]
+    first = read_splits(config_of(root))[1]["train"].images[0]
     assert first == f"{root}/train_val2018/{'' if moved else 'Birds/'}0/{0:032x}.jpg"
 
 
@@ -159,7 +159,7 @@ def test_an_image_that_is_listed_twice_counts_twice_as_in_the_official_loader(tm
     root = made(tmp_path, moved=True)
     edit(root / "val2018.json", lambda found: found["images"].append(found["images"][0]))
     assert check_data(config_of(root)).num_classes == 4
-    found = read_sides(config_of(root))[1]["val"]
+    found = read_splits(config_of(root))[1]["val"]
     assert list(zip(found.images, found.labels, strict=True)) == official(root, "val", 2018, "name")
     assert len(found.labels) == 6
 
@@ -196,9 +196,9 @@ def test_an_absent_or_damaged_list_is_refused(root, name):
     whole = (root / name).read_bytes()
     for content in (whole[:-5], b"", b"\xff\xfe\xfd", b"[" * 100_000):
         (root / name).write_bytes(content)
-        refused(config_of(root), rf"/{name} is damaged \(no JSON\); unpack the archive again; data=inat2018")
+        refused(config_of(root), rf"/{name} is damaged \(not JSON\); unpack the archive again; data=inat2018")
     (root / name).write_text("3")
-    refused(config_of(root), rf"/{name} is no (object|list) in JSON")
+    refused(config_of(root), rf"/{name} is not (an object|a list) in JSON")
     (root / name).unlink()
     refused(config_of(root), rf"/{name} is absent; data=inat2018 expects")
 
@@ -293,7 +293,7 @@ def test_a_level_that_a_category_does_not_have_is_refused(root, value):
 
 
 def test_the_first_absent_image_is_named(root):
-    images = {side: found.images for side, found in read_sides(config_of(root))[1].items()}
+    images = {side: found.images for side, found in read_splits(config_of(root))[1].items()}
     for path in (images["val"][3], images["train"][9], images["train"][7], images["train"][0]):
         os.remove(path)
         refused(
@@ -329,6 +329,19 @@ def test_a_wrong_level_and_a_wrong_number_of_classes_are_refused(root):
         check_data(config_of(root, num_classes=8142))
 
 
+def test_one_class_or_an_image_a_class_is_refused(root):
+    kept = (root / "categories.json").read_bytes()
+    edit(root / "categories.json", lambda found: found[1].update(kingdom="Animalia"))
+    message = r"has 1 class at the level kingdom \(data\.category\), 'Animalia'; a classifier needs at least 2$"
+    refused(config_of(root, category="kingdom"), message, "")
+    (root / "categories.json").write_bytes(kept)
+    edit(root / "train2018.json", lambda found: found.update(images=found["images"][5:11:5]))
+    with pytest.raises(
+        ConfigError, match=r"^data\.val_fraction: 0\.3 .* has 2 of them in 2 classes, and each class keeps"
+    ):
+        check_data(config_of(root))
+
+
 # --- identity and fingerprint ----------------------------------------------------------------------------------------
 
 
@@ -346,7 +359,12 @@ def test_identity_follows_classes_labels_and_images(root):
         edit(root / name, change)
         found.add(check_data(config_of(root)).identity)
         (root / name).write_bytes(lists[root / name])
-    assert len(found) == 4 and check_data(config_of(root)).identity == base
+    path = read_splits(config_of(root))[1]["train"].images[3]
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[:-1])
+    found.add(check_data(config_of(root)).identity)
+    Path(path).write_bytes(content)
+    assert len(found) == 5 and check_data(config_of(root)).identity == base
     assert check_data(INat2019Config(root=str(made(root / "other", 2019)))).identity != base
 
 
@@ -396,7 +414,7 @@ def test_shards_give_the_same_sides_numbers_and_labels(tmp_path, moved, category
 
 
 def test_an_incomplete_data_set_is_not_converted(root, tmp_path):
-    os.remove(read_sides(config_of(root))[1]["val"].images[1])
+    os.remove(read_splits(config_of(root))[1]["val"].images[1])
     words = ["data=inat2018", f"data.root={root}", f"out={tmp_path / 'out'}"]
     with pytest.raises(ConfigError, match=r"^data\.root: .*\.jpg is absent; data=inat2018 expects"):
         shards.convert(compose_convert(words))

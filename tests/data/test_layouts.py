@@ -14,7 +14,9 @@ from torchvision.datasets import CIFAR100
 
 from shunted_lab.config import LITE_RECIPE, CIFAR100Config, ConfigError, FolderConfig, ImageNetConfig, RecipeConfig
 from shunted_lab.data import check_data, layout, make_datamodule
-from shunted_lab.data.splits import hold_out
+from shunted_lab.data.image_splits import hold_out
+
+PAIR = {"cat": 2, "dog": 2}
 
 
 def tree(root: Path, **sides: dict[str, int]) -> Path:
@@ -65,8 +67,8 @@ def test_a_root_that_does_not_exist_is_refused(tmp_path):
         ({"train": {"ant": 1, "cat": 1, "dog": 1}, "val": {"ant": 1}}, r"/val/cat is absent"),
         ({"train": {"cat": 1}, "val": {"cat": 1, "dog": 1}}, r"/train/dog is absent"),
         ({"train": {"cat": 1, "dog": 0}, "val": {"cat": 1, "dog": 1}}, r"/train/dog has no images"),
-        ({"train": {"cat": 1}, "val": {"cat": 1}, "test": {"cat": 0}}, r"/test/cat has no images"),
-        ({"train": {"cat": 1}, "val": {"cat": 1}, "test": {"dog": 1}}, r"/train/dog is absent"),
+        ({"train": PAIR, "val": PAIR, "test": {"cat": 1, "dog": 0}}, r"/test/dog has no images"),
+        ({"train": PAIR, "val": PAIR, "test": {"fox": 1}}, r"/train/fox is absent"),
     ],
 )
 def test_a_half_unpacked_folder_is_refused_with_its_first_absent_path(tmp_path, sides, message):
@@ -81,8 +83,32 @@ def test_a_folder_without_classes_is_refused(tmp_path):
     refused(FolderConfig(root=str(tmp_path)), r"/train/CLASS is absent")
 
 
+def test_one_class_is_refused(tmp_path):
+    root = tree(tmp_path, train={"cat": 5}, val={"cat": 2})
+    message = rf"^data\.root: '{root}' has 1 class, 'cat'; a classifier needs at least 2$"
+    refused(FolderConfig(root=str(root)), message)
+    with pytest.raises(ConfigError, match=message):
+        check_data(FolderConfig(root=str(root)), tested_only=True)
+
+
+def test_a_training_image_a_class_leaves_none_for_validation(tmp_path):
+    root = tree(tmp_path, train={"cat": 1, "dog": 1, "fox": 1}, val={"cat": 1, "dog": 1, "fox": 1})
+    config = FolderConfig(root=str(root), val_fraction=0.25)
+    said = (
+        rf"'{root}' has 3 of them in 3 classes, and each class keeps one; add training images, or give the data a test"
+    )
+    refused(config, rf"^data\.val_fraction: 0\.25 of the training images leaves none for validation: {said} split, ")
+    assert check_data(config, tested_only=True).num_classes == 3
+    shutil.copytree(root / "val", root / "test")
+    assert check_data(config).num_classes == 3
+    shutil.rmtree(root / "test")
+    Image.new("RGB", (40, 36)).save(root / "train" / "fox" / "more.png")
+    assert check_data(config).num_classes == 3
+    assert make_datamodule(replace(config, image_size=32), LITE_RECIPE, 0).sizes == {"train": 3, "val": 1, "test": 3}
+
+
 def test_identity_follows_the_files_and_not_the_place(tmp_path):
-    sides = {"train": {"cat": 3}, "val": {"cat": 2}}
+    sides = {"train": {"cat": 3, "dog": 3}, "val": PAIR}
     first, second = (FolderConfig(root=str(tree(tmp_path / name, **sides))) for name in "ab")
     assert check_data(first).identity == check_data(second).identity != ""
     Image.new("RGB", (40, 36)).save(tmp_path / "b" / "train" / "cat" / "new.png")
@@ -127,7 +153,7 @@ def test_workers_and_seeds_are_paired_for_files_too(tmp_path):
     assert torch.equal(batch(0), batch(0, 2)) and not torch.equal(batch(0), batch(1))
 
 
-def test_sides_can_be_sent_to_spawned_workers(tmp_path):
+def test_splits_can_be_sent_to_spawned_workers(tmp_path):
     root = tree(tmp_path, train={"a": 2}, val={"a": 1})
     side = make_datamodule(FolderConfig(root=str(root), image_size=32), LITE_RECIPE, 0).splits.train
     sent = pickle.loads(pickle.dumps(side))
@@ -198,7 +224,7 @@ def test_fewer_classes_than_imagenet_has_are_refused(tmp_path):
 
 def test_a_folder_that_is_no_synset_is_refused(imagenet):
     tree(Path(imagenet.root), train={"zebra": 1})
-    refused(imagenet, r"zebra")
+    refused(imagenet, r"/train/zebra is not a class of ImageNet-1K")
 
 
 def test_unlabelled_test_images_are_no_test_side(imagenet):
@@ -232,7 +258,7 @@ def cifar100(tmp_path, monkeypatch) -> CIFAR100Config:
 
 
 def test_cifar100_loads(cifar100):
-    assert check_data(cifar100).num_classes == 100
+    assert check_data(cifar100).class_names == tuple(f"c{i}" for i in range(100))
     data = make_datamodule(replace(cifar100, image_size=48), LITE_RECIPE, 0)
     assert data.sizes == {"train": 900, "val": 100, "test": 200} and data.class_names[99] == "c99"
     assert sorted(data.splits.val.labels) == list(range(100))

@@ -21,7 +21,7 @@ from PIL import Image
 
 from shunted_lab.compose import compose_convert
 from shunted_lab.config import LITE_RECIPE, ConfigError, FolderConfig, RecipeConfig, RunConfig, ShardsConfig
-from shunted_lab.data import check_data, make_datamodule, shards, tar_cache, tar_reader, tars
+from shunted_lab.data import DataFacts, check_data, make_datamodule, shards, tar_cache, tar_reader, tars
 from shunted_lab.data.module import EpochSampler, ShardOrder
 from shunted_lab.data.tar_cache import CachedTars
 
@@ -82,7 +82,7 @@ def refused(config: ShardsConfig, message: str) -> None:
 
 
 def test_every_image_is_there_with_its_bytes_its_label_and_its_name(source, finished):
-    index, sides = tar_reader.open_sides(config_of(finished))
+    index, sides = tar_reader.open_splits(config_of(finished))
     assert index.classes == ["cat", "dog"] and set(sides) == {"train", "val"}
     for side, found in sides.items():
         images = sorted((source / side).glob("*/*.jpg"), key=str)
@@ -121,10 +121,10 @@ def test_other_formats_keep_their_ending(tmp_path):
 
 def test_shards_keep_to_their_size_and_training_images_are_mixed(finished):
     index = tars.open_index(str(finished))
-    assert len(index.sides["train"]) > 6
+    assert len(index.splits["train"]) > 6
     assert all(shard.bytes <= SMALL * 1e6 + tarfile.RECORDSIZE for shard in index.shards)
     assert all((finished / shard.tar).stat().st_size == shard.bytes for shard in index.shards)
-    side = tar_reader.open_sides(config_of(finished))[1]["train"]
+    side = tar_reader.open_splits(config_of(finished))[1]["train"]
     first = [label for place, label in zip(side.places, side.labels, strict=True) if place[0] <= 1]
     assert set(first) == {0, 1}  # in the order of the folder they would all be cats
 
@@ -148,7 +148,7 @@ def test_a_seed_repeats_itself_and_another_gives_another_order(source, finished,
     convert(source, tmp_path / "other", "shuffle_seed=1")
     one, other = (tars.open_index(str(path)) for path in (finished, tmp_path / "other"))
     assert one.identity != other.identity
-    assert one.sides["train"][0].digest != other.sides["train"][0].digest
+    assert one.splits["train"][0].digest != other.splits["train"][0].digest
 
 
 # --- the converter: stopped, refused ---------------------------------------------------------------------------------
@@ -214,12 +214,52 @@ def test_two_conversions_do_not_write_into_one_folder(source, tmp_path, monkeypa
         convert(source, tmp_path / "out")
 
 
+def test_equally_large_images_that_are_exchanged_are_other_shards(tmp_path):
+    """Names, labels and lengths are the same: only the bytes tell."""
+    source = tmp_path / "in"
+    for split in ("train", "val"):
+        for grey, name in ((0, "cat"), (200, "dog")):
+            (source / split / name).mkdir(parents=True)
+            for number in range(3):
+                Image.new("RGB", (8, 8), (grey, number, 0)).save(source / split / name / f"{number}.bmp")
+    convert(source, tmp_path / "one")
+    for split in ("train", "val"):
+        (source / split / "cat").rename(source / split / "x")
+        (source / split / "dog").rename(source / split / "cat")
+        (source / split / "x").rename(source / split / "dog")
+    convert(source, tmp_path / "other")
+    one, other = (check_data(config_of(tmp_path / name)) for name in ("one", "other"))
+    assert one.class_names == other.class_names and one.identity != other.identity
+
+
+def test_the_index_says_whether_images_were_decoded_and_the_identity_does_not_depend_on_it(source, finished, tmp_path):
+    convert(source, tmp_path / "unseen", "verify=false")
+    verified, unseen = (tars.open_index(str(path)) for path in (finished, tmp_path / "unseen"))
+    assert verified.verified and not unseen.verified and verified.identity == unseen.identity
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [({"cat": 3}, r"has 1 class, 'cat'; a classifier needs"), ({"cat": 1, "dog": 1}, r"has 2 of them in 2 classes")],
+)
+def test_too_few_classes_or_images_are_refused(tmp_path, monkeypatch, counts, message):
+    for split in ("train", "val"):
+        for name, count in counts.items():
+            (tmp_path / "in" / split / name).mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (8, 8)).save(tmp_path / "in" / split / name / f"{number}.png")
+    with monkeypatch.context() as patched:
+        patched.setattr(shards, "check_data", lambda data: DataFacts(()))  # as if another version had written them
+        convert(tmp_path / "in", tmp_path / "out")
+    refused(config_of(tmp_path / "out"), message)
+
+
 def test_corrupt_images_are_refused_with_their_paths(tmp_path):
     source = photos(tmp_path / "in", train=8, val=1)
     broken = [source / "train" / name / f"{number}.jpg" for name in ("cat", "dog") for number in range(6)]
     for path in broken:
         path.write_bytes(path.read_bytes()[:400])
-    with pytest.raises(ConfigError, match=r"^data\.root: 12 images cannot be read: .* and 2 more; mend") as error:
+    with pytest.raises(ConfigError, match=r"^data\.root: 12 images cannot be read: .* and 2 more; repair") as error:
         convert(source, tmp_path / "out")
     assert sum(str(path) in str(error.value) for path in broken) == 10 and "\n" not in str(error.value)
     assert not (tmp_path / "out" / tars.INDEX).exists()
@@ -433,7 +473,7 @@ def test_a_damaged_index_is_refused(copied):
     (copied / "shards.json").write_text(whole[:-5])
     refused(config_of(copied), r"/shards\.json is damaged")
     (copied / "shards.json").write_text(json.dumps(json.loads(whole) | {"version": 9}))
-    refused(config_of(copied), r"/shards\.json has version 9, and 1 is read here")
+    refused(config_of(copied), r"/shards\.json has version 9, and 2 is read here")
 
 
 @pytest.mark.parametrize("label", [2, -1])
@@ -442,7 +482,7 @@ def test_a_label_that_is_no_class_is_refused(copied, label):
     table.labels[1] = label
     (copied / "val-00000.npz").write_bytes(table.pack())
     index = json.loads((copied / "shards.json").read_text())
-    index["sides"]["val"][0]["digest"] = table.digest
+    index["splits"]["val"][0]["digest"] = table.digest
     (copied / "shards.json").write_text(json.dumps(index))
     with pytest.raises(ConfigError) as error:
         make_datamodule(config_of(copied), LITE_RECIPE, 0)

@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 
 from shunted_lab.config import ConfigError, RecipeConfig, ScalesConfig
 from shunted_lab.data.augment import symmetry, turn
+from shunted_lab.data.cache import cache_folder
 from shunted_lab.data.earth.datasets import STATS
-from shunted_lab.data.layout import cache_folder
 from shunted_lab.data.module import Key, Splits
 from shunted_lab.data.scales.scene import BINS, CLASS_NAMES, LARGEST, SIDES, SMALLEST, VERSION, Scene, draw_scene
 from shunted_lab.files import atomic
