@@ -80,6 +80,8 @@ def run(experiment: Experiment, words: list[str]) -> int:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if config.plan_only:
         return 0
+    if not on_cluster:
+        _check_images(experiment, facts, states, console)
     paper_costs = count_paper_costs(experiment)
     check_space(config, [state.run for state in states if state.state != "done"], costs)
     study_folder(config).mkdir(parents=True, exist_ok=True)
@@ -108,6 +110,7 @@ def _submit(words: list[str], config: Config, console: Console) -> bool:
 
 def _search(experiment: Experiment, words: list[str], slots: list[Slot], console: Console) -> int:
     """Try the points of a search until it has enough, and report. Returns 1 if it has not."""
+    from shunted_lab.data.evaluated import check_evaluated
     from shunted_lab.report.progress import Progress
     from shunted_lab.report.search import build_search_table, to_terminal, write_search
     from shunted_lab.study.launch import Launcher, warm_up
@@ -135,6 +138,8 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
         queue = SearchQueue(study, search, folder, limit, config.rerun, beat)
         check_space(config, [search.run(search.baseline)] * queue.planned(), search.baseline_cost())
         queue.prepare([])
+        if queue.planned():
+            check_evaluated(search.base.data, search.facts.identity, lambda line: console.print(line, highlight=False))
         with Progress(console, queue.planned(), len(slots), goal.monitor) as progress:
             Launcher(queue, slots, progress).run()
         if queue.exhausted:
@@ -169,6 +174,19 @@ def _plan(config: Config, states: list[RunState], costs: dict[str, Cost], others
     if others:
         lines.append(f"{others} finished runs of other seeds or configurations are kept, and stand in no table here")
     return Group(table, "; ".join(lines))
+
+
+def _check_images(
+    experiment: Experiment, facts: dict[str, DataFacts], states: list[RunState], console: Console
+) -> None:
+    """See to it that all images can be decoded on which the runs that are to be trained are evaluated."""
+    from shunted_lab.data.evaluated import check_evaluated
+
+    rerun = experiment.config.rerun
+    kept = {None: ("done", "stale"), "failed": ("done", "stale"), "stale": ("done",), "all": ()}[rerun]
+    for name in dict.fromkeys(state.run.variant for state in states if state.state not in kept):
+        data = experiment.variants[name].data
+        check_evaluated(data, facts[name].identity, lambda line: console.print(line, highlight=False))
 
 
 def _notes(facts: dict[str, DataFacts]) -> list[str]:
