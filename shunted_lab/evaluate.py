@@ -72,7 +72,7 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
     """
     from shunted_lab.data import check_data, make_datamodule
 
-    class_names = check_data(config.data, tested_only=config.side == "test").class_names  # before torch is imported
+    class_names = check_data(config.data, tested_only=config.split == "test").class_names  # before torch is imported
     from shunted_lab.data.splits import stats_of
     from shunted_lab.nn import device_name
     from shunted_lab.report.statistics import wilson
@@ -88,14 +88,14 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
     task = task_of(model.net, RunConfig(config.model, config.data, LITE_RECIPE, LaunchConfig(), 0), class_names)
     data = make_datamodule(config.data, LITE_RECIPE, 0, config.num_workers)
     stats = stats_of(config.data), stats_of(config.data if run is None else run.data)
-    loader = data.test_dataloader() if config.side == "test" else data.val_dataloader()
-    result = passes.evaluate(task, loader, config.side, device, precision, config.limit_batches, stats)
-    top1 = result.metrics.get(f"{config.side}/top1")
+    loader = data.test_dataloader() if config.split == "test" else data.val_dataloader()
+    result = passes.evaluate(task, loader, config.split, device, precision, config.limit_batches, stats)
+    top1 = result.metrics.get(f"{config.split}/top1")
     return {
         "metrics": result.metrics,
         "top1_interval": None if top1 is None else list(wilson(round(top1 * result.images), result.images)),
         "images": result.images,
-        "of_images": data.sizes[config.side],
+        "of_images": data.sizes[config.split],
         "images_per_second": result.images_per_second,
         "device": device_name(device),
         "precision": precision,
@@ -151,10 +151,10 @@ def _table(config: EvaluateConfig, found: dict[str, Any]) -> Table:
         ("Model", config.model.name),
         ("Checkpoint", f"{found['file']}; {found['weights']}"),
         ("Classes", found["classes"]),
-        ("Images", f"{images}, {config.side} side of {data.name}{' (SYNTHETIC)' if found['synthetic'] else ''}"),
+        ("Images", f"{images}, {config.split} split of {data.name}{' (SYNTHETIC)' if found['synthetic'] else ''}"),
         ("Image size", size),
     ]
-    loss = f"{config.side}/loss"
+    loss = f"{config.split}/loss"
     for key, value in found["metrics"].items():
         if key == loss:
             continue

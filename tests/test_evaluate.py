@@ -73,14 +73,14 @@ def net():
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A folder of two classes, with 3 and 5 images of noise on the test side."""
+    """A folder of two classes, with 3 and 5 images of noise on the test split."""
     root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for side, counts in (("train", (2, 2)), ("val", (3, 5))):
+    for split, counts in (("train", (2, 2)), ("val", (3, 5))):
         for name, count in zip(("cat", "dog"), counts, strict=True):
-            (root / side / name).mkdir(parents=True)
+            (root / split / name).mkdir(parents=True)
             for i in range(count):
                 pixels = rng.integers(0, 256, (80, 100, 3)).astype(np.uint8)
-                Image.fromarray(pixels).save(root / side / name / f"{i}.png")
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
     return root
 
 
@@ -99,17 +99,17 @@ def refused(words, message, capsys):
 # --- a run -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("side", ["test", "val"])
-def test_a_runs_numbers_come_out_again(run, side):
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_a_runs_numbers_come_out_again(run, split):
     folder, result = run
-    found = evaluate.show([f"checkpoint={folder}", f"limit_batches={BATCHES}", "device=cpu", f"side={side}"])
-    assert set(found["metrics"]) == {f"{side}/loss", f"{side}/top1", f"{side}/top5"}
+    found = evaluate.show([f"checkpoint={folder}", f"limit_batches={BATCHES}", "device=cpu", f"split={split}"])
+    assert set(found["metrics"]) == {f"{split}/loss", f"{split}/top1", f"{split}/top5"}
     for key, value in found["metrics"].items():
         assert value == result["metrics"][key], key
-    assert found["images"] == BATCHES * 16 and found["of_images"] == result["sizes"][side]
+    assert found["images"] == BATCHES * 16 and found["of_images"] == result["sizes"][split]
 
 
-def test_the_whole_side_is_taken_and_counts_as_torch_does(run):
+def test_the_whole_split_is_taken_and_counts_as_torch_does(run):
     found = evaluate.show([f"checkpoint={run[0]}", "device=cpu", "data.batch_size=500"])
     assert found["images"] == found["of_images"] == 1550
     right = round(found["metrics"]["test/top1"] * 1550)
@@ -173,11 +173,11 @@ def test_data_on_the_command_line_change_those_of_the_run(net, pictures, tmp_pat
 def test_other_data_are_normalised_as_the_run_s_were(run, tmp_path):
     """A run on data=earth sees a picture in a folder as it would see it among its tiles, and knows classes by name."""
     rng = np.random.default_rng(1)
-    for side in ("train", "val"):
+    for split in ("train", "val"):
         for name in CLASS_NAMES:
-            (tmp_path / side / name).mkdir(parents=True)
+            (tmp_path / split / name).mkdir(parents=True)
             pixels = rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / side / name / "0.png")
+            Image.fromarray(pixels).save(tmp_path / split / name / "0.png")
     words = ["data=folder", f"data.root={tmp_path}", "data.image_size=64", "data.crop_pct=1.0", "device=cpu"]
     found = evaluate.show([f"checkpoint={run[0]}", *words])
     pixels = np.stack([np.asarray(Image.open(tmp_path / "val" / name / "0.png")) for name in CLASS_NAMES])
@@ -263,13 +263,13 @@ def test_top1_is_the_hand_count(net, pictures, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["out.json"]
 
 
-def test_the_test_side_is_enough_where_it_is_tested(net, pictures, tmp_path, capsys):
+def test_the_test_split_is_enough_where_it_is_tested(net, pictures, tmp_path, capsys):
     torch.save(net.state_dict(), tmp_path / "net.pth")
     with_all = evaluate.show(of_file(tmp_path / "net.pth", pictures))
     shutil.copytree(pictures / "val", tmp_path / "data" / "val")
     alone = evaluate.show(of_file(tmp_path / "net.pth", tmp_path / "data"))
     assert alone["metrics"] == with_all["metrics"] and alone["of_images"] == 8
-    refused(of_file(tmp_path / "net.pth", tmp_path / "data", "side=val"), r"data\.root: .*/train is absent", capsys)
+    refused(of_file(tmp_path / "net.pth", tmp_path / "data", "split=val"), r"data\.root: .*/train is absent", capsys)
     shutil.rmtree(tmp_path / "data" / "val" / "cat")
     refused(of_file(tmp_path / "net.pth", tmp_path / "data"), r"has a head for 2 classes, and the data have 1", capsys)
     shutil.rmtree(tmp_path / "data" / "val")
@@ -312,7 +312,7 @@ def test_images_a_second_leave_the_first_batch_out(monkeypatch):
         (["model=shunted_x"], "model: 'shunted_x' is not known; did you mean 'shunted_"),
         (["model=pvt_v2_b0"], r"does not fit pvt_v2_b0: missing: stages.*; not in the model: .* more; shapes: "),
         (["model.mlp_ratios=[4,4,4,4]"], r"shapes: stages\.0\.blocks\.0\.mlp\.fc1\.weight is 16x8 and not 32x8"),
-        (["side=train"], "side: 'train' is not known; choices: test, val"),
+        (["split=train"], "split: 'train' is not known; choices: test, val"),
         (["device=gpu"], "device: 'gpu' is not known"),
         (["precision=8"], "precision: '8' is not known"),
         (["precision=16-mixed"], "precision: 16-mixed is not for a CPU; choices: mixed, 32-true, bf16-mixed"),
@@ -422,5 +422,7 @@ def test_a_mistake_in_the_words_is_answered_without_torch(run):
 def test_help_lists_the_keys():
     done = subprocess.run([sys.executable, "-m", "shunted_lab.evaluate", "--help"], capture_output=True, text=True)
     assert (
-        done.returncode == 0 and "  side: str = test" in done.stdout and "  data.crop_pct: float = 0.875" in done.stdout
+        done.returncode == 0
+        and "  split: str = test" in done.stdout
+        and "  data.crop_pct: float = 0.875" in done.stdout
     )

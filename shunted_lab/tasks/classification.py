@@ -46,7 +46,7 @@ class Classification(L.LightningModule):
         self.initial_weights: dict[str, Any] | None = None  # what became of `model.checkpoint` (`InitialWeights.note`)
 
     def make_metrics(self) -> MetricCollection:
-        """What is measured on the validation and test sides."""
+        """What is measured on the validation and test splits."""
         accuracies: dict[str, Any] = {"top1": MulticlassAccuracy(self.num_classes, average="micro")}
         if self.num_classes > 5:
             accuracies["top5"] = MulticlassAccuracy(self.num_classes, average="micro", top_k=5)

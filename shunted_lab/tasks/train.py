@@ -129,14 +129,14 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
 
 def corrupt_images(trainer: L.Trainer, data: ImageData) -> list[str]:
     """The training images that any rank could not decode and replaced."""
-    side: Any = data.splits.train
-    marks = getattr(side, "corrupt", None)
+    train: Any = data.splits.train
+    marks = getattr(train, "corrupt", None)
     if marks is None:
         return []
     if trainer.world_size > 1:
         seen = marks.marks.float().to(trainer.strategy.root_device)
         marks.marks |= (trainer.strategy.reduce(seen, reduce_op="sum") > 0).cpu()
-    return [side.picture.where(index) for index in marks.found]
+    return [train.picture.where(index) for index in marks.found]
 
 
 def _show(
@@ -151,7 +151,7 @@ def _show(
     logger = trainer.logger
     assert isinstance(logger, TensorBoardLogger) and isinstance(task.net, Pyramid)
     count = len(predictions.targets)
-    chosen = [int(i) for i in torch.linspace(0, count - 1, min(SHOWN, count))]  # all over the side: it may be sorted
+    chosen = [int(i) for i in torch.linspace(0, count - 1, min(SHOWN, count))]  # all over the split: it may be sorted
     images = data.test_images(chosen)
     task.net.to("cpu")
     stats = stats_of(config.data)

@@ -29,15 +29,15 @@ TRAIN = 24  # images of each of the two classes
 SMALL = 0.02  # megabytes: five or six of the images
 
 
-def photos(root: Path, **sides: int) -> Path:
+def photos(root: Path, **splits: int) -> Path:
     """So many small JPEGs in `root/SIDE/cat` and `root/SIDE/dog`, each of its own noise."""
     rng = np.random.default_rng(0)
-    for side, count in sides.items():
+    for split, count in splits.items():
         for name in ("cat", "dog"):
-            (root / side / name).mkdir(parents=True)
+            (root / split / name).mkdir(parents=True)
             for number in range(count):
                 pixels = rng.integers(0, 256, (36, 40, 3), np.uint8)
-                Image.fromarray(pixels).save(root / side / name / f"{number}.jpg")
+                Image.fromarray(pixels).save(root / split / name / f"{number}.jpg")
     return root
 
 
@@ -82,10 +82,10 @@ def refused(config: ShardsConfig, message: str) -> None:
 
 
 def test_every_image_is_there_with_its_bytes_its_label_and_its_name(source, finished):
-    index, sides = tar_reader.open_splits(config_of(finished))
-    assert index.classes == ["cat", "dog"] and set(sides) == {"train", "val"}
-    for side, found in sides.items():
-        images = sorted((source / side).glob("*/*.jpg"), key=str)
+    index, splits = tar_reader.open_splits(config_of(finished))
+    assert index.classes == ["cat", "dog"] and set(splits) == {"train", "val"}
+    for split, found in splits.items():
+        images = sorted((source / split).glob("*/*.jpg"), key=str)
         assert list(found.names) == [path.relative_to(source).as_posix() for path in images]
         assert [found.content(i) for i in range(len(images))] == [path.read_bytes() for path in images]
         assert list(found.labels) == [index.classes.index(path.parent.name) for path in images]
@@ -124,14 +124,14 @@ def test_shards_keep_to_their_size_and_training_images_are_mixed(finished):
     assert len(index.splits["train"]) > 6
     assert all(shard.bytes <= SMALL * 1e6 + tarfile.RECORDSIZE for shard in index.shards)
     assert all((finished / shard.tar).stat().st_size == shard.bytes for shard in index.shards)
-    side = tar_reader.open_splits(config_of(finished))[1]["train"]
-    first = [label for place, label in zip(side.places, side.labels, strict=True) if place[0] <= 1]
+    split = tar_reader.open_splits(config_of(finished))[1]["train"]
+    first = [label for place, label in zip(split.places, split.labels, strict=True) if place[0] <= 1]
     assert set(first) == {0, 1}  # in the order of the folder they would all be cats
 
 
 def test_the_held_out_images_have_shards_of_their_own_in_order(finished):
     data = make_datamodule(config_of(finished), LITE_RECIPE, 0)
-    kept, held, test = (getattr(data.splits, side).picture.places for side in ("train", "val", "test"))
+    kept, held, test = (getattr(data.splits, split).picture.places for split in ("train", "val", "test"))
     assert not set(kept[:, 0]) & set(held[:, 0])
     assert all(np.array_equal(p, p[np.lexsort((p[:, 1], p[:, 0]))]) for p in (held, test))
 
@@ -309,17 +309,17 @@ def test_the_command_runs_and_has_help(source, tmp_path):
 
 
 @pytest.mark.parametrize("test", [0, 3])
-def test_sides_numbers_and_pixels_are_those_of_the_folder(tmp_path, test):
+def test_splits_numbers_and_pixels_are_those_of_the_folder(tmp_path, test):
     source = photos(tmp_path / "in", train=10, val=3, **({"test": test} if test else {}))
     convert(source, tmp_path / "out", "data.val_fraction=0.2")
     options = {"image_size": 32, "val_fraction": 0.2}
     folder = make_datamodule(FolderConfig(root=str(source), **options), RecipeConfig(), 5).splits
     data = make_datamodule(ShardsConfig(root=str(tmp_path / "out"), **options), RecipeConfig(), 5).splits
     assert data.class_names == folder.class_names
-    for side in ("train", "val", "test"):
-        one, other = getattr(folder, side), getattr(data, side)
+    for split in ("train", "val", "test"):
+        one, other = getattr(folder, split), getattr(data, split)
         assert list(one.picture.names) == list(other.picture.names) and list(one.labels) == list(other.labels)
-        keys = [(3, i, 1) for i in range(len(one))] if side == "train" else range(len(one))
+        keys = [(3, i, 1) for i in range(len(one))] if split == "train" else range(len(one))
         assert all(torch.equal(one[key][0], other[key][0]) for key in keys)
 
 
@@ -425,19 +425,19 @@ def test_repeats_and_ranks_work_as_ever(finished, monkeypatch):
 def test_few_files_are_open_and_none_is_left(finished, monkeypatch):
     monkeypatch.setattr(tar_reader, "OPEN_FILES", 2)
     before = len(os.listdir("/dev/fd"))
-    side = make_datamodule(config_of(finished), LITE_RECIPE, 0).splits.train.picture
-    for index in range(len(side.labels)):
-        side.content(index)
-        assert len(side.reader._files) <= 2 and len(os.listdir("/dev/fd")) <= before + 2
-    side.reader.__del__()
+    split = make_datamodule(config_of(finished), LITE_RECIPE, 0).splits.train.picture
+    for index in range(len(split.labels)):
+        split.content(index)
+        assert len(split.reader._files) <= 2 and len(os.listdir("/dev/fd")) <= before + 2
+    split.reader.__del__()
     assert len(os.listdir("/dev/fd")) == before
-    assert side.content(0)  # opened anew
+    assert split.content(0)  # opened anew
 
 
-def test_sides_can_be_sent_to_spawned_workers(finished):
-    side = make_datamodule(config_of(finished), LITE_RECIPE, 0).splits.train
-    expected = side[0, 0, 0][0]
-    sent = pickle.loads(pickle.dumps(side))
+def test_splits_can_be_sent_to_spawned_workers(finished):
+    split = make_datamodule(config_of(finished), LITE_RECIPE, 0).splits.train
+    expected = split[0, 0, 0][0]
+    sent = pickle.loads(pickle.dumps(split))
     assert sent.picture.reader._files == {} and torch.equal(sent[0, 0, 0][0], expected)
 
 
@@ -530,17 +530,17 @@ def test_a_url_gives_what_a_folder_gives(url, finished, tmp_path):
 def test_the_cache_keeps_to_its_bound_and_forgets_what_was_used_longest_ago(url, tmp_path):
     config = remote(url, tmp_path)
     data = make_datamodule(config, LITE_RECIPE, 0)
-    side, folder = data.splits.train.picture, tmp_path / "cache"
+    split, folder = data.splits.train.picture, tmp_path / "cache"
     fetched = []
     for index in order_of(data):
         before = {path.name for path in folder.glob("*/*.tar")}
-        side.content(index)
+        split.content(index)
         after = {path.name for path in folder.glob("*/*.tar")}
         fetched += sorted(after - before)
         assert sum(path.stat().st_size for path in folder.glob("*/*.tar")) <= config.cache_gb * 1e9 + 1
-    assert len(fetched) == len(set(fetched)) == len(set(side.places[:, 0].tolist()))  # each once in an epoch
+    assert len(fetched) == len(set(fetched)) == len(set(split.places[:, 0].tolist()))  # each once in an epoch
     assert after < set(fetched) and not list(folder.glob("*/*.part"))
-    assert sum(os.fstat(file).st_nlink == 0 for file in side.reader._files.values()) <= 1  # deleted ones are let go
+    assert sum(os.fstat(file).st_nlink == 0 for file in split.reader._files.values()) <= 1  # deleted ones are let go
 
 
 def test_a_cache_that_is_too_small_is_refused(url, tmp_path):
