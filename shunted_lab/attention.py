@@ -73,8 +73,8 @@ def load(config: AttentionConfig) -> tuple[Pyramid, Stats]:
 
     run, file = find_checkpoint(config.checkpoint)
     if run is None:
-        return load_model(config.model, file), IMAGENET
-    return load_model(run.config.model, file), stats_of(run.config.data)
+        return load_model(config.model, file).net, IMAGENET
+    return load_model(run.config.model, file).net, stats_of(run.config.data)
 
 
 def read_image(config: AttentionConfig, stats: Stats) -> tuple[np.ndarray, Tensor]:
@@ -98,15 +98,18 @@ def read_mask(config: AttentionConfig, picture: np.ndarray) -> Tensor:
 
 
 def _open(key: str, where: str, size: str | None, mode: str) -> Any:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
+
+    from shunted_lab.data.decode import Undecodable, decode
 
     try:
-        with Image.open(Path(where).expanduser()) as found:
-            image = found.convert(mode)
+        image = decode(Path(where).expanduser().read_bytes()).convert(mode)
     except FileNotFoundError:
         raise ConfigError(f"{key}: '{where}' does not exist") from None
-    except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise ConfigError(f"{key}: '{where}' is no image that can be read ({str(error)[:120]})") from None
+    except OSError as error:
+        raise ConfigError(f"{key}: '{where}' cannot be read ({error.strerror})") from None
+    except Undecodable as error:
+        raise ConfigError(f"{key}: '{where}' cannot be decoded as an image ({error})") from None
     if size is None:
         return image
     height, _, width = str(size).partition("x")

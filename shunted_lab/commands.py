@@ -88,7 +88,7 @@ class EvaluateConfig:
     checkpoint: str = option(MISSING, "a run's folder, or a .ckpt in it; or a file of weights for model=...")
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
-    side: str = option("test", "which side of the data: test, val")
+    split: str = option("test", "which split of the data: test, val")
     limit_batches: int | None = option(None, "at most so many batches; null takes all")
     device: str = option("auto", "auto, cpu, cuda, mps")
     precision: str | None = option(
@@ -98,8 +98,8 @@ class EvaluateConfig:
     out: str | None = option(None, "a .json file for all figures, the configuration and the versions of libraries")
 
     def __post_init__(self) -> None:
-        if self.side not in ("test", "val"):
-            raise unknown("side", self.side, ("test", "val"))
+        if self.split not in ("test", "val"):
+            raise unknown("split", self.split, ("test", "val"))
         if self.device not in DEVICES:
             raise unknown("device", self.device, DEVICES)
         if self.precision not in (None, *PRECISIONS):

@@ -63,43 +63,46 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
 
     Returns:
         Plain values: `metrics` as in a run's result, `top1_interval` (95 %, Wilson; None for several labels an image),
-        `images` and those there are (`of_images`), `images_per_second`, `device`, `precision`, the file and its
-        SHA-256, `config`, the git revision and the versions of libraries.
+        `images` and those there are (`of_images`), `images_per_second`, `device`, `precision`, the file, its SHA-256
+        and which `weights` of it were taken, how `classes` were matched, `config`, the git revision and the versions of
+        libraries.
 
     Raises:
         ConfigError: for data, a device or a checkpoint that cannot be used.
     """
     from shunted_lab.data import check_data, make_datamodule
 
-    num_classes = check_data(config.data, tested_only=config.side == "test").num_classes  # before torch is imported
+    class_names = check_data(config.data, tested_only=config.split == "test").class_names  # before torch is imported
     from shunted_lab.data.splits import stats_of
     from shunted_lab.nn import device_name
     from shunted_lab.report.statistics import wilson
     from shunted_lab.study.order import origin
     from shunted_lab.tasks import evaluate as passes
-    from shunted_lab.tasks.checkpoint import digest_of, load_model
+    from shunted_lab.tasks.checkpoint import digest_of, entry_text, load_model
     from shunted_lab.tasks.device import find_device
     from shunted_lab.tasks.train import task_of
 
     device = find_device(config.device)
     precision = _precision(config, run, device)
-    net = load_model(config.model, file, num_classes)
-    task = task_of(net, RunConfig(config.model, config.data, LITE_RECIPE, LaunchConfig(), 0), num_classes)
+    model = load_model(config.model, file, class_names)
+    task = task_of(model.net, RunConfig(config.model, config.data, LITE_RECIPE, LaunchConfig(), 0), class_names)
     data = make_datamodule(config.data, LITE_RECIPE, 0, config.num_workers)
     stats = stats_of(config.data), stats_of(config.data if run is None else run.data)
-    loader = data.test_dataloader() if config.side == "test" else data.val_dataloader()
-    result = passes.evaluate(task, loader, config.side, device, precision, config.limit_batches, stats)
-    top1 = result.metrics.get(f"{config.side}/top1")
+    loader = data.test_dataloader() if config.split == "test" else data.val_dataloader()
+    result = passes.evaluate(task, loader, config.split, device, precision, config.limit_batches, stats)
+    top1 = result.metrics.get(f"{config.split}/top1")
     return {
         "metrics": result.metrics,
         "top1_interval": None if top1 is None else list(wilson(round(top1 * result.images), result.images)),
         "images": result.images,
-        "of_images": data.sizes[config.side],
+        "of_images": data.sizes[config.split],
         "images_per_second": result.images_per_second,
         "device": device_name(device),
         "precision": precision,
         "file": str(file),
         "sha256": digest_of(file),
+        "weights": entry_text(model.entry),
+        "classes": model.classes,
         "synthetic": config.data.synthetic,
         "config": {key: value for key, value in dataclasses.asdict(config).items() if key != "defaults"},
         **origin(),
@@ -143,11 +146,12 @@ def _table(config: EvaluateConfig, found: dict[str, Any]) -> Table:
         size += f", centre crop {data.crop_pct:g} of the resized shorter side, {data.interpolation}"
     rows = [
         ("Model", config.model.name),
-        ("Checkpoint", found["file"]),
-        ("Images", f"{images}, {config.side} side of {data.name}{' (SYNTHETIC)' if found['synthetic'] else ''}"),
+        ("Checkpoint", f"{found['file']}; {found['weights']}"),
+        ("Classes", found["classes"]),
+        ("Images", f"{images}, {config.split} split of {data.name}{' (SYNTHETIC)' if found['synthetic'] else ''}"),
         ("Image size", size),
     ]
-    loss = f"{config.side}/loss"
+    loss = f"{config.split}/loss"
     for key, value in found["metrics"].items():
         if key == loss:
             continue

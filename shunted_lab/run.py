@@ -16,6 +16,7 @@ from shunted_lab.usage import usage
 if TYPE_CHECKING:
     from rich.console import Console, Group
 
+    from shunted_lab.data import DataFacts
     from shunted_lab.nn import Cost
     from shunted_lab.study.folder import Run
     from shunted_lab.study.order import Slot
@@ -49,6 +50,7 @@ def run(experiment: Experiment, words: list[str]) -> int:
         count_costs,
         count_paper_costs,
         data_facts,
+        initial_weights,
         low_rates,
         plan_runs,
         study_folder,
@@ -73,11 +75,14 @@ def run(experiment: Experiment, words: list[str]) -> int:
     if slots and not config.plan_only and any(state.state != "done" for state in states):
         warm_up()
     costs = count_costs(experiment, facts)
+    initial = initial_weights(experiment, facts)
     console.print(_plan(config, states, costs, store.other_runs(study, runs)))
-    for line in [*low_rates(experiment), *_stale(states)]:
+    for line in [*_notes(facts), *_by_variant(initial), *low_rates(experiment), *_stale(states)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if config.plan_only:
         return 0
+    if not on_cluster:
+        _check_images(experiment, facts, states, console)
     paper_costs = count_paper_costs(experiment)
     check_space(config, [state.run for state in states if state.state != "done"], costs)
     study_folder(config).mkdir(parents=True, exist_ok=True)
@@ -106,10 +111,11 @@ def _submit(words: list[str], config: Config, console: Console) -> bool:
 
 def _search(experiment: Experiment, words: list[str], slots: list[Slot], console: Console) -> int:
     """Try the points of a search until it has enough, and report. Returns 1 if it has not."""
+    from shunted_lab.data.evaluated import check_evaluated
     from shunted_lab.report.progress import Progress
     from shunted_lab.report.search import build_search_table, to_terminal, write_search
     from shunted_lab.study.launch import Launcher, warm_up
-    from shunted_lab.study.plan import check_space, data_facts, study_folder
+    from shunted_lab.study.plan import check_space, data_facts, initial_weights, study_folder
     from shunted_lab.study.search import Search, SearchQueue
     from shunted_lab.study.store import open_study
     from shunted_lab.tasks import goal_of
@@ -117,9 +123,12 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
     config = experiment.config
     goal = goal_of(next(iter(experiment.variants.values())).data)
     folder = study_folder(config)
-    search = Search(experiment, next(iter(data_facts(experiment).values())))
+    facts = data_facts(experiment)
+    search = Search(experiment, next(iter(facts.values())))
     study = open_study(config)
     search.check(study)
+    for line in [*_notes(facts), *_by_variant(initial_weights(experiment, facts))]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if config.plan_only:
         console.print(to_terminal(build_search_table(search, study, config)))
         return 0
@@ -130,6 +139,8 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
         queue = SearchQueue(study, search, folder, limit, config.rerun, beat)
         check_space(config, [search.run(search.baseline)] * queue.planned(), search.baseline_cost())
         queue.prepare([])
+        if queue.planned():
+            check_evaluated(search.base.data, search.facts.identity, lambda line: console.print(line, highlight=False))
         with Progress(console, queue.planned(), len(slots), goal.monitor) as progress:
             Launcher(queue, slots, progress).run()
         if queue.exhausted:
@@ -164,6 +175,32 @@ def _plan(config: Config, states: list[RunState], costs: dict[str, Cost], others
     if others:
         lines.append(f"{others} finished runs of other seeds or configurations are kept, and stand in no table here")
     return Group(table, "; ".join(lines))
+
+
+def _check_images(
+    experiment: Experiment, facts: dict[str, DataFacts], states: list[RunState], console: Console
+) -> None:
+    """See to it that all images can be decoded on which the runs that are to be trained are evaluated."""
+    from shunted_lab.data.evaluated import check_evaluated
+
+    rerun = experiment.config.rerun
+    kept = {None: ("done", "stale"), "failed": ("done", "stale"), "stale": ("done",), "all": ()}[rerun]
+    for name in dict.fromkeys(state.run.variant for state in states if state.state not in kept):
+        data = experiment.variants[name].data
+        check_evaluated(data, facts[name].identity, lambda line: console.print(line, highlight=False))
+
+
+def _notes(facts: dict[str, DataFacts]) -> list[str]:
+    """What is to be said of the data sets, each line once."""
+    return list(dict.fromkeys(note for found in facts.values() for note in found.notes))
+
+
+def _by_variant(lines: dict[str, str]) -> list[str]:
+    """Each line once, with the names of its variants where variants differ."""
+    names: dict[str, list[str]] = {}
+    for name, line in lines.items():
+        names.setdefault(line, []).append(name)
+    return list(names) if len(names) == 1 else [f"{line} ({', '.join(of)})" for line, of in names.items()]
 
 
 def _stale(states: list[RunState]) -> list[str]:

@@ -118,7 +118,7 @@ class SearchConfig:
     )
     objectives: Any = option(
         None,
-        "METRIC: max|min of the validation side, or params, macs, latency, memory; null is {val/top1: max}",
+        "METRIC: max|min of the validation split, or params, macs, latency, memory; null is {val/top1: max}",
     )
     constraints: dict[str, Any] = option({}, "params|macs: a number, or 'baseline': at most what the baseline has")
     trials: int = option(30, "different assignments to train")

@@ -80,12 +80,12 @@ def test_a_runs_checkpoint_is_the_run(run, image, capsys):
     [
         ({"checkpoint": "none"}, "checkpoint: 'none' does not exist"),
         ({"image": "none.png"}, "image: 'none.png' does not exist"),
-        ({"image": __file__}, "is no image that can be read"),
+        ({"image": __file__}, r"image: .* cannot be decoded as an image \(cannot identify image file\)"),
         ({"query": "[1.5,0]"}, r"query: \[1.5, 0.0\] is no point"),
         ({"size": "small"}, "size: 'small' is no size"),
         ({"size": "16"}, "too small for this model"),
         ({"out": "figure.gif"}, "is no figure; choices: .pdf, .png, .svg"),
-        ({"mask": __file__}, "mask: .* is no image that can be read"),
+        ({"mask": __file__}, "mask: .* cannot be decoded as an image"),
         ({"chekpoint": "x"}, "chekpoint: no such key; did you mean 'checkpoint'"),
     ],
 )

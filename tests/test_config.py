@@ -40,7 +40,7 @@ def test_every_shipped_experiment_builds_on_embedded_data_and_at_paper_scale(pat
     from shunted_lab.study.plan import count_costs, count_paper_costs
 
     experiment = compose([f"experiment={path.stem}"])
-    facts = {name: DataFacts(9) for name in experiment.variants}
+    facts = {name: DataFacts(tuple("abcdefghi")) for name in experiment.variants}
     costs = count_costs(experiment, facts)
     assert all(cost.macs > 0 for cost in costs.values())
     if experiment.config.paper is not None:

@@ -20,6 +20,7 @@ from shunted_lab.compose import compose, value_of
 from shunted_lab.config import LITE_RECIPE, FolderConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.earth.datasets import STATS
+from shunted_lab.data.earth.tiles import CLASS_NAMES
 from shunted_lab.data.splits import CIFAR, IMAGENET
 from shunted_lab.nn import Pyramid, init_weights
 from shunted_lab.nn.official import published_names
@@ -72,14 +73,14 @@ def net():
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A folder of two classes, with 3 and 5 images of noise on the test side."""
+    """A folder of two classes, with 3 and 5 images of noise on the test split."""
     root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for side, counts in (("train", (2, 2)), ("val", (3, 5))):
+    for split, counts in (("train", (2, 2)), ("val", (3, 5))):
         for name, count in zip(("cat", "dog"), counts, strict=True):
-            (root / side / name).mkdir(parents=True)
+            (root / split / name).mkdir(parents=True)
             for i in range(count):
                 pixels = rng.integers(0, 256, (80, 100, 3)).astype(np.uint8)
-                Image.fromarray(pixels).save(root / side / name / f"{i}.png")
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
     return root
 
 
@@ -98,17 +99,17 @@ def refused(words, message, capsys):
 # --- a run -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("side", ["test", "val"])
-def test_a_runs_numbers_come_out_again(run, side):
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_a_runs_numbers_come_out_again(run, split):
     folder, result = run
-    found = evaluate.show([f"checkpoint={folder}", f"limit_batches={BATCHES}", "device=cpu", f"side={side}"])
-    assert set(found["metrics"]) == {f"{side}/loss", f"{side}/top1", f"{side}/top5"}
+    found = evaluate.show([f"checkpoint={folder}", f"limit_batches={BATCHES}", "device=cpu", f"split={split}"])
+    assert set(found["metrics"]) == {f"{split}/loss", f"{split}/top1", f"{split}/top5"}
     for key, value in found["metrics"].items():
         assert value == result["metrics"][key], key
-    assert found["images"] == BATCHES * 16 and found["of_images"] == result["sizes"][side]
+    assert found["images"] == BATCHES * 16 and found["of_images"] == result["sizes"][split]
 
 
-def test_the_whole_side_is_taken_and_counts_as_torch_does(run):
+def test_the_whole_split_is_taken_and_counts_as_torch_does(run):
     found = evaluate.show([f"checkpoint={run[0]}", "device=cpu", "data.batch_size=500"])
     assert found["images"] == found["of_images"] == 1550
     right = round(found["metrics"]["test/top1"] * 1550)
@@ -170,19 +171,19 @@ def test_data_on_the_command_line_change_those_of_the_run(net, pictures, tmp_pat
 
 
 def test_other_data_are_normalised_as_the_run_s_were(run, tmp_path):
-    """A run on data=earth sees a picture in a folder as it would see it among its tiles."""
+    """A run on data=earth sees a picture in a folder as it would see it among its tiles, and knows classes by name."""
     rng = np.random.default_rng(1)
-    for side in ("train", "val"):
-        for label in range(9):
-            (tmp_path / side / str(label)).mkdir(parents=True)
+    for split in ("train", "val"):
+        for name in CLASS_NAMES:
+            (tmp_path / split / name).mkdir(parents=True)
             pixels = rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / side / str(label) / "0.png")
+            Image.fromarray(pixels).save(tmp_path / split / name / "0.png")
     words = ["data=folder", f"data.root={tmp_path}", "data.image_size=64", "data.crop_pct=1.0", "device=cpu"]
     found = evaluate.show([f"checkpoint={run[0]}", *words])
-    pixels = np.stack([np.asarray(Image.open(tmp_path / "val" / str(label) / "0.png")) for label in range(9)])
+    pixels = np.stack([np.asarray(Image.open(tmp_path / "val" / name / "0.png")) for name in CLASS_NAMES])
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in STATS)
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std
-    model = load_model(load_run(run[0]).config.model, run[0] / "checkpoints" / "last.ckpt").eval()
+    model = load_model(load_run(run[0]).config.model, run[0] / "checkpoints" / "last.ckpt").net.eval()
     with torch.no_grad():
         loss = nn.functional.cross_entropy(model(images), torch.arange(9))
     assert found["metrics"]["test/loss"] == pytest.approx(float(loss), rel=1e-5)
@@ -216,7 +217,7 @@ def test_every_form_of_the_same_weights_gives_the_same_numbers(net, pictures, tm
             }[form],
             path,
         )
-    task = Classification(net, compose(["experiment=train"]).config.recipe, 2, 3, 0)
+    task = Classification(net, compose(["experiment=train"]).config.recipe, ("cat", "dog"), 3, 0)
     found = evaluate.show(of_file(path, pictures))
     again = evaluate.show(of_file(path, pictures, "data.batch_size=8"))
     assert found["metrics"]["test/loss"] == pytest.approx(again["metrics"]["test/loss"], rel=1e-5)
@@ -262,13 +263,13 @@ def test_top1_is_the_hand_count(net, pictures, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["out.json"]
 
 
-def test_the_test_side_is_enough_where_it_is_tested(net, pictures, tmp_path, capsys):
+def test_the_test_split_is_enough_where_it_is_tested(net, pictures, tmp_path, capsys):
     torch.save(net.state_dict(), tmp_path / "net.pth")
     with_all = evaluate.show(of_file(tmp_path / "net.pth", pictures))
     shutil.copytree(pictures / "val", tmp_path / "data" / "val")
     alone = evaluate.show(of_file(tmp_path / "net.pth", tmp_path / "data"))
     assert alone["metrics"] == with_all["metrics"] and alone["of_images"] == 8
-    refused(of_file(tmp_path / "net.pth", tmp_path / "data", "side=val"), r"data\.root: .*/train is absent", capsys)
+    refused(of_file(tmp_path / "net.pth", tmp_path / "data", "split=val"), r"data\.root: .*/train is absent", capsys)
     shutil.rmtree(tmp_path / "data" / "val" / "cat")
     refused(of_file(tmp_path / "net.pth", tmp_path / "data"), r"has a head for 2 classes, and the data have 1", capsys)
     shutil.rmtree(tmp_path / "data" / "val")
@@ -292,7 +293,7 @@ def test_images_a_second_leave_the_first_batch_out(monkeypatch):
     ticks = iter([0.0, 100.0, 200.0, 202.0, 300.0, 302.0])
     monkeypatch.setattr("shunted_lab.tasks.evaluate.time.perf_counter", lambda: next(ticks))
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
-    task = Classification(net, compose(["experiment=train"]).config.recipe, 3, 4, 0)
+    task = Classification(net, compose(["experiment=train"]).config.recipe, "abc", 4, 0)
     batches = [(torch.zeros(count, 3, 2, 2), torch.zeros(count, dtype=torch.long)) for count in (4, 4, 2)]
     assert passes(task, batches, "test", torch.device("cpu")).images_per_second == 6 / 4
 
@@ -304,14 +305,14 @@ def test_images_a_second_leave_the_first_batch_out(monkeypatch):
     ("changes", "message"),
     [
         (["checkpoint=none.pth"], "checkpoint: 'none.pth' does not exist"),
-        ([f"checkpoint={__file__}"], r"no checkpoint"),
+        ([f"checkpoint={__file__}"], r"not a checkpoint"),
         (["chekpoint=x"], "chekpoint: no such key; did you mean 'checkpoint'"),
         (["data.crop=1.0"], r"data.crop: no such key; did you mean 'crop_pct'"),
         (["data.image_size=16"], "data.image_size: 16 is too small for four stages"),
         (["model=shunted_x"], "model: 'shunted_x' is not known; did you mean 'shunted_"),
         (["model=pvt_v2_b0"], r"does not fit pvt_v2_b0: missing: stages.*; not in the model: .* more; shapes: "),
         (["model.mlp_ratios=[4,4,4,4]"], r"shapes: stages\.0\.blocks\.0\.mlp\.fc1\.weight is 16x8 and not 32x8"),
-        (["side=train"], "side: 'train' is not known; choices: test, val"),
+        (["split=train"], "split: 'train' is not known; choices: test, val"),
         (["device=gpu"], "device: 'gpu' is not known"),
         (["precision=8"], "precision: '8' is not known"),
         (["precision=16-mixed"], "precision: 16-mixed is not for a CPU; choices: mixed, 32-true, bf16-mixed"),
@@ -355,7 +356,7 @@ def test_a_damaged_file_is_refused(net, pictures, tmp_path, capsys, suffix):
     save = save_file if suffix == "safetensors" else torch.save
     save({key: value.contiguous() for key, value in net.state_dict().items()}, path)
     path.write_bytes(path.read_bytes()[:2000])
-    refused(of_file(path, pictures), r"^error: checkpoint: .*is truncated, or no checkpoint", capsys)
+    refused(of_file(path, pictures), r"^error: checkpoint: .*is truncated, or not a checkpoint", capsys)
 
 
 def test_pickled_code_is_refused_with_what_to_do(pictures, tmp_path, capsys):
@@ -371,7 +372,10 @@ def test_a_head_for_other_classes_is_refused_and_both_numbers_named(net, run, pi
     words = [f"checkpoint={tmp_path}/net.pth", "model=shunted_s", *TINY, "data=earth"]
     refused(words, "has a head for 2 classes, and the data have 9 classes", capsys)
     words = [f"checkpoint={run[0]}", "data=folder", f"data.root={pictures}"]
-    refused(words, "has a head for 9 classes, and the data have 2 classes", capsys)
+    message = (
+        r"has a head for other classes .*: only the file has 'water', .* and 6 more; only the data have 'cat', 'dog'"
+    )
+    refused(words, message, capsys)
     headless = {key: value for key, value in net.state_dict().items() if not key.startswith("head.")}
     torch.save(headless, tmp_path / "net.pth")
     refused(of_file(tmp_path / "net.pth", pictures), "has no head that classifies, and the data have 2", capsys)
@@ -418,5 +422,7 @@ def test_a_mistake_in_the_words_is_answered_without_torch(run):
 def test_help_lists_the_keys():
     done = subprocess.run([sys.executable, "-m", "shunted_lab.evaluate", "--help"], capture_output=True, text=True)
     assert (
-        done.returncode == 0 and "  side: str = test" in done.stdout and "  data.crop_pct: float = 0.875" in done.stdout
+        done.returncode == 0
+        and "  split: str = test" in done.stdout
+        and "  data.crop_pct: float = 0.875" in done.stdout
     )

@@ -31,7 +31,7 @@ ARROWS = {
     "attention": {"cli", "commands", "config", "compose", "usage", "data", "nn", "tasks", "study", "report"},
     "evaluate": {"files", "cli", "commands", "config", "compose", "usage", "data", "nn", "tasks", "study", "report"},
     "cost": {"cli", "commands", "config", "compose", "usage", "nn", "tasks"},
-    "run": {"cli", "config", "compose", "usage", "nn", "tasks", "study", "report"},
+    "run": {"cli", "config", "compose", "usage", "data", "nn", "tasks", "study", "report"},
 }
 FORBIDDEN = {"nn": {"lightning", "hydra", "omegaconf", "optuna"}, "report": {"lightning"}, "data": {"optuna", "hydra"}}
 

@@ -19,7 +19,7 @@ def make_datamodule(data: DataConfig, recipe: RecipeConfig, seed: int, num_worke
 
     Args:
         data: which data set, and its sizes. Its files are taken as checked (`check_data`).
-        recipe: augmentation of the training side.
+        recipe: augmentation of the training split.
         seed: with the epoch and the image, the only source of order and augmentation.
         num_workers: processes that load; changes no image.
     """

@@ -143,11 +143,11 @@ def seed_generators(seed: Sequence[int]) -> None:
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """Images through a transform. With a recipe it is a training side: indexed by key, each with its own draws.
+    """Images through a transform. With a recipe it is a training split: indexed by key, each with its own draws.
 
     Args:
         picture: index -> a PIL image, which `transform` takes. Where it may raise `Undecodable`, it has `where(index)`.
-        corrupt: notes what cannot be decoded on a training side. Another image takes its place: the next of the side
+        corrupt: notes what cannot be decoded in a training split. Another image takes its place: the next of the split
             that can be, with its own label and the draws of the key, so that it follows from the index alone.
     """
 
@@ -177,7 +177,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         """The images of a batch, for which the generators are kept once: it takes as long as to crop an image.
 
         Raises:
-            CorruptImages: for more corrupt images than may be replaced, or for any on a side that is evaluated.
+            CorruptImages: for more corrupt images than may be replaced, or for any in a split that is evaluated.
         """
         with kept_generators():
             return [self._load(key) for key in keys]

@@ -17,13 +17,13 @@ class CorruptImages(ConfigError):
 
 
 class Corrupt:
-    """Which images of a training side could not be decoded, in whatever process of its loader.
+    """Which images of a training split could not be decoded, in whatever process of its loader.
 
     One byte for each image lies in memory that the processes share. They only ever set it, so they need no lock, and an
     image counts once, in whichever epochs and copies it comes.
 
     Args:
-        count: images of the side.
+        count: images of the split.
         limit: `data.max_corrupt`.
     """
 
@@ -39,7 +39,7 @@ class Corrupt:
         """An image is corrupt; a warning the first time. Returns whether there are more than may be."""
         if not self.marks[index]:
             self.marks[index] = 1
-            warnings.warn(f"{name}; the next image of the side takes its place (data.max_corrupt)", stacklevel=2)
+            warnings.warn(f"{name}; the next image of the split takes its place (data.max_corrupt)", stacklevel=2)
         return int(self.marks.sum()) > self.limit
 
 
@@ -47,12 +47,11 @@ def too_many(names: Sequence[str], corrupt: Corrupt) -> CorruptImages:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return CorruptImages(
         f"data.max_corrupt: {corrupt.limit} may be replaced, and {len(names)} of {len(corrupt.marks)} training images "
-        f"could not be decoded so far: {', '.join(names[:NAMED])}{more}; mend or remove them"
+        f"could not be decoded so far: {', '.join(names[:NAMED])}{more}; repair or remove them"
     )
 
 
 def refused(name: str, reason: object) -> CorruptImages:
     return CorruptImages(
-        f"data.root: {name} cannot be decoded ({reason}), and it is evaluated on, where none is left out; mend it or "
-        "remove it"
+        f"data.root: {name} cannot be decoded ({reason}), and evaluation leaves no image out; repair or remove it"
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shunted_lab.config import ConfigError, INat2018Config
-from shunted_lab.data.layout import absent
+from shunted_lab.data.expected import absent
 
 CATEGORIES = "categories.json"
 
@@ -37,16 +37,16 @@ class Listed:
 
 @dataclass(frozen=True)
 class Lists:
-    """The classes in the order of their numbers, and the sides `train` and `val`."""
+    """The classes in the order of their numbers, and the splits `train` and `val`."""
 
     classes: list[str]
-    sides: dict[str, Listed]
+    splits: dict[str, Listed]
 
     @cached_property
     def identity(self) -> str:
         """16 hex digits over classes, names and labels; a year's names are below its own folder."""
-        sides = {side: [found.names, found.labels] for side, found in self.sides.items()}
-        return hashlib.sha256(json.dumps([self.classes, sides]).encode()).hexdigest()[:16]
+        splits = {split: [found.names, found.labels] for split, found in self.splits.items()}
+        return hashlib.sha256(json.dumps([self.classes, splits]).encode()).hexdigest()[:16]
 
 
 def read_lists(data: INat2018Config, root: Path) -> Lists:
@@ -56,28 +56,28 @@ def read_lists(data: INat2018Config, root: Path) -> Lists:
         ConfigError: for a list that is absent, damaged or of another form, and for a category that has no class.
     """
     values = _category_values(data, root)
-    lists = {side: _load(data, root / f"{side}{data.year}.json", dict) for side in ("train", "val")}
+    lists = {split: _load(data, root / f"{split}{data.year}.json", dict) for split in ("train", "val")}
     numbers: dict[str, int] = {}
     for category in _annotated(data, root, lists["train"], len(values)):
         numbers.setdefault(values[category], len(numbers))
-    found = {side: _labelled(data, root, side, lists[side], values, numbers) for side in lists}
+    found = {split: _labelled(data, root, split, lists[split], values, numbers) for split in lists}
     moved = _is_moved(data, root, found["train"][0][0])
-    sides = {
-        side: Listed([_place(root, name, moved) for name in names], labels, names)
-        for side, (names, labels) in found.items()
+    splits = {
+        split: Listed([_place(root, name, moved) for name in names], labels, names)
+        for split, (names, labels) in found.items()
     }
-    return Lists(list(numbers), sides)
+    return Lists(list(numbers), splits)
 
 
 def check_images(data: INat2018Config, lists: Lists) -> None:
-    """Check that every image is there; each folder is listed once, for half a million images are not asked one by one.
+    """Check that every image is there. Each folder is listed once: half a million images are not asked for one by one.
 
     Raises:
         ConfigError: with the first path that is absent.
     """
     there: dict[str, set[str]] = {}
-    for side in lists.sides.values():
-        for path in side.paths:
+    for split in lists.splits.values():
+        for path in split.paths:
             folder, _, name = path.rpartition("/")
             if folder not in there:
                 there[folder] = _files(folder)
@@ -99,9 +99,9 @@ def _load(data: INat2018Config, path: Path, kind: type) -> Any:
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        raise absent(data, path, "is damaged (no JSON); unpack the archive again") from None
+        raise absent(data, path, "is damaged (not JSON); unpack the archive again") from None
     if not isinstance(found, kind):
-        raise absent(data, path, f"is no {'object' if kind is dict else 'list'} in JSON")
+        raise absent(data, path, f"is not {'an object' if kind is dict else 'a list'} in JSON")
     return found
 
 
@@ -141,10 +141,10 @@ def _outside(data: INat2018Config, path: Path, category: int, count: int) -> Con
 
 
 def _labelled(
-    data: INat2018Config, root: Path, side: str, found: dict[str, Any], values: list[str], numbers: dict[str, int]
+    data: INat2018Config, root: Path, split: str, found: dict[str, Any], values: list[str], numbers: dict[str, int]
 ) -> tuple[list[str], list[int]]:
     """The names of a list's images, and their labels."""
-    path, folder = root / f"{side}{data.year}.json", f"train_val{data.year}"
+    path, folder = root / f"{split}{data.year}.json", f"train_val{data.year}"
     form = re.compile(folder + r"/(?!\.{1,2}/)[^/\n]+/(\d+)/(?!\.{1,2}$)[^/\n]+")
     names, labels = [], []
     for number, row in enumerate(_rows(data, path, found, "images")):

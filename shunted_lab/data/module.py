@@ -20,10 +20,10 @@ Shuffle = Callable[[np.random.Generator], np.ndarray]  # the numbers of all imag
 
 @dataclass(frozen=True)
 class Splits:
-    """The three sides of a data set. `train` is indexed by `Key`, the others by a number.
+    """The three splits of a data set. `train` is indexed by `Key`, the others by a number.
 
-    A side's `__getitems__` returns a whole batch as a tuple, or a list of its images. `shuffle` orders the training
-    side; None permutes it.
+    `__getitems__` of a split returns a whole batch as a tuple, or a list of its images. `shuffle` orders the training
+    split; None permutes it.
     """
 
     train: Dataset[Any]
@@ -95,7 +95,7 @@ class EpochSampler(Sampler[Key]):
 
 
 class Shares(Sampler[list[int]]):
-    """Batches of a side that is evaluated: of each `size` images in a row, this rank's part. Every image is on one
+    """Batches of a split that is evaluated: of each `size` images in a row, this rank's part. Every image is on one
     rank, and all ranks have the same number of batches, as DDP needs it.
 
     Where the last images are fewer than the ranks, those that get none take one of them once more; `repeated` has the
@@ -152,8 +152,8 @@ class ImageData(L.LightningDataModule):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Side -> number of images."""
-        return {side: len(getattr(self.splits, side)) for side in ("train", "val", "test")}
+        """Split -> number of images."""
+        return {name: len(getattr(self.splits, name)) for name in ("train", "val", "test")}
 
     @property
     def corrupt(self) -> list[int]:
@@ -166,8 +166,8 @@ class ImageData(L.LightningDataModule):
         return {"corrupt": self.corrupt} if self.corrupt else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        side: Any = self.splits.train
-        side.corrupt.marks[state["corrupt"]] = 1
+        train: Any = self.splits.train
+        train.corrupt.marks[state["corrupt"]] = 1
 
     def train_dataloader(self) -> DataLoader[Any]:
         drop_last = len(self.sampler) >= self.batch_size
@@ -180,9 +180,9 @@ class ImageData(L.LightningDataModule):
         return self._evaluated(self.splits.test)
 
     def test_images(self, indices: Sequence[int]) -> Tensor:
-        """(n, 3, S, S): some images of the test side."""
-        side: Any = self.splits.test
-        return _collate(side.__getitems__(list(indices)))[0]
+        """(n, 3, S, S): some images of the test split."""
+        test: Any = self.splits.test
+        return _collate(test.__getitems__(list(indices)))[0]
 
     def _evaluated(self, dataset: Dataset[Any]) -> DataLoader[Any]:
         shares = Shares(len(dataset), self.batch_size * _ranks()[1])  # type: ignore[arg-type]

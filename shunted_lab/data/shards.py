@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -24,6 +23,8 @@ from shunted_lab.cli import answer
 from shunted_lab.commands import ConvertConfig
 from shunted_lab.compose import compose_convert
 from shunted_lab.config import ConfigError, FolderConfig
+from shunted_lab.data.decode import Undecodable, decode
+from shunted_lab.data.identity import sizes as sizes_of_files
 from shunted_lab.data.layout import check_data
 from shunted_lab.files import atomic, locked
 from shunted_lab.usage import convert_usage
@@ -31,7 +32,7 @@ from shunted_lab.usage import convert_usage
 if TYPE_CHECKING:
     import numpy as np
 
-    from shunted_lab.data.splits import Side
+    from shunted_lab.data.image_splits import ImageSplit
     from shunted_lab.data.tars import Root, Shard, Table
 
 BLOCK = tarfile.BLOCKSIZE
@@ -57,16 +58,16 @@ class Planned:
     """A shard before it is written: its place in the data set, its table, the bytes of its tar, and its images."""
 
     name: str
-    side: str
+    split: str
     table: Table
     bytes: int
     paths: list[str]
 
-    @property
-    def row(self) -> Shard:
+    def row(self, table: Table) -> Shard:
+        """The row of the index, with the table as it was written."""
         from shunted_lab.data.tars import Shard
 
-        return Shard(self.name, self.bytes, len(self.paths), self.table.digest)
+        return Shard(self.name, self.bytes, len(self.paths), table.digest)
 
 
 def convert(config: ConvertConfig) -> str:
@@ -76,44 +77,24 @@ def convert(config: ConvertConfig) -> str:
         ConfigError: for an incomplete folder, for `out` that holds anything but an unfinished conversion of the same
             images, and for images that cannot be read; then `shards.json` is not written.
     """
-    from rich.console import Console
-    from rich.progress import track
-
+    from shunted_lab.data.image_splits import read_splits
     from shunted_lab.data.tars import INDEX, UNFINISHED, VERSION, Root
 
     assert isinstance(config.data, FolderConfig)
-    check_data(config.data)
+    facts = check_data(config.data)
+    for note in facts.notes:
+        print(note, file=sys.stderr)
     out = Root(config.out, "out")
     sizes = out.sizes()
     if INDEX in sizes:
         raise out.error(f"'{config.out}' holds finished shards; delete them, or name another folder")
-    from shunted_lab.data.splits import read_sides  # torch: after what can be refused without it
-
-    classes, found = read_sides(config.data)
+    classes, found = read_splits(config.data)
     plan = plan_shards(config, found)
-    with _claimed(config, out, sizes, plan), ThreadPoolExecutor() as pool:
-        broken: list[str] = []
-        shown = Console(stderr=True)
-        for shard in track(plan, "shards", console=shown, transient=True, disable=not shown.is_terminal):
-            if _is_written(out, sizes, shard):
-                continue
-            contents = list(
-                pool.map(_load, shard.paths, shard.table.lengths.tolist(), [config.verify] * len(shard.paths))
-            )
-            broken += [path for path, content in zip(shard.paths, contents, strict=True) if content is None]
-            if not broken:  # else nothing will be finished, and the rest is only looked at
-                with _put(out, f"{shard.name}.tar") as file:
-                    _write_tar(file, shard, contents)
-                with _put(out, f"{shard.name}.npz") as file:
-                    file.write(shard.table.pack())
-        if broken:
-            more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
-            raise ConfigError(
-                f"data.root: {len(broken)} images cannot be read: {', '.join(broken[:NAMED])}{more}; "
-                f"mend or remove them, delete '{config.out}', and convert again"
-            )
-        sides = {s: [asdict(shard.row) for shard in plan if shard.side == s] for s in found}
-        index = {"version": VERSION, "classes": classes, "sides": sides}
+    with _claimed(config, out, sizes, plan):
+        tables = _write_all(config, out, sizes, plan)
+        rows = [(shard.split, asdict(shard.row(table))) for shard, table in zip(plan, tables, strict=True)]
+        splits = {name: [row for split, row in rows if split == name] for name in found}
+        index = {"version": VERSION, "classes": classes, "verified": config.verify, "splits": splits}
         with _put(out, INDEX) as file:
             file.write(json.dumps(index, indent=1).encode())
         out.fs.rm_file(out.join(UNFINISHED))
@@ -121,7 +102,45 @@ def convert(config: ConvertConfig) -> str:
     return f"{images} images in {len(plan)} shards, {sum(s.bytes for s in plan) / 1e9:.3g} GB: {config.out}"
 
 
-def plan_shards(config: ConvertConfig, sides: dict[str, Side]) -> list[Planned]:
+def _write_all(config: ConvertConfig, out: Root, sizes: dict[str, int | None], plan: Sequence[Planned]) -> list[Table]:
+    """Write the shards that are not written yet; the tables of all.
+
+    Raises:
+        ConfigError: for images that cannot be read or decoded, when all have been looked at.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from shunted_lab.data.tars import digest_of_images
+
+    tables, broken = [], []
+    shown = Console(stderr=True)
+    with ThreadPoolExecutor() as pool:
+        for shard in track(plan, "shards", console=shown, transient=True, disable=not shown.is_terminal):
+            if (table := _written(out, sizes, shard)) is not None:
+                tables.append(table)
+                continue
+            lengths = shard.table.lengths.tolist()
+            loaded = list(pool.map(_load, shard.paths, lengths, [config.verify] * len(lengths)))
+            contents = [content for content in loaded if content is not None]
+            broken += [path for path, content in zip(shard.paths, loaded, strict=True) if content is None]
+            if broken:  # nothing will be finished: the rest is only looked at
+                continue
+            tables.append(replace(shard.table, content=digest_of_images(contents)))
+            with _put(out, f"{shard.name}.tar") as file:
+                _write_tar(file, shard, contents)
+            with _put(out, f"{shard.name}.npz") as file:
+                file.write(tables[-1].pack())
+    if broken:
+        more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+        raise ConfigError(
+            f"data.root: {len(broken)} images cannot be read: {', '.join(broken[:NAMED])}{more}; "
+            f"repair or remove them, delete '{config.out}', and convert again"
+        )
+    return tables
+
+
+def plan_shards(config: ConvertConfig, splits: dict[str, ImageSplit]) -> list[Planned]:
     """Which image goes where, from the listing alone: an interrupted conversion finds the same again.
 
     Training images are shuffled. Those that are only evaluated stay in their order; where the validation is held out of
@@ -129,23 +148,23 @@ def plan_shards(config: ConvertConfig, sides: dict[str, Side]) -> list[Planned]:
     """
     import numpy as np
 
-    from shunted_lab.data.splits import hold_out
+    from shunted_lab.data.image_splits import hold_out
 
     assert isinstance(config.data, FolderConfig)
     plan = []
-    for side, found in sides.items():
+    for name, found in splits.items():
         orders = [np.arange(len(found.images))]
-        if side == "train":
+        if name == "train":
             kept, held = np.arange(len(found.images)), np.arange(0)
-            if "test" not in sides:
+            if "test" not in splits:
                 kept, held = (
                     np.array(part, int) for part in hold_out(found.labels, found.names, config.data.val_fraction)
                 )
             orders = [np.random.default_rng([config.shuffle_seed]).permutation(kept), held]
-        lengths = np.array([os.path.getsize(path) for path in found.images])
+        lengths = np.array(sizes_of_files(found.images))
         cuts = [part for order in orders for part in _cut(order, lengths, config.shard_mb * 1e6)]
         for count, numbers in enumerate(cuts):
-            plan.append(_planned(f"{side}-{count:05d}", side, numbers, lengths, found))
+            plan.append(_planned(f"{name}-{count:05d}", name, numbers, lengths, found))
     return plan
 
 
@@ -166,7 +185,7 @@ def _space(length: int) -> int:
     return 3 * BLOCK + -(-int(length) // BLOCK) * BLOCK
 
 
-def _planned(name: str, side: str, numbers: np.ndarray, lengths: np.ndarray, found: Side) -> Planned:
+def _planned(name: str, split: str, numbers: np.ndarray, lengths: np.ndarray, found: ImageSplit) -> Planned:
     import numpy as np
 
     from shunted_lab.data.tars import Table
@@ -176,7 +195,7 @@ def _planned(name: str, side: str, numbers: np.ndarray, lengths: np.ndarray, fou
     labels = np.array([found.labels[number] for number in numbers])
     table = Table(numbers, offsets, lengths[numbers], labels, [found.names[number] for number in numbers])
     whole = -(-(int(ends[-1]) + 2 * BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
-    return Planned(name, side, table, whole, [found.images[number] for number in numbers])
+    return Planned(name, split, table, whole, [found.images[number] for number in numbers])
 
 
 def _load(path: str, length: int, verify: bool) -> bytes | None:
@@ -185,8 +204,6 @@ def _load(path: str, length: int, verify: bool) -> bytes | None:
     Raises:
         ConfigError: if it changed since it was listed.
     """
-    from PIL import Image
-
     try:
         content = Path(path).read_bytes()
     except OSError:
@@ -195,18 +212,18 @@ def _load(path: str, length: int, verify: bool) -> bytes | None:
         raise ConfigError(f"data.root: {path} has changed while it was read; start again when nobody writes there")
     if verify:
         try:
-            Image.open(io.BytesIO(content)).convert("RGB")
-        except Exception:  # PIL's decoders raise what they like
+            decode(content)
+        except Undecodable:
             return None
     return content
 
 
-def _write_tar(file: BinaryIO, shard: Planned, contents: Sequence[bytes | None]) -> None:
+def _write_tar(file: BinaryIO, shard: Planned, contents: Sequence[bytes]) -> None:
     """The images as WebDataset reads them, `KEY.jpg` and `KEY.cls` beside each other. The day changes no byte."""
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         rows = zip(shard.paths, shard.table.numbers, shard.table.labels, shard.table.offsets, contents, strict=True)
         for path, number, label, offset, content in rows:
-            assert content is not None and tar.offset + BLOCK == offset
+            assert tar.offset + BLOCK == offset
             ending = Path(path).suffix.lower().replace(".jpeg", ".jpg")
             for name, data in ((f"{number:09d}{ending}", content), (f"{number:09d}.cls", str(label).encode())):
                 member = tarfile.TarInfo(name)
@@ -215,14 +232,14 @@ def _write_tar(file: BinaryIO, shard: Planned, contents: Sequence[bytes | None])
     assert file.tell() == shard.bytes
 
 
-def _is_written(out: Root, sizes: dict[str, int | None], shard: Planned) -> bool:
-    """Whether an earlier attempt has finished this shard; its table comes after its tar."""
+def _written(out: Root, sizes: dict[str, int | None], shard: Planned) -> Table | None:
+    """The table of a shard that an earlier attempt has finished; it comes after its tar."""
     from shunted_lab.data.tars import Table
 
     if sizes.get(f"{shard.name}.tar") != shard.bytes or f"{shard.name}.npz" not in sizes:
-        return False
+        return None
     table = Table.unpack(out.read(f"{shard.name}.npz"))
-    return table is not None and table.digest == shard.table.digest
+    return table if table is not None and replace(table, content="").digest == shard.table.digest else None
 
 
 @contextmanager
@@ -234,7 +251,9 @@ def _claimed(config: ConvertConfig, out: Root, sizes: dict[str, int | None], pla
     """
     from shunted_lab.data.tars import UNFINISHED
 
-    digest = hashlib.sha256(repr([config.verify, *(shard.row for shard in plan)]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr([config.verify, *(shard.row(shard.table) for shard in plan)]).encode()).hexdigest()[
+        :16
+    ]
     note = {"root": str(config.data.root), "plan": digest}  # type: ignore[attr-defined]
     if UNFINISHED in sizes:
         found = json.loads(out.read(UNFINISHED))

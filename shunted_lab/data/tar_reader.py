@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from shunted_lab.config import ShardsConfig
+from shunted_lab.data.cache import cache_folder
 from shunted_lab.data.decode import decode
-from shunted_lab.data.layout import cache_folder
 from shunted_lab.data.tars import EXPECTED, INDEX, Index, Shard, Table, open_index, truncated
 
 OPEN_FILES = 64  # tars that a process holds open at most
@@ -104,8 +104,8 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class TarSide:
-    """Images in tars with their labels and names; calls give PIL images. Numbered as the side of data=folder.
+class TarSplit:
+    """Images in tars with their labels and names; calls give PIL images. Numbered as the split of data=folder.
 
     `places` is (n, 3): shard, offset and length.
     """
@@ -126,16 +126,20 @@ class TarSide:
         """The bytes of the original file."""
         return self.reader.read(*self.places[index].tolist())
 
-    def take(self, indices: Sequence[int]) -> TarSide:
+    def take(self, indices: Sequence[int]) -> TarSplit:
         labels, names = ([part[i] for i in indices] for part in (self.labels, self.names))
-        return TarSide(self.reader, self.places[list(indices)], labels, names)  # type: ignore[arg-type]
+        return TarSplit(self.reader, self.places[list(indices)], labels, names)  # type: ignore[arg-type]
+
+    def in_order_of_shards(self) -> TarSplit:
+        """The same images shard after shard, for a split that is not shuffled."""
+        return self.take(np.lexsort((self.places[:, 1], self.places[:, 0])).tolist())
 
 
-def open_sides(data: ShardsConfig) -> tuple[Index, dict[str, TarSide]]:
-    """The index of a data set, and its sides with all tables read.
+def open_splits(data: ShardsConfig) -> tuple[Index, dict[str, TarSplit]]:
+    """The index of a data set, and its splits with all tables read.
 
     Raises:
-        ConfigError: if a table is absent or damaged, or has a label that is no class.
+        ConfigError: if a table is absent or damaged, or has a label that is not a class.
     """
     index = open_index(data.root)
     shards = index.shards
@@ -151,7 +155,7 @@ def open_sides(data: ShardsConfig) -> tuple[Index, dict[str, TarSide]]:
     numbers = {shard: number for number, shard in enumerate(shards)}
     reader = Reader(source)
     return index, {
-        side: _side(reader, [(numbers[shard], tables[shard]) for shard in rows]) for side, rows in index.sides.items()
+        name: _split(reader, [(numbers[shard], tables[shard]) for shard in rows]) for name, rows in index.splits.items()
     }
 
 
@@ -186,10 +190,10 @@ def _check_labels(index: Index, shard: Shard, table: Table) -> None:
         )
 
 
-def _side(reader: Reader, tables: list[tuple[int, Table]]) -> TarSide:
+def _split(reader: Reader, tables: list[tuple[int, Table]]) -> TarSplit:
     numbers = np.concatenate([table.numbers for _, table in tables])
     rows = [np.stack([np.full(len(t.names), shard), t.offsets, t.lengths], 1) for shard, t in tables]
     order = np.argsort(numbers)
     names = [name for _, table in tables for name in table.names]
     labels = np.concatenate([table.labels for _, table in tables])[order].tolist()
-    return TarSide(reader, np.concatenate(rows)[order], labels, [names[i] for i in order.tolist()])
+    return TarSplit(reader, np.concatenate(rows)[order], labels, [names[i] for i in order.tolist()])

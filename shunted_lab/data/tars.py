@@ -1,9 +1,10 @@
 """Shards: tars of images in the form of WebDataset, with an index by which every image is read on its own.
 
-A root holds `shards.json` (version, classes, and per side the shards with their bytes and counts) and for each shard
-`train-00000.tar` and `train-00000.npz`. The tar has two members per image: `KEY.jpg` with the bytes of the original
-file, `KEY.cls` with its label as decimal text. The table in the .npz says of each image its number in the side as
-data=folder counts it, where its bytes lie in the tar, its label, and its name in the folder that was converted.
+A root holds `shards.json` (version, classes, whether all images were decoded, and per split the shards with their
+bytes and counts) and for each shard `train-00000.tar` and `train-00000.npz`. The tar has two members per image:
+`KEY.jpg` with the bytes of the original file, `KEY.cls` with its label as decimal text. The table in the .npz says of
+each image its number in the split as data=folder counts it, where its bytes lie in the tar, its label, and its name in
+the folder that was converted; and it has a digest of all their bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,8 +25,9 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
 from shunted_lab.config import ConfigError, ShardsConfig
+from shunted_lab.data.identity import identity_of
 
-VERSION = 1
+VERSION = 2
 INDEX = "shards.json"
 UNFINISHED = "unfinished.json"  # there until INDEX is
 TOGETHER = 16  # small requests to a file system at a time
@@ -126,25 +128,30 @@ class Shard:
 
 @dataclass(frozen=True)
 class Table:
-    """The images of one shard, in their order in the tar; the arrays are (n,) int64, offsets and lengths in bytes."""
+    """The images of one shard, in their order in the tar; the arrays are (n,) int64, offsets and lengths in bytes.
+
+    `content` is the digest of the images' bytes (`digest_of_images`); empty until they have been read.
+    """
 
     numbers: np.ndarray
     offsets: np.ndarray
     lengths: np.ndarray
     labels: np.ndarray
     names: list[str]
+    content: str = ""
 
     @cached_property
     def digest(self) -> str:
-        """Of the contents: the bytes of an .npz depend on the versions of numpy and zlib."""
-        found = hashlib.sha256("\0".join(self.names).encode())
+        """Of what the table says: the bytes of an .npz depend on the versions of numpy and zlib."""
+        found = hashlib.sha256("\0".join([self.content, *self.names]).encode())
         for array in self._arrays().values():
             found.update(array.astype("<i8").tobytes())
         return found.hexdigest()[:16]
 
     def pack(self) -> bytes:
         file = io.BytesIO()
-        np.savez_compressed(file, names=np.array(self.names, np.str_), **self._arrays())
+        names, content = np.array(self.names, np.str_), np.array(self.content, np.str_)
+        np.savez_compressed(file, names=names, content=content, **self._arrays())
         return file.getvalue()
 
     @staticmethod
@@ -153,7 +160,7 @@ class Table:
         try:
             with np.load(io.BytesIO(content)) as found:
                 arrays = {name: found[name] for name in ("numbers", "offsets", "lengths", "labels")}
-                return Table(**arrays, names=found["names"].tolist())
+                return Table(**arrays, names=found["names"].tolist(), content=found["content"].item())
         except (BadZipFile, ValueError, KeyError, EOFError, OSError):
             return None
 
@@ -161,19 +168,32 @@ class Table:
         return {"numbers": self.numbers, "offsets": self.offsets, "lengths": self.lengths, "labels": self.labels}
 
 
+def digest_of_images(contents: Iterable[bytes]) -> str:
+    """16 hex digits over the bytes of images, of known lengths."""
+    found = hashlib.sha256()
+    for content in contents:
+        found.update(content)
+    return found.hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Index:
-    """What `shards.json` says. `identity` is a hash of it, and with the tables' digests in it, of all tables."""
+    """What `shards.json` says.
+
+    `verified`: every image was decoded when it was converted. `identity` is a hash of classes and splits, and with the
+    tables' digests in them, of all tables and of the bytes of all images.
+    """
 
     root: Root
     classes: list[str]
-    sides: dict[str, list[Shard]]
+    splits: dict[str, list[Shard]]
+    verified: bool
     identity: str
 
     @property
     def shards(self) -> list[Shard]:
-        """Those of all sides; their numbers are places in this list."""
-        return [shard for shards in self.sides.values() for shard in shards]
+        """Those of all splits; their numbers are places in this list."""
+        return [shard for shards in self.splits.values() for shard in shards]
 
     def check(self, data: ShardsConfig) -> None:
         """Check that every shard is there and whole, and that the cache is large enough for it.
@@ -214,8 +234,9 @@ def open_index(where: str) -> Index:
         found = json.loads(content)
         version = found["version"]
         if version == VERSION:
-            sides = {side: [Shard(**row) for row in rows] for side, rows in found["sides"].items()}
-            return Index(root, found["classes"], sides, hashlib.sha256(content).hexdigest()[:16])
+            splits = {name: [Shard(**row) for row in rows] for name, rows in found["splits"].items()}
+            identity = identity_of(found["classes"], found["splits"])
+            return Index(root, found["classes"], splits, found["verified"], identity)
     except (ValueError, KeyError, TypeError):
         raise root.error(f"{root.where}/{INDEX} is damaged; convert the folder again") from None
     raise root.error(

@@ -2,17 +2,20 @@
 
     load_official(timm.create_model("shunted_s"), "ckpt_S.pth")
 
-Nothing but tensors is read (`weights_only=True`): a file that holds pickled code is refused, and none of it runs.
+Nothing but tensors and plain values is read (`weights_only=True`): a file that holds pickled code is refused, and none
+of it runs.
 """
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,34 +23,67 @@ from torch import Tensor
 from shunted_lab.nn.attention import SSA
 from shunted_lab.nn.pyramid import Block, Pyramid, Stage
 
-WRAPPERS = ("module.", "net.")  # before a model's names: of torch's parallel wrappers, of the LightningModule of a run
+ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model")  # which is taken, in timm's order: averages first
+WRAPPERS = ("_orig_mod.", "module.")  # before a model's names: of torch.compile and of torch's parallel wrappers
+LIGHTNING = "net."  # before a model's names in the LightningModule of a run, which has other parts too
+PLAIN: list[Any] = [
+    argparse.Namespace
+]  # values that are read beside tensors: the options in files of timm's and DeiT's scripts
 SHOWN = 3  # differences that a message names, of each kind
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint, or a checkpoint that does not fit the model."""
+    """A file that is not a checkpoint, or a checkpoint that does not fit the model."""
 
 
-def load_official(model: Pyramid, checkpoint: str | Path | Mapping[str, Any], keep_head: bool = False) -> None:
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file of weights holds.
+
+    Args:
+        state_dict: names to tensors, without the prefixes of wrappers.
+        entry: where they stand in the file, one of `ENTRIES`; None if they are the whole file.
+        class_names: the class of each row of the head, which the checkpoints of runs have; None if the file has none.
+    """
+
+    state_dict: dict[str, Tensor]
+    entry: str | None = None
+    class_names: tuple[str, ...] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Rows of the head; 0 without a head that classifies."""
+        return _rows(self.state_dict)
+
+
+def load_official(
+    model: Pyramid,
+    checkpoint: str | Path | Mapping[str, Any],
+    head: Literal["required", "optional", "ignored"] = "optional",
+) -> None:
     """Load published weights into `model`.
 
     Args:
-        checkpoint: a file, or what one holds: a state dict, or `{"model": state dict}`. The names are the official
+        checkpoint: a file, or what one holds: a state dict, or one as an entry (`ENTRIES`). The names are the official
             ones of the Shunted Transformer or of PVT v2, those of timm's `pvt_v2_*`, or our own.
-        keep_head: refuse a head that does not fit; otherwise it is dropped with a warning.
+        head: required: one that does not fit is refused; optional: it is dropped with a warning; ignored: the model
+            keeps its own.
 
     Raises:
-        TypeError: for a model that is no Pyramid, such as timm's wrapper for `features_only`.
-        CheckpointError: for a file that is missing, truncated, no checkpoint or holds more than tensors, and for names
-            or shapes that are not the model's; the message names the first differences. The model is left as it was.
+        TypeError: for a model that is not a Pyramid, such as timm's wrapper for `features_only`.
+        CheckpointError: for a file that is missing, truncated, not a checkpoint or holds more than tensors and plain
+            values, and for names or shapes that are not the model's; the message names the first differences. The model
+            is left as it was.
     """
     if not isinstance(model, Pyramid):
         raise TypeError(
             f"load_official needs a Pyramid, not a {type(model).__name__}; load before features_only wraps it"
         )
     where = str(checkpoint) if isinstance(checkpoint, str | Path) else "the state dict"
-    found = read_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else _state_dict(checkpoint, where)
-    ours = model.state_dict()
+    read = read_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else _checkpoint(checkpoint, where)
+    found, ours = read.state_dict, model.state_dict()
+    if head == "ignored":
+        found, ours = (_without_head(names) for names in (found, ours))
     theirs = published_names(model, found)
     missing, shapes, loaded = [], [], {}
     for name, value in ours.items():
@@ -59,10 +95,10 @@ def load_official(model: Pyramid, checkpoint: str | Path | Mapping[str, Any], ke
         tensor = _reshaped(found[other], value)
         if tensor.shape == value.shape:
             loaded[name] = tensor
-        elif keep_head or not name.startswith("head."):
+        elif head == "required" or not name.startswith("head."):
             shapes.append(f"{other} is {_size(tensor)} and not {_size(value)}")
     known = set(theirs.values())
-    extra = [name for name in found if name not in known and (keep_head or not name.startswith("head."))]
+    extra = [name for name in found if name not in known and (head == "required" or not name.startswith("head."))]
     if missing or shapes or extra:
         listed = _first("missing", missing) + _first("not in the model", extra) + _first("shapes", shapes)
         raise CheckpointError(f"{where} does not fit the model: {'; '.join(listed)}")
@@ -71,11 +107,15 @@ def load_official(model: Pyramid, checkpoint: str | Path | Mapping[str, Any], ke
         warnings.warn(
             f"{where}: its head, {there}, is dropped; the model has {model.num_classes or 'none'}", stacklevel=2
         )
-    model.load_state_dict(ours | loaded)
+    model.load_state_dict(model.state_dict() | loaded)
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a file of torch, or in a `.safetensors` file.
+def _without_head(names: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in names.items() if not name.startswith("head.")}
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """What a file of torch or a `.safetensors` file holds.
 
     Raises:
         CheckpointError: see `load_official`.
@@ -84,21 +124,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
     if path.suffix == ".safetensors":
-        return _state_dict(_read_safetensors(path), str(path))
+        return _checkpoint(_read_safetensors(path), str(path))
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(PLAIN):
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's message is many lines long and recommends to read the file without this guard.
         named = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
         what = f" ({named[1]})" if named else ""
         raise CheckpointError(
-            f"{path}: is no checkpoint, or holds more than tensors{what}; on a machine that you trust it on, "
+            f"{path}: is not a checkpoint, or holds more than tensors{what}; on a machine that you trust it on, "
             "load it and torch.save its state dict alone; nothing in it was executed"
         ) from None
     except Exception as error:  # the bytes of a damaged file lead torch to errors of any kind
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: is truncated, or no checkpoint ({reason})") from None
-    return _state_dict(found, str(path))
+        raise CheckpointError(f"{path}: is truncated, or not a checkpoint ({reason})") from None
+    return _checkpoint(found, str(path))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -108,24 +149,43 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: is truncated, or no checkpoint ({str(error).splitlines()[0]})") from None
+        raise CheckpointError(f"{path}: is truncated, or not a checkpoint ({str(error).splitlines()[0]})") from None
 
 
-def _state_dict(found: Any, where: str) -> dict[str, Tensor]:
-    """What stands in `model`, as official files have it, or in `state_dict`, as Lightning's and timm's; or all of it.
+def _checkpoint(found: Any, where: str) -> Checkpoint:
+    """The first of `ENTRIES` that `found` has, or all of it, as timm's `load_state_dict` chooses.
 
     With weights averaged in training, Lightning's `state_dict` are the averages.
     """
+    entry = None
     if isinstance(found, Mapping):
-        found = next((found[key] for key in ("model", "state_dict") if isinstance(found.get(key), Mapping)), found)
-    if not isinstance(found, Mapping) or not found or not all(isinstance(v, Tensor) for v in found.values()):
+        entry = next((key for key in ENTRIES if isinstance(found.get(key), Mapping)), None)
+    state = found if entry is None else found[entry]
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(
-            f"{where}: holds no state dict; expected names to tensors, or a 'model' or 'state_dict' with them"
+            f"{where}: holds no state dict; expected names to tensors, or one of {', '.join(ENTRIES)} with them"
         )
-    for prefix in WRAPPERS:
-        inside = {name.removeprefix(prefix): v for name, v in found.items() if str(name).startswith(prefix)}
-        found = inside or found
-    return dict(found)
+    state = _clean(state)
+    inside = {name.removeprefix(LIGHTNING): v for name, v in state.items() if name.startswith(LIGHTNING)}
+    state = _clean(inside) or state
+    names = found.get("class_names")
+    known = isinstance(names, list) and len(names) == _rows(state) and all(isinstance(name, str) for name in names)
+    return Checkpoint(state, entry, tuple(names) if known else None)
+
+
+def _clean(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names without the prefixes of wrappers, in whichever order these wrap the model."""
+    cleaned = {}
+    for name, value in state.items():
+        while prefix := next((prefix for prefix in WRAPPERS if name.startswith(prefix)), None):
+            name = name.removeprefix(prefix)
+        cleaned[name] = value
+    return cleaned
+
+
+def _rows(state: Mapping[str, Tensor]) -> int:
+    head = state.get("head.weight")
+    return 0 if head is None or head.ndim != 2 else len(head)
 
 
 def published_names(model: Pyramid, state_dict: Iterable[str] = ()) -> dict[str, str]:
@@ -144,7 +204,9 @@ def from_published(state_dict: dict[str, Tensor], model: Pyramid) -> dict[str, T
         return state_dict
     ours = {theirs: name for name, theirs in published_names(model, state_dict).items()}
     shapes = model.state_dict()
-    renamed = {ours.get(name, name): value for name, value in _state_dict(state_dict, "the checkpoint").items()}
+    renamed = {
+        ours.get(name, name): value for name, value in _checkpoint(state_dict, "the checkpoint").state_dict.items()
+    }
     return {name: _reshaped(value, shapes[name]) if name in shapes else value for name, value in renamed.items()}
 
 

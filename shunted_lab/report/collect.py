@@ -163,7 +163,7 @@ def curves(data: StudyData, metric: str) -> dict[str, list[list[float]]]:
 
 
 def class_accuracies(data: StudyData) -> tuple[list[str], dict[str, list[float]]]:
-    """Names of the classes, and variant -> accuracy (recall) of each class on the test side, mean over its runs."""
+    """Names of the classes, and variant -> accuracy (recall) of each class on the test split, mean over its runs."""
     names: list[str] = []
     found = {}
     for variant in data.variants:

@@ -16,6 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from shunted_lab.compose import compose
 from shunted_lab.config import Config, ConfigError, ModelConfig
+from shunted_lab.files import write_text
+from shunted_lab.report.table import replaced_images
 from shunted_lab.study.plan import data_facts, study_folder
 from shunted_lab.study.search import Search, best, finished, tried
 from shunted_lab.study.store import open_study
@@ -24,8 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Group
 
-    from shunted_lab.files import write_text
-from shunted_lab.report.page import Picture
+    from shunted_lab.report.page import Picture
 
 SHOWN = 10  # rows of the table; the CSV has all
 
@@ -56,6 +57,7 @@ def build_search_table(search: Search, study: Study | None, config: Config) -> S
     caption = ["SMOKE TEST, not a result: a few batches of training."] if config.smoke else []
     caption += _counts(search, study, trials, over)
     caption += _verdict(search, base, top)
+    caption += replaced_images({t.user_attrs["name"]: t.user_attrs["result"] for t in done})
     caption.append(
         "One seed, chosen by validation: trials of a search are no evidence. An experiment with "
         f"confirm: {{search: {config.name}}} trains the best again with other seeds."

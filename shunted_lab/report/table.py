@@ -19,6 +19,7 @@ from shunted_lab.study.plan import RunState
 from shunted_lab.tasks import Goal, goal_of
 
 POWER = 0.8
+NAMED = 3  # replaced images that a caption names
 TINY = 1e-12  # a spread of fractions that is rounding of the arithmetic only
 
 
@@ -153,7 +154,9 @@ def _caption(
     lines += _shared(
         {name: _accuracy_of(run, goal, sizes[run.data.name, str(run.data)]) for name, run in variants.items()}
     )
-    lines += _shared({name: _training_of(run) for name, run in variants.items()})
+    done = [state for state in states if state.result is not None]
+    lines += replaced_images({f"{s.run.variant} seed {s.run.seed}": s.result or {} for s in done})
+    lines += _shared({name: _training_of(run, _has_new_head(name, states)) for name, run in variants.items()})
     lines += _trained_on(states)
     lines.append(
         f"Mean ± standard deviation over n seeds ({', '.join(map(str, config.seeds))}); "
@@ -202,9 +205,37 @@ def _shared(sentences: Mapping[str, str]) -> list[str]:
     return list(names) if len(names) == 1 else [f"{', '.join(of)}: {sentence}" for sentence, of in names.items()]
 
 
-def _training_of(run: RunConfig) -> str:
+def replaced_images(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Which training images could not be decoded and were replaced, by run where runs differ.
+
+    Args:
+        results: what a run is called -> its result.
+    """
+    runs: dict[tuple[str, ...], list[str]] = {}
+    for run, result in results.items():
+        if names := tuple(result.get("corrupt_images", ())):
+            runs.setdefault(names, []).append(run)
+    lines = []
+    for names, of in runs.items():
+        count = "1 training image" if len(names) == 1 else f"{len(names)} training images"
+        where = "" if len(of) == len(results) else f" in {', '.join(of)}"
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        verb = "was" if len(names) == 1 else "were"
+        listed = f"{', '.join(names[:NAMED])}{more}"
+        lines.append(f"{count} could not be decoded and {verb} replaced{where}: {listed}.")
+    return lines
+
+
+def _has_new_head(variant: str, states: Sequence[RunState]) -> bool:
+    """Whether the finished runs of a variant did not take the head of the weights that they began with."""
+    done = [s.result.get("initial_weights") for s in states if s.result is not None and s.run.variant == variant]
+    return any(initial["new_head"] for initial in done if initial)
+
+
+def _training_of(run: RunConfig, new_head: bool) -> str:
     tested = {"last": "the last epoch", "best": "the epoch that was best on the validation split"}[run.recipe.select]
     weights = "" if run.model.checkpoint is None else f" with the weights of {run.model.checkpoint}"
+    weights += " (new head)" if new_head else ""
     return f"Model {run.model.name}{weights}, recipe {run.recipe.name}, {run.recipe.epochs} epochs; tested: {tested}."
 
 

@@ -1,4 +1,4 @@
-"""The best of a finished search become variants of an ordinary experiment: with fresh seeds, on the test side."""
+"""The best of a finished search become variants of an ordinary experiment: with fresh seeds, on the test split."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import yaml
 from shunted_lab.config import PRESETS, ConfigError, ModelConfig, RunConfig
 from shunted_lab.config import RecipeConfig as Recipe
 from shunted_lab.files import write_json, write_text
+from shunted_lab.tasks import goal_of
 
 Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast
 FORMAT = 2  # of run folders and of the study's attributes; a folder of another format is refused
@@ -106,11 +107,29 @@ def _note(folder: Path) -> dict[str, Any]:
 
 
 def read_result(run: Run) -> dict[str, Any] | None:
-    """The result in a run's folder, or None if the run is not done there.
+    """The result in a run's folder, or None if the run is not done there; a result that lacks a metric is not one.
 
     Raises:
         ConfigError: for a folder that another version has written, or that holds another configuration.
     """
+    result = _result(run)
+    return None if result is None or missing_metrics(run, result) else result
+
+
+def problem_of(run: Run) -> str | None:
+    """Why the result in a run's folder is not taken; None if it is, or if there is none."""
+    result = _result(run)
+    missing = [] if result is None else missing_metrics(run, result)
+    return f"its result has no {' and no '.join(missing)}" if missing else None
+
+
+def missing_metrics(run: Run, result: dict[str, Any]) -> list[str]:
+    """What a result must have and has not: the metric of checkpoints and of the study, and that of the table."""
+    goal = goal_of(run.config.data)
+    return [name for name in (goal.monitor, goal.headline) if name not in result["metrics"]]
+
+
+def _result(run: Run) -> dict[str, Any] | None:
     if not (run.folder / "run.json").exists():
         return None
     found = _note(run.folder)["fingerprint"]

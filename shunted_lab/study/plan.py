@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,11 @@ from shunted_lab.tasks.schedule import highest_rate, peak_rate
 
 if TYPE_CHECKING:
     from shunted_lab.nn import Cost
+    from shunted_lab.tasks.checkpoint import InitialWeights
 
 IMAGENET_CLASSES = 1000
 NEARLY = 0.9  # of the peak: a schedule that stays below it is warned about
+READING = ("image_size", "batch_size", "crop_pct", "interpolation", "resize", "max_corrupt")  # no check needs these
 # Among the sources of a run, beside those of its components:
 WEIGHTS = "model.checkpoint"  # the content of that file
 LAYOUT = "batch layout"  # how devices and parts share a batch, where numbers depend on it
@@ -52,10 +54,10 @@ def data_facts(experiment: Experiment) -> dict[str, DataFacts]:
     Raises:
         ConfigError: for a data set that is missing or not whole.
     """
-    checked: dict[tuple[object, ...], DataFacts] = {}
+    checked: dict[str, DataFacts] = {}
     facts = {}
     for name, run in experiment.variants.items():
-        key = (run.data.name, *(getattr(run.data, name, None) for name in ("root", "category", "num_classes")))
+        key = repr({key: value for key, value in asdict(run.data).items() if key not in READING})
         if key not in checked:
             checked[key] = check_data(run.data)
         facts[name] = checked[key]
@@ -121,17 +123,29 @@ def sources_of(config: RunConfig) -> dict[str, str]:
 def count_costs(experiment: Experiment, facts: dict[str, DataFacts]) -> dict[str, Cost]:
     """The cost of every variant at the experiment's image size, on the `meta` device.
 
-    Building every variant here shows an impossible one before anything is trained, and so does reading the weights
-    that it begins with.
+    Building every variant here shows an impossible one before anything is trained.
 
     Raises:
         ConfigError: for a variant that cannot be built.
     """
-    costs = {}
+    return {
+        name: model_cost(f"variants.{name}", run, run.data.image_size, facts[name].num_classes)
+        for name, run in experiment.variants.items()
+    }
+
+
+def initial_weights(experiment: Experiment, facts: dict[str, DataFacts]) -> dict[str, str]:
+    """Variant -> which weights it begins with, and what becomes of their head, for those that begin with some.
+
+    Raises:
+        ConfigError: for weights that cannot be read, or are another model's.
+    """
+    found = {}
     for name, run in experiment.variants.items():
-        costs[name] = model_cost(f"variants.{name}", run, run.data.image_size, facts[name].num_classes)
-        check_weights(f"variants.{name}", run, facts[name].num_classes)
-    return costs
+        initial = check_weights(f"variants.{name}", run, facts[name])
+        if initial is not None:
+            found[name] = f"{WEIGHTS}: {run.model.checkpoint}, {initial}"
+    return found
 
 
 def count_paper_costs(experiment: Experiment) -> dict[str, Cost]:
@@ -155,15 +169,20 @@ def model_cost(where: str, run: RunConfig, image_size: int, num_classes: int) ->
         raise ConfigError(f"{where}: {error}") from None
 
 
-def check_weights(where: str, run: RunConfig, num_classes: int) -> None:
-    """Raise ConfigError for weights to begin with that cannot be read, or are another model's."""
+def check_weights(where: str, run: RunConfig, facts: DataFacts) -> InitialWeights | None:
+    """What the weights are that a run begins with; None if it begins with none.
+
+    Raises:
+        ConfigError: for weights that cannot be read, or are another model's.
+    """
     if run.model.checkpoint is None:
-        return
+        return None
     from shunted_lab.tasks.checkpoint import load_initial
     from shunted_lab.tasks.model import build_model
 
     try:
-        load_initial(build_model(run.model, num_classes), str(with_weights(run).model.checkpoint))
+        net = build_model(run.model, facts.num_classes)
+        return load_initial(net, str(with_weights(run).model.checkpoint), facts.class_names)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 

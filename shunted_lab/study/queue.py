@@ -201,7 +201,12 @@ class Queue:
 
     @patient
     def done(self, job: Job, result: dict[str, Any]) -> None:
-        """Keep a result. If the trial was taken from this launcher meanwhile, the result counts all the same."""
+        """Keep a result. If the trial was taken from this launcher meanwhile, the result counts all the same.
+
+        Without a metric that the study is named after the run has failed.
+        """
+        if missing := store.missing_values(self.study, result):
+            return self.failed(job, f"its result has no {' and no '.join(missing)}")
         try:
             job.trial.set_user_attr("result", result)  # in one piece: each attribute is a transaction
             self.study.tell(job.trial, store.values(self.study, result))

@@ -94,7 +94,7 @@ class Search:
             try:
                 size = run.config.data.image_size
                 self._costs[run.fingerprint] = model_cost(run.variant, run.config, size, self.facts.num_classes)
-                check_weights(run.variant, run.config, self.facts.num_classes)
+                check_weights(run.variant, run.config, self.facts)
             except ConfigError as error:
                 self._costs[run.fingerprint] = error
         return self._costs[run.fingerprint]

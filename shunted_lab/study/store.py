@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from shunted_lab.config import PRESETS, Config, ConfigError
 from shunted_lab.files import is_locked, locked
-from shunted_lab.study.folder import Run, read_result
+from shunted_lab.study.folder import Run, problem_of, read_result
 from shunted_lab.study.plan import LAYOUT, RESULTS, WEIGHTS, RunState, study_folder
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -255,6 +255,8 @@ def _state(run: Run, trials: list[FrozenTrial], other: FrozenTrial | None) -> Ru
     last = ended[-1].user_attrs if ended else {}
     if error := last.get("error", last.get("died")):
         return RunState(run, "failed", error=error.strip().splitlines()[-1], attempts=attempts)
+    if problem := problem_of(run):
+        return RunState(run, "failed", error=problem, attempts=attempts)
     if ended or any(t.state == TrialState.WAITING for t in trials):
         return RunState(run, "interrupted" if ended else "missing", attempts=attempts)
     if other is not None:
@@ -343,10 +345,18 @@ def attributes(run: Run) -> dict[str, Any]:
 
 
 def values(study: Study, result: dict[str, Any]) -> list[float]:
-    """The values of a trial: the metrics or costs that the study is named after."""
-    names = study.metric_names
-    assert names is not None
-    return [float(result["metrics"][name] if name in result["metrics"] else result["costs"][name]) for name in names]
+    """The values of a trial: the metrics or costs that the study is named after (`missing_values`)."""
+    found = _measured(result)
+    return [float(found[name]) for name in study.metric_names or []]
+
+
+def missing_values(study: Study, result: dict[str, Any]) -> list[str]:
+    """The metrics and costs that the study is named after and a result lacks, e.g. top-5 of five classes."""
+    return [name for name in study.metric_names or [] if name not in _measured(result)]
+
+
+def _measured(result: dict[str, Any]) -> dict[str, Any]:
+    return result.get("costs", {}) | result["metrics"]
 
 
 def adopt(study: Study, run: Run, result: dict[str, Any], **trial: Any) -> None:

@@ -28,7 +28,7 @@ import torch
 from shunted_lab.config import ConfigError
 from shunted_lab.data.corrupt import CorruptImages
 from shunted_lab.files import locked, write_json, write_text
-from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, read_result
+from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, missing_metrics, read_result
 from shunted_lab.study.order import Order, Slot, origin
 from shunted_lab.study.plan import WEIGHTS, sources_of
 from shunted_lab.study.slurm import across_nodes
@@ -165,6 +165,7 @@ def execute(order: Order, link: Link | None = None, progress: bool = False) -> d
     Raises:
         Stopped, Pruned: as `link` has decided.
         FloatingPointError: if the run diverged.
+        RuntimeError: if a metric is missing, by which runs are compared.
     """
     run = order.run
     if not _is_first():
@@ -182,9 +183,11 @@ def execute(order: Order, link: Link | None = None, progress: bool = False) -> d
         result = train(run.config, run.folder, link, progress)
         bad = [f"{key} is {value}" for key, value in result["metrics"].items() if not math.isfinite(value)]
         if bad:
-            raise FloatingPointError(", ".join(bad))  # a run that diverged has failed; its NaN is no result
+            raise FloatingPointError(", ".join(bad))  # a run that diverged has failed; its NaN is not a result
+        if missing := missing_metrics(run, result):
+            raise RuntimeError(f"{' and '.join(missing)}: not measured, since the split gave no batch")
         result["seconds"] = round(time.perf_counter() - start, 2)
-        result["costs"] = order.costs | (_measured(run) if order.measure else {})
+        result["costs"] = order.costs | (_measured(run, result["num_classes"]) if order.measure else {})
         result |= order.origin
         write_json(run.folder / "result.json", result)
         return result
@@ -199,17 +202,15 @@ def _check_weights(run: Run) -> None:
         raise ConfigError(f"{WEIGHTS}: {file} is gone or has changed since it was planned; the same command plans anew")
 
 
-def _measured(run: Run) -> dict[str, float]:
+def _measured(run: Run, num_classes: int) -> dict[str, float]:
     """Latency [s] of one image and peak memory [bytes] of a forward pass, on the device that the run was trained on."""
-    from shunted_lab.data import check_data
     from shunted_lab.nn import measure
     from shunted_lab.tasks.device import find_device
     from shunted_lab.tasks.model import build_model
 
-    classes = check_data(run.config.data).num_classes
     device = find_device(run.config.launch.accelerator)
     side = run.config.data.image_size
-    speed = measure(build_model(run.config.model, classes), (side, side), 1, device, repeats=20, warmup=3)
+    speed = measure(build_model(run.config.model, num_classes), (side, side), 1, device, repeats=20, warmup=3)
     memory = {} if speed.peak_memory is None else {"memory": float(speed.peak_memory)}
     return {"latency": speed.latency} | memory
 

@@ -1,60 +1,158 @@
-"""A model with the weights of a file: a checkpoint of a run of ours, or published ones. Nothing but tensors is read."""
+"""A model with the weights of a file: a checkpoint of a run of ours, or published ones.
+
+The rows of a head are matched to the classes of the data by name where the file says its classes, as the checkpoints of
+runs do, and by position where it does not.
+"""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from shunted_lab.config import ConfigError, ModelConfig
 from shunted_lab.nn import Pyramid
-from shunted_lab.nn.official import CheckpointError, load_official, read_checkpoint
+from shunted_lab.nn.official import Checkpoint, CheckpointError, load_official, read_checkpoint
 from shunted_lab.tasks.model import build_model
 
+BY_NAME = "matched by name"
+REORDERED = "matched by name, in the order of the data"
+BY_POSITION = "matched by position (the file has no class names)"
+NAMED = 3  # classes that a message names, of each kind
 
-def load_model(config: ModelConfig, file: Path, num_classes: int | None = None) -> Pyramid:
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with the weights of a file, the entry of the file that they are, and how its classes were matched."""
+
+    net: Pyramid
+    entry: str | None
+    classes: str
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """What a training begins with: the entry of the file, and how its head was matched, or why it was not taken."""
+
+    entry: str | None
+    new_head: bool
+    head: str
+
+    def __str__(self) -> str:
+        head = f"its head is re-initialized: {self.head}" if self.new_head else f"its classes are {self.head}"
+        return f"{entry_text(self.entry)}; {head}"
+
+    def note(self) -> dict[str, Any]:
+        """Plain values, for checkpoints and results."""
+        return asdict(self)
+
+
+def entry_text(entry: str | None) -> str:
+    """Which weights of a file were taken."""
+    return "the whole file" if entry is None else f"its entry '{entry}'"
+
+
+def load_model(config: ModelConfig, file: Path, class_names: Sequence[str] | None = None) -> LoadedModel:
     """The model of `config`, with the weights in `file`, on the CPU.
 
     Args:
         file: a `.ckpt` of Lightning, whose `state_dict` is taken (the averages, where weights were averaged), or what
             `nn.official.load_official` knows.
-        num_classes: what the head must be for; None takes the head as it is.
+        class_names: the classes of the data in the order of their labels, which the rows of the head are put into; None
+            takes the head as it is.
 
     Raises:
-        ConfigError: for a file that is absent, truncated or holds more than tensors, for weights of another model,
-            with the first differences, and for a head for another number of classes.
+        ConfigError: for a file that is absent, truncated or holds more than tensors and plain values, for weights of
+            another model, with the first differences, and for a head for other classes.
     """
+    checkpoint = _read("checkpoint", file)
+    classes = BY_POSITION if checkpoint.class_names is None else BY_NAME
+    if class_names is not None:
+        difference = _difference(checkpoint, class_names)
+        if difference is not None:
+            raise ConfigError(f"checkpoint: {file} {difference}")
+        checkpoint, classes = _ordered(checkpoint, class_names)
+    net = build_model(config, checkpoint.num_classes)
     try:
-        found = read_checkpoint(file)
-    except CheckpointError as error:
-        raise ConfigError(f"checkpoint: {error}") from None
-    head = found.get("head.weight")
-    classes = 0 if head is None or head.ndim != 2 else len(head)
-    if num_classes is not None and classes != num_classes:
-        has = f"a head for {classes} classes" if classes else "no head that classifies"
-        raise ConfigError(f"checkpoint: {file} has {has}, and the data have {num_classes} classes")
-    net = build_model(config, classes)
-    try:
-        load_official(net, found, keep_head=True)
+        load_official(net, checkpoint.state_dict, head="required")
     except CheckpointError as error:
         reason = str(error).removeprefix("the state dict ")
         raise ConfigError(f"checkpoint: {file} {reason.replace('the model', config.name, 1)}") from None
-    return net
+    return LoadedModel(net, checkpoint.entry, classes)
 
 
-def load_initial(net: Pyramid, file: str | Path) -> None:
-    """Give `net` the weights in `file` to begin with. A head for another number of classes stays as it is.
+def load_initial(net: Pyramid, file: str | Path, class_names: Sequence[str]) -> InitialWeights:
+    """Give `net` the weights in `file` to begin with. A head for other classes stays as it is.
+
+    Args:
+        class_names: the classes of the data in the order of their labels.
 
     Raises:
-        ConfigError: for a file that is absent, truncated or holds more than tensors, and for weights of another model.
+        ConfigError: for a file that is absent, truncated or holds more than tensors and plain values, and for the
+            weights of another model.
     """
+    checkpoint = _read("model.checkpoint", file)
+    difference = _difference(checkpoint, class_names)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*its head, .* is dropped")
-            load_official(net, file)
+        if difference is not None:
+            load_official(net, checkpoint.state_dict, head="ignored")
+            return InitialWeights(checkpoint.entry, True, f"it {difference}")
+        checkpoint, matched = _ordered(checkpoint, class_names)
+        load_official(net, checkpoint.state_dict, head="required")
+        return InitialWeights(checkpoint.entry, False, matched)
     except CheckpointError as error:
-        raise ConfigError(f"model.checkpoint: {error}") from None
+        reason = str(error).removeprefix("the state dict ")
+        raise ConfigError(f"model.checkpoint: {file} {reason}") from None
+
+
+def _read(key: str, file: str | Path) -> Checkpoint:
+    try:
+        return read_checkpoint(file)
+    except CheckpointError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def _difference(checkpoint: Checkpoint, class_names: Sequence[str]) -> str | None:
+    """Why the head of a file is not one for these classes; None if it is."""
+    if not checkpoint.num_classes:
+        return f"has no head that classifies, and the data have {len(class_names)} classes"
+    theirs = checkpoint.class_names
+    if theirs is None:
+        if checkpoint.num_classes == len(class_names):
+            return None
+        return f"has a head for {checkpoint.num_classes} classes, and the data have {len(class_names)} classes"
+    lost = [name for name in theirs if name not in set(class_names)]
+    new = [name for name in class_names if name not in set(theirs)]
+    if not lost and not new:
+        return None
+    found = [f"only the file has {_listed(lost, new)}"] if lost else []
+    found += [f"only the data have {_listed(new, lost)}"] if new else []
+    return f"has a head for other classes than the data have: {'; '.join(found)}"
+
+
+def _listed(names: Sequence[str], others: Sequence[str]) -> str:
+    """The first of some names, each with the nearest of the others."""
+    near = [difflib.get_close_matches(name, others, n=1, cutoff=0.6) for name in names[:NAMED]]
+    shown = [f"'{name}'" + (f" (nearest: '{m[0]}')" if m else "") for name, m in zip(names, near, strict=False)]
+    return ", ".join(shown) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def _ordered(checkpoint: Checkpoint, class_names: Sequence[str]) -> tuple[Checkpoint, str]:
+    """The rows of a head for these classes in their order, and how they were matched."""
+    theirs = checkpoint.class_names
+    if theirs is None:
+        return checkpoint, BY_POSITION
+    if theirs == tuple(class_names):
+        return checkpoint, BY_NAME
+    rows = torch.tensor([theirs.index(name) for name in class_names])
+    state = {name: value[rows] if name.startswith("head.") else value for name, value in checkpoint.state_dict.items()}
+    return replace(checkpoint, state_dict=state, class_names=tuple(class_names)), REORDERED
 
 
 def digest_of(file: str | Path) -> str:

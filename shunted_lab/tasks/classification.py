@@ -26,26 +26,28 @@ from shunted_lab.tasks.schedule import learning_rate, peak_rate
 
 
 class Classification(L.LightningModule):
-    """Trains `net`, `(B, 3, H, W) -> (B, num_classes)`, by a recipe."""
+    """Trains `net`, `(B, 3, H, W) -> (B, classes)`, by a recipe; `class_names` are in the order of the labels."""
 
     goal = CLASSIFICATION
 
-    def __init__(self, net: nn.Module, recipe: RecipeConfig, num_classes: int, batch_size: int, seed: int):
+    def __init__(self, net: nn.Module, recipe: RecipeConfig, class_names: Sequence[str], batch_size: int, seed: int):
         super().__init__()
         self.net = net
         self.recipe = recipe
-        self.num_classes = num_classes
+        self.class_names = list(class_names)
+        self.num_classes = len(class_names)
         self.batch_size = batch_size  # of one optimiser step, on all devices together
         self.seed = seed
         metrics = self.make_metrics()
         self.metrics = nn.ModuleDict({s: metrics.clone(prefix=f"{s}/") for s in ("val", "test")})
         self.losses = nn.ModuleDict({s: MeanLoss() for s in ("val", "test")})
-        self.mixup = _mixup(recipe, num_classes)
+        self.mixup = _mixup(recipe, self.num_classes)
         self.compiled: Callable[[Tensor], Tensor] | None = None  # takes the net's place, with the same weights
         self.predicted: list[tuple[Tensor, ...]] = []  # of the last test, batch by batch
+        self.initial_weights: dict[str, Any] | None = None  # what became of `model.checkpoint` (`InitialWeights.note`)
 
     def make_metrics(self) -> MetricCollection:
-        """What is measured on the validation and test sides."""
+        """What is measured on the validation and test splits."""
         accuracies: dict[str, Any] = {"top1": MulticlassAccuracy(self.num_classes, average="micro")}
         if self.num_classes > 5:
             accuracies["top5"] = MulticlassAccuracy(self.num_classes, average="micro", top_k=5)
@@ -60,10 +62,10 @@ class Classification(L.LightningModule):
         confidence, predicted = logits.float().softmax(1).max(1)
         return labels, predicted, confidence
 
-    def predictions(self, class_names: Sequence[str]) -> Predictions:
-        """Of the whole test side, after `trainer.test`."""
+    def predictions(self) -> Predictions:
+        """Of the whole test split, after `trainer.test`."""
         labels, predicted, *rest = (torch.cat(parts).cpu().numpy() for parts in zip(*self.predicted, strict=True))
-        return Predictions(labels, predicted, rest[0] if rest else None, tuple(class_names))
+        return Predictions(labels, predicted, rest[0] if rest else None, tuple(self.class_names))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net(images) if self.compiled is None else self.compiled(images)
@@ -149,6 +151,15 @@ class Classification(L.LightningModule):
         torch.manual_seed(int(draws[0]))
         random.seed(int(draws[1]))
         np.random.seed(int(draws[1]) % 2**32)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The class of each row of the head: whoever loads the weights matches classes by name."""
+        checkpoint["class_names"] = self.class_names
+        checkpoint["initial_weights"] = self.initial_weights
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A run that is resumed does not read `model.checkpoint` again."""
+        self.initial_weights = checkpoint["initial_weights"]
 
     def configure_optimizers(self) -> Any:
         """AdamW; a linear warm-up and a cosine, which `recipe.layer_decay` scales layer by layer."""

@@ -1,4 +1,4 @@
-"""A trained model on one side of a data set, without a Trainer; the numbers are those that a run's test gives."""
+"""A trained model on one split of a data set, without a Trainer; the numbers are those that a run's test gives."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Evaluation:
 def evaluate(
     task: Classification,
     batches: Any,
-    side: str,
+    split: str,
     device: torch.device,
     precision: str = "32-true",
     limit_batches: int | None = None,
@@ -44,12 +44,12 @@ def evaluate(
     """Measure `task.net` on batches of images (B, 3, S, S) and labels.
 
     Args:
-        side: val or test, whose metrics of the task are taken.
+        split: val or test, whose metrics of the task are taken.
         precision: a key of `AUTOCAST`.
         stats: mean and deviation that the images are normalised with, and those that `task.net` was trained with.
     """
     task.to(device).eval()
-    metrics: Any = task.metrics[side]
+    metrics: Any = task.metrics[split]
     metrics.reset()
     loss, images, seconds, timed = torch.tensor(0.0, device=device), 0, 0.0, 0
     for i, (batch, labels) in enumerate(islice(batches, limit_batches)):
@@ -63,7 +63,7 @@ def evaluate(
         images += len(batch)
         if i > 0:
             seconds, timed = seconds + passed, timed + len(batch)
-    found = {f"{side}/loss": float(loss / images)} | {key: float(value) for key, value in metrics.compute().items()}
+    found = {f"{split}/loss": float(loss / images)} | {key: float(value) for key, value in metrics.compute().items()}
     return Evaluation(found, images, timed / seconds if timed else None)
 
 

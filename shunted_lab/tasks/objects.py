@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,13 +59,13 @@ class Objects(Classification):
         self,
         net: nn.Module,
         recipe: RecipeConfig,
-        num_classes: int,
+        class_names: Sequence[str],
         batch_size: int,
         seed: int,
         bins: dict[str, tuple[float, float]],
     ):
         self.bins = bins  # before the metrics are made
-        super().__init__(net, recipe, num_classes, batch_size, seed)
+        super().__init__(net, recipe, class_names, batch_size, seed)
 
     def make_metrics(self) -> MetricCollection:
         bins = {f"recall_{name}": ObjectRecall(*edges) for name, edges in self.bins.items()}

@@ -38,7 +38,7 @@ def sheet(rows: Sequence[Sequence[tuple[np.ndarray, str]]]) -> np.ndarray:
 
 
 def predicted_sheet(images: Tensor, stats: Stats, predictions: Predictions) -> np.ndarray:
-    """The first images of the test side; `predicted / true` where that differs."""
+    """The first images of the test split; `predicted / true` where that differs."""
     pictures = []
     for i, picture in enumerate(to_pixels(images, stats)):
         told, true = _names(predictions, predictions.predicted[i]), _names(predictions, predictions.targets[i])

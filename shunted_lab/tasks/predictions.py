@@ -1,4 +1,4 @@
-"""What a run predicted for each image of the test side, in a compact file of its folder."""
+"""What a run predicted for each image of the test split, in a compact file of its folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILE = "predictions.npz"
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of N images, in the order of the test side.
+    """Of N images, in the order of the test split.
 
     For one label an image: `targets` and `predicted` are (N,) classes, `confidence` (N,) the probability of the
     predicted one. For several labels: `targets` and `predicted` are (N, K) booleans, and there is no confidence.
@@ -55,7 +55,8 @@ class Predictions:
     def write(self, folder: Path) -> Path:
         """`predictions.npz`, whole or not at all; 50,000 images of one label take less than 300 kB."""
         if self.targets.ndim == 1:
-            kind = np.uint8 if self.targets.max(initial=0) < 256 else np.uint16
+            highest = max(self.targets.max(initial=0), self.predicted.max(initial=0))
+            kind = np.min_scalar_type(highest)  # uint8, uint16, uint32
             arrays = {"targets": self.targets.astype(kind), "predicted": self.predicted.astype(kind)}
             if self.confidence is not None:
                 arrays["confidence"] = np.round(255 * self.confidence).astype(np.uint8)

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,8 +68,9 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
     Returns:
         Plain values for `result.json`: `metrics` (fractions in [0, 1], losses), `headline` (the table's metric), the
         `epoch` that was tested, `device`, `devices`, `precision`, `batch_layout` (in words), `sizes` of the splits,
-        `corrupt_images` (training images that were replaced), `train_seconds` and `images_per_second` of this
-        session's training epochs.
+        `num_classes`, `corrupt_images` (training images that were replaced), `initial_weights` (which weights of
+        `model.checkpoint` were taken, and what became of its head; None without one), `train_seconds` and
+        `images_per_second` of this session's training epochs.
 
     Raises:
         Stopped, Pruned: as `link` has decided.
@@ -85,7 +86,7 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = folder / "checkpoints"
     start = newest(checkpoints)
-    task = make_task(config, data.num_classes, weights=start is None)
+    task = make_task(config, data.class_names, weights=start is None)
     clock, follow = Clock(), Follow(link, checkpoints / STOPPED)
     callbacks = [Divergence(lambda: newest(checkpoints)), clock, History(folder), follow]
     trainer = make_trainer(config, folder, callbacks, progress)
@@ -107,7 +108,7 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
     metrics |= _values(trainer.test(task, data, verbose=False))
     corrupt = corrupt_images(trainer, data)
     if trainer.is_global_zero:
-        predictions = task.predictions(data.class_names)
+        predictions = task.predictions()
         predictions.write(folder)
         _show(trainer, config, task, data, predictions, metrics)
     return {
@@ -121,6 +122,8 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
         "batch_layout": config.batch_layout,
         "sizes": dict(data.sizes),
         "corrupt_images": corrupt,
+        "num_classes": data.num_classes,
+        "initial_weights": task.initial_weights,
         "train_seconds": round(clock.seconds, 2),
         "images_per_second": round(clock.images * trainer.world_size / clock.seconds, 1) if clock.seconds else None,
     }
@@ -128,14 +131,14 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
 
 def corrupt_images(trainer: L.Trainer, data: ImageData) -> list[str]:
     """The training images that any rank could not decode and replaced."""
-    side: Any = data.splits.train
-    marks = getattr(side, "corrupt", None)
+    train: Any = data.splits.train
+    marks = getattr(train, "corrupt", None)
     if marks is None:
         return []
     if trainer.world_size > 1:
         seen = marks.marks.float().to(trainer.strategy.root_device)
         marks.marks |= (trainer.strategy.reduce(seen, reduce_op="sum") > 0).cpu()
-    return [side.picture.where(index) for index in marks.found]
+    return [train.picture.where(index) for index in marks.found]
 
 
 def _show(
@@ -150,7 +153,7 @@ def _show(
     logger = trainer.logger
     assert isinstance(logger, TensorBoardLogger) and isinstance(task.net, Pyramid)
     count = len(predictions.targets)
-    chosen = [int(i) for i in torch.linspace(0, count - 1, min(SHOWN, count))]  # all over the side: it may be sorted
+    chosen = [int(i) for i in torch.linspace(0, count - 1, min(SHOWN, count))]  # all over the split: it may be sorted
     images = data.test_images(chosen)
     task.net.to("cpu")
     stats = stats_of(config.data)
@@ -181,31 +184,34 @@ def newest(checkpoints: Path) -> Path | None:
     return max(found, key=lambda path: path.stat().st_mtime_ns) if found else None
 
 
-def make_task(config: RunConfig, num_classes: int, weights: bool = True) -> Classification:
+def make_task(config: RunConfig, class_names: Sequence[str], weights: bool = True) -> Classification:
     """The LightningModule of a run, with the initial values that all variants of its seed share.
 
     Args:
+        class_names: the classes of the data in the order of their labels.
         weights: read `model.checkpoint`; a run that goes on from a checkpoint of its own does not need it.
     """
     with seeded(str(config.seed)):
-        net = build_model(config.model, num_classes)
+        net = build_model(config.model, len(class_names))
     init_weights(net, config.seed)
+    initial = None
     if weights and config.model.checkpoint is not None:
-        load_initial(net, config.model.checkpoint)
+        initial = load_initial(net, config.model.checkpoint, class_names).note()
     net.set_grad_checkpointing(config.recipe.grad_checkpointing)
-    task = task_of(net, config, num_classes)
+    task = task_of(net, config, class_names)
+    task.initial_weights = initial
     task.compiled = torch.compile(net.forward) if config.launch.compile else None
     return task
 
 
-def task_of(net: Pyramid, config: RunConfig, num_classes: int) -> Classification:
+def task_of(net: Pyramid, config: RunConfig, class_names: Sequence[str]) -> Classification:
     """The LightningModule that trains and tests `net` on the data of a run."""
     batch_size = config.data.batch_size
     if isinstance(config.data, ScalesConfig):
         from shunted_lab.data.scales.datasets import bins_of
 
-        return Objects(net, config.recipe, num_classes, batch_size, config.seed, bins_of(config.data))
-    return Classification(net, config.recipe, num_classes, batch_size, config.seed)
+        return Objects(net, config.recipe, class_names, batch_size, config.seed, bins_of(config.data))
+    return Classification(net, config.recipe, class_names, batch_size, config.seed)
 
 
 def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], progress: bool) -> L.Trainer:

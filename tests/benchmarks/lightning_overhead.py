@@ -46,7 +46,7 @@ LARGE = ["model=shunted_t", "model.patch_embed=conv_stem0", "data.image_size=224
 def bare(config: RunConfig) -> float:
     """Seconds of processor time a step, without the first: what the recipe says, and nothing else."""
     data = make_datamodule(config.data, config.recipe, config.seed)
-    net = make_task(config, data.num_classes).net.train()
+    net = make_task(config, data.class_names).net.train()
     groups = param_groups_weight_decay(net, config.recipe.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=config.recipe.lr, eps=config.recipe.opt_eps)
     steps = config.recipe.limit_batches or 0

@@ -24,19 +24,19 @@ from shunted_lab.study.plan import data_facts, plan_runs
 
 TRAIN = 24  # of each of the two classes; 10 % are held out
 RECIPE = replace(LITE_RECIPE, random_resized_crop=True)
-pytestmark = pytest.mark.filterwarnings("ignore:.*cannot be decoded.*the next image of the side")
+pytestmark = pytest.mark.filterwarnings("ignore:.*cannot be decoded.*the next image of the split")
 
 
 @pytest.fixture
 def root(tmp_path) -> Path:
     """JPEGs, each of its own grey."""
     rng = np.random.default_rng(0)
-    for side, count in (("train", TRAIN), ("val", 3)):
+    for split, count in (("train", TRAIN), ("val", 3)):
         for name in ("cat", "dog"):
-            (tmp_path / "in" / side / name).mkdir(parents=True)
+            (tmp_path / "in" / split / name).mkdir(parents=True)
             for number in range(count):
                 pixels = rng.integers(0, 256, (36, 40, 3), np.uint8)
-                Image.fromarray(pixels).save(tmp_path / "in" / side / name / f"{number}.jpg")
+                Image.fromarray(pixels).save(tmp_path / "in" / split / name / f"{number}.jpg")
     return tmp_path / "in"
 
 
@@ -45,9 +45,9 @@ def data_of(root: Path, recipe: RecipeConfig = RECIPE, num_workers: int = 0, **o
     return make_datamodule(config, recipe, 0, num_workers)
 
 
-def halve(data: ImageData, *indices: int, side: str = "train") -> list[str]:
-    """Break images of a side; their paths."""
-    paths = [getattr(data.splits, side).picture.images[index] for index in indices]
+def halve(data: ImageData, *indices: int, split: str = "train") -> list[str]:
+    """Break images of a split; their paths."""
+    paths = [getattr(data.splits, split).picture.images[index] for index in indices]
     for path in paths:
         content = Path(path).read_bytes()
         Path(path).write_bytes(content[: len(content) // 2])
@@ -65,18 +65,18 @@ def refused(message: str):
 
 def test_the_next_image_takes_the_place_with_its_label_and_the_draws_of_the_key(root):
     data = data_of(root)
-    side, count = data.splits.train, len(data.splits.train)
-    edge = [*side.labels].index(1) - 1  # the last cat
+    split, count = data.splits.train, len(data.splits.train)
+    edge = [*split.labels].index(1) - 1  # the last cat
     for index in (edge, count - 1):
         key = (3, index, 1)
         following = (index + 1) % count
-        whole = side[key][0]
+        whole = split[key][0]
         halve(data, index)
-        image, label = side[key]
-        assert label == side.labels[following] != side.labels[index]
-        halved = Path(side.picture.images[index])
-        halved.write_bytes(Path(side.picture.images[following]).read_bytes())
-        assert torch.equal(image, side[key][0]) and not torch.equal(image, whole)
+        image, label = split[key]
+        assert label == split.labels[following] != split.labels[index]
+        halved = Path(split.picture.images[index])
+        halved.write_bytes(Path(split.picture.images[following]).read_bytes())
+        assert torch.equal(image, split[key][0]) and not torch.equal(image, whole)
     assert data.corrupt == [edge, count - 1]
 
 
@@ -92,7 +92,7 @@ def test_what_follows_is_corrupt_too(root):
 def test_what_is_no_image_is_corrupt(root, content):
     data = data_of(root)
     Path(data.splits.train.picture.images[2]).write_bytes(content)
-    with pytest.warns(UserWarning, match=r"/cat/.*\.jpg cannot be decoded \(.+\); the next image of the side"):
+    with pytest.warns(UserWarning, match=r"/cat/.*\.jpg cannot be decoded \(.+\); the next image of the split"):
         data.splits.train[0, 2, 0]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -118,7 +118,7 @@ def test_more_than_the_bound_end_the_run_in_one_line(root, num_workers):
     data = data_of(root, num_workers=num_workers, max_corrupt=10)
     paths = halve(data, *range(14))
     said = r"^data\.max_corrupt: 10 may be replaced, and 1[1-4] of \d\d training images could not be decoded so far: "
-    with refused(said + r".* and \d more; mend or remove them$") as error:
+    with refused(said + r".* and \d more; repair or remove them$") as error:
         for number in range(4):
             epoch(data, number)
     assert "\n" not in str(error.value) and sum(path in str(error.value) for path in paths) == 10
@@ -128,13 +128,13 @@ def test_more_than_the_bound_end_the_run_in_one_line(root, num_workers):
 def test_a_bound_of_none_refuses_the_first(root, num_workers):
     data = data_of(root, num_workers=num_workers, max_corrupt=0)
     (path,) = halve(data, 5)
-    with refused(rf"^data\.max_corrupt: 0 may be replaced, and 1 of \d+ .* so far: {path}; mend or remove them$"):
+    with refused(rf"^data\.max_corrupt: 0 may be replaced, and 1 of \d+ .* so far: {path}; repair or remove them$"):
         epoch(data)
     with pytest.raises(ConfigError, match=r"^data\.max_corrupt: -1 is too small: at least 0$"):
         data_of(root, max_corrupt=-1)
 
 
-def test_a_side_of_nothing_else_ends(root):
+def test_a_split_of_nothing_else_ends(root):
     data = data_of(root, max_corrupt=1000)
     count = len(data.splits.train)
     halve(data, *range(count))
@@ -143,12 +143,14 @@ def test_a_side_of_nothing_else_ends(root):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("side", ["val", "test"])
-def test_sides_that_are_evaluated_leave_nothing_out(root, side, num_workers):
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_splits_that_are_evaluated_leave_nothing_out(root, split, num_workers):
     data = data_of(root, num_workers=num_workers)
-    (path,) = halve(data, 1, side=side)
-    with refused(rf"^data\.root: {path} cannot be decoded \(.+\), and it is evaluated on, .*; mend it or") as error:
-        list(getattr(data, f"{side}_dataloader")())
+    (path,) = halve(data, 1, split=split)
+    with refused(
+        rf"^data\.root: {path} cannot be decoded \(.+\), and evaluation leaves no image out; repair or remove it$"
+    ) as error:
+        list(getattr(data, f"{split}_dataloader")())
     assert "\n" not in str(error.value)
 
 
@@ -177,19 +179,19 @@ def test_an_error_of_the_disk_is_not_corruption(root, monkeypatch):
 def test_shards_name_the_file_and_its_tar(root, tmp_path):
     data = data_of(root)
     halve(data, 3, 7)
-    halve(data, 2, side="test")
+    halve(data, 2, split="test")
     shards.convert(compose_convert([f"data.root={root}", f"out={tmp_path / 'out'}", "shard_mb=0.02", "verify=false"]))
     config = ShardsConfig(root=str(tmp_path / "out"), image_size=32, batch_size=8, max_corrupt=1)
     found = make_datamodule(config, RECIPE, 0)
     assert torch.equal(found.splits.train[0, 3, 0][0], data.splits.train[0, 3, 0][0]) and found.corrupt == [3]
     name = r"train/cat/\d+\.jpg in /.*/out/train-0000\d\.tar"
-    with refused(rf"^data\.max_corrupt: 1 may be replaced, and 2 of .*: {name}, {name}; mend"):
+    with refused(rf"^data\.max_corrupt: 1 may be replaced, and 2 of .*: {name}, {name}; repair"):
         epoch(found)
     with refused(r"^data\.root: val/cat/2\.jpg in /.*/out/val-00000\.tar cannot be decoded"):
         list(found.test_dataloader())
 
 
-def test_a_side_is_sent_with_what_it_knows_and_a_run_goes_on_with_it(root):
+def test_a_split_is_sent_with_what_it_knows_and_a_run_goes_on_with_it(root):
     data, again = data_of(root), data_of(root)
     assert data.state_dict() == {}
     halve(data, 3)

@@ -17,7 +17,7 @@ from shunted_lab.data import check_data, make_datamodule
 from shunted_lab.data.augment import Pictures
 from shunted_lab.data.earth import build
 from shunted_lab.data.earth.datasets import STATS, TileBatches, cut
-from shunted_lab.data.earth.tiles import CLASS_NAMES, FOLDER, LABELS, PICTURE, SIDES, find_tiles, load_labels
+from shunted_lab.data.earth.tiles import CLASS_NAMES, FOLDER, LABELS, PICTURE, SPLITS, find_tiles, load_labels
 
 MARKS = {".": "train", "v": "val", "T": "test"}
 SIZES = {"train": 5484, "val": 868, "test": 1550}
@@ -25,25 +25,25 @@ SIZES = {"train": 5484, "val": 868, "test": 1550}
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, list[tuple[int, int, int]]]:
-    """(y, x, label) of every tile by side: the rules of the data card, tile by tile, without any sharing of work."""
-    labels, found = load_labels(), {side: [] for side in SIZES}
+    """(y, x, label) of every tile by split: the rules of the data card, tile by tile, without any sharing of work."""
+    labels, found = load_labels(), {split: [] for split in SIZES}
     seen_water = dict.fromkeys(SIZES, 0)
     for y, x in itertools.product(range(0, 2250 - 63, 16), range(0, 5400 - 63, 16)):
-        marks = {SIDES[j // 225][i // 225] for j, i in itertools.product((y, y + 63), (x, x + 63))}
+        marks = {SPLITS[j // 225][i // 225] for j, i in itertools.product((y, y + 63), (x, x + 63))}
         counts = np.bincount(labels[y + 16 : y + 48, x + 16 : x + 48].ravel(), minlength=256)[:9]
         label = int(counts.argmax())
         if len(marks) > 1 or counts[label] < 614.4:  # 60 % of 1024
             continue
-        side = MARKS[marks.pop()]
-        seen_water[side] += label == 0
-        if label != 0 or seen_water[side] % 25 == 1:
-            found[side].append((y, x, label))
+        split = MARKS[marks.pop()]
+        seen_water[split] += label == 0
+        if label != 0 or seen_water[split] % 25 == 1:
+            found[split].append((y, x, label))
     return found
 
 
 def test_tiles_follow_the_rules(expected):
-    for side, tiles in find_tiles().items():
-        assert list(zip(tiles.y, tiles.x, tiles.labels, strict=True)) == expected[side]
+    for split, tiles in find_tiles().items():
+        assert list(zip(tiles.y, tiles.x, tiles.labels, strict=True)) == expected[split]
 
 
 def test_no_pixel_is_on_two_sides():
@@ -55,19 +55,19 @@ def test_no_pixel_is_on_two_sides():
     assert not painted[2250:].any()  # south of 60 S
 
 
-def test_every_class_is_on_every_side_and_the_card_has_the_counts():
-    counts = {side: np.bincount(tiles.labels, minlength=9) for side, tiles in find_tiles().items()}
-    assert {side: int(n.sum()) for side, n in counts.items()} == SIZES
+def test_every_class_is_in_every_split_and_the_card_has_the_counts():
+    counts = {split: np.bincount(tiles.labels, minlength=9) for split, tiles in find_tiles().items()}
+    assert {split: int(n.sum()) for split, n in counts.items()} == SIZES
     assert min(n.min() for n in counts.values()) >= 30
     card = (FOLDER / "README.md").read_text()
     for label, name in enumerate(CLASS_NAMES):
-        row = " | ".join(str(counts[side][label]) for side in SIZES)
+        row = " | ".join(str(counts[split][label]) for split in SIZES)
         assert f"| {name} | {row} |" in card
     assert f"| all | {' | '.join(map(str, SIZES.values()))} |" in card
 
 
 def test_a_quarter_of_the_blocks_is_for_the_test_and_they_are_spread():
-    blocks = np.array([list(row) for row in SIDES])
+    blocks = np.array([list(row) for row in SPLITS])
     assert blocks.shape == (10, 24) and set(np.unique(blocks)) == set(MARKS)
     assert (blocks == "T").sum() == 60
     for part in (*np.split(blocks, 2), *np.split(blocks, 4, axis=1)):  # both hemispheres, every quarter of longitude
@@ -93,8 +93,8 @@ def test_evaluation_batches_are_the_tiles_normalised_and_in_order():
     assert data.sizes == SIZES and data.num_classes == check_data(EarthConfig()).num_classes == 9
     assert data.class_names[7] == "snow"
     picture = np.asarray(Image.open(PICTURE))
-    for side, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
-        tiles, (images, labels) = find_tiles()[side], next(iter(loader))
+    for split, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
+        tiles, (images, labels) = find_tiles()[split], next(iter(loader))
         assert images.shape == (64, 3, 64, 64) and images.dtype == torch.float32 and labels.dtype == torch.int64
         assert labels.tolist() == tiles.labels[:64].tolist()
         y, x = tiles.y[9], tiles.x[9]

@@ -24,7 +24,7 @@ from shunted_lab.config import (
     ShardsConfig,
 )
 from shunted_lab.data import check_data, inat, make_datamodule, shards
-from shunted_lab.data.splits import read_sides
+from shunted_lab.data.image_splits import read_splits
 from shunted_lab.study.plan import data_facts
 
 LEVELS = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
@@ -49,7 +49,7 @@ def photo(path: Path, seed: int) -> None:
 def made(root: Path, year: int = 2018, moved: bool = False) -> Path:
     """A data set as it is published, or with its images moved to where the official loader reads them."""
     count = 0
-    for side, categories in (("train", TRAIN), ("val", VAL)):
+    for split, categories in (("train", TRAIN), ("val", VAL)):
         images, annotations = [], []
         for number, category in enumerate(categories, count):
             above = CATEGORIES[category]["supercategory"]
@@ -59,7 +59,7 @@ def made(root: Path, year: int = 2018, moved: bool = False) -> Path:
             annotations.append({"id": number, "image_id": number, "category_id": category})
         count += len(categories)
         annotations.sort(key=lambda row: NAMED_FIRST.index(row["category_id"]))
-        write(root / f"{side}{year}.json", {"images": images, "annotations": annotations, "info": {}})
+        write(root / f"{split}{year}.json", {"images": images, "annotations": annotations, "info": {}})
     write(root / "categories.json", CATEGORIES)
     return root
 
@@ -87,7 +87,7 @@ def refused(
     assert "\n" not in str(error.value) and str(error.value).startswith("data.root: ") and tree in str(error.value)
 
 
-def official(root: Path, side: str, year: int, category: str) -> list[tuple[str, int]]:
+def official(root: Path, split: str, year: int, category: str) -> list[tuple[str, int]]:
     """(path, label) of each image as DeiT's and PVT's `INatDataset` finds them, step for step."""
     taxonomy = json.loads((root / "categories.json").read_text())
     numbers: dict[str, int] = {}
@@ -96,7 +96,7 @@ def official(root: Path, side: str, year: int, category: str) -> list[tuple[str,
         if value not in numbers:
             numbers[value] = len(numbers)
     samples = []
-    for image in json.loads((root / f"{side}{year}.json").read_text())["images"]:
+    for image in json.loads((root / f"{split}{year}.json").read_text())["images"]:
         parts = image["file_name"].split("/")
         path = os.path.join(root, parts[0], parts[2], parts[3])
         samples.append((path, numbers[taxonomy[int(parts[2])][category]]))
@@ -111,38 +111,38 @@ def official(root: Path, side: str, year: int, category: str) -> list[tuple[str,
 def test_paths_and_labels_are_those_of_the_official_loader(tmp_path, schema, year, category):
     root = made(tmp_path, year, moved=True)
     config = schema(root=str(root), category=category)
-    classes, sides = read_sides(config)
-    assert list(sides) == ["train", "val"]
-    for side, found in sides.items():
-        assert list(zip(found.images, found.labels, strict=True)) == official(root, side, year, category)
-    assert check_data(config).num_classes == len(classes) == 1 + max(sides["train"].labels)
+    classes, splits = read_splits(config)
+    assert list(splits) == ["train", "val"]
+    for split, found in splits.items():
+        assert list(zip(found.images, found.labels, strict=True)) == official(root, split, year, category)
+    assert check_data(config).num_classes == len(classes) == 1 + max(splits["train"].labels)
 
 
 def test_classes_are_numbered_by_their_first_annotation(tmp_path):
-    classes, sides = read_sides(config_of(made(tmp_path)))
+    classes, splits = read_splits(config_of(made(tmp_path)))
     assert classes == ["Anas_acuta", "Anas_crecca", "Vanessa_atalanta", "Lilium_martagon"]
-    assert sides["train"].labels == [1] * 6 + [2] * 4 + [3] * 3 + [0] and sides["val"].labels == [3, 1, 0, 2, 1]
+    assert splits["train"].labels == [1] * 6 + [2] * 4 + [3] * 3 + [0] and splits["val"].labels == [3, 1, 0, 2, 1]
 
 
 def test_a_level_above_puts_categories_into_one_class(tmp_path):
-    classes, sides = read_sides(config_of(made(tmp_path), category="genus"))
-    assert classes == ["Anas", "Vanessa", "Lilium"] and sides["val"].labels == [2, 0, 0, 1, 0]
-    assert read_sides(config_of(tmp_path, category="kingdom"))[0] == ["Animalia", "Plantae"]
+    classes, splits = read_splits(config_of(made(tmp_path), category="genus"))
+    assert classes == ["Anas", "Vanessa", "Lilium"] and splits["val"].labels == [2, 0, 0, 1, 0]
+    assert read_splits(config_of(tmp_path, category="kingdom"))[0] == ["Animalia", "Plantae"]
 
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_images_are_found_where_they_lie(tmp_path, moved):
     root = made(tmp_path, moved=moved)
     check_data(config_of(root))
-    first = read_sides(config_of(root))[1]["train"].images[0]
+    first = read_splits(config_of(root))[1]["train"].images[0]
     assert first == f"{root}/train_val2018/{'' if moved else 'Birds/'}0/{0:032x}.jpg"
 
 
 def test_both_layouts_hold_out_the_same_images_and_share_their_identity(tmp_path):
     configs = [config_of(made(tmp_path / name, moved=name == "moved")) for name in ("as_published", "moved")]
     one, other = (make_datamodule(config, LITE_RECIPE, 0).splits for config in configs)
-    for side in ("train", "val", "test"):
-        assert getattr(one, side).picture.names == getattr(other, side).picture.names
+    for split in ("train", "val", "test"):
+        assert getattr(one, split).picture.names == getattr(other, split).picture.names
     assert torch.equal(one.val[0][0], other.val[0][0])
     assert check_data(configs[0]) == check_data(configs[1])
 
@@ -159,7 +159,7 @@ def test_an_image_that_is_listed_twice_counts_twice_as_in_the_official_loader(tm
     root = made(tmp_path, moved=True)
     edit(root / "val2018.json", lambda found: found["images"].append(found["images"][0]))
     assert check_data(config_of(root)).num_classes == 4
-    found = read_sides(config_of(root))[1]["val"]
+    found = read_splits(config_of(root))[1]["val"]
     assert list(zip(found.images, found.labels, strict=True)) == official(root, "val", 2018, "name")
     assert len(found.labels) == 6
 
@@ -196,9 +196,9 @@ def test_an_absent_or_damaged_list_is_refused(root, name):
     whole = (root / name).read_bytes()
     for content in (whole[:-5], b"", b"\xff\xfe\xfd", b"[" * 100_000):
         (root / name).write_bytes(content)
-        refused(config_of(root), rf"/{name} is damaged \(no JSON\); unpack the archive again; data=inat2018")
+        refused(config_of(root), rf"/{name} is damaged \(not JSON\); unpack the archive again; data=inat2018")
     (root / name).write_text("3")
-    refused(config_of(root), rf"/{name} is no (object|list) in JSON")
+    refused(config_of(root), rf"/{name} is not (an object|a list) in JSON")
     (root / name).unlink()
     refused(config_of(root), rf"/{name} is absent; data=inat2018 expects")
 
@@ -214,11 +214,11 @@ def test_the_other_year_is_expected_in_its_own_files(root):
     refused(INat2019Config(root=str(root)), message, "train_val2019/")
 
 
-@pytest.mark.parametrize("side", ["train", "val"])
+@pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("rows", [None, [], {"a": 1}])
-def test_a_list_without_images_is_refused(root, side, rows):
-    edit(root / f"{side}2018.json", lambda found: found.update(images=rows))
-    refused(config_of(root), rf"/{side}2018\.json has no list of images; ")
+def test_a_list_without_images_is_refused(root, split, rows):
+    edit(root / f"{split}2018.json", lambda found: found.update(images=rows))
+    refused(config_of(root), rf"/{split}2018\.json has no list of images; ")
 
 
 @pytest.mark.parametrize("rows", [None, []])
@@ -263,20 +263,20 @@ def test_an_annotation_of_a_category_that_is_not_there_is_refused(root, category
     refused(config_of(root), rf"/train2018\.json has category {category}, and categories\.json ends with 4; ")
 
 
-@pytest.mark.parametrize("side", ["train", "val"])
-def test_an_image_of_a_category_that_is_not_there_is_refused(root, side):
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_image_of_a_category_that_is_not_there_is_refused(root, split):
     name = "train_val2018/Birds/5/x.jpg"
     photo(root / name, 0)
-    edit(root / f"{side}2018.json", lambda found: found["images"].append({"file_name": name}))
-    refused(config_of(root), rf"/{side}2018\.json has category 5, and categories\.json ends with 4; ")
+    edit(root / f"{split}2018.json", lambda found: found["images"].append({"file_name": name}))
+    refused(config_of(root), rf"/{split}2018\.json has category 5, and categories\.json ends with 4; ")
 
 
-@pytest.mark.parametrize("side", ["train", "val"])
-def test_a_category_that_no_annotation_of_train_has_is_refused(root, side):
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_category_that_no_annotation_of_train_has_is_refused(root, split):
     name = "train_val2018/Birds/4/x.jpg"
     photo(root / name, 0)
-    edit(root / f"{side}2018.json", lambda found: found["images"].append({"file_name": name}))
-    message = rf"/{side}2018\.json has category 4 \('Corvus_corax'\), which no annotation of train2018\.json has; "
+    edit(root / f"{split}2018.json", lambda found: found["images"].append({"file_name": name}))
+    message = rf"/{split}2018\.json has category 4 \('Corvus_corax'\), which no annotation of train2018\.json has; "
     refused(config_of(root), message)
     assert check_data(config_of(root, category="class")).num_classes == 3  # Aves is known by other birds
 
@@ -293,7 +293,7 @@ def test_a_level_that_a_category_does_not_have_is_refused(root, value):
 
 
 def test_the_first_absent_image_is_named(root):
-    images = {side: found.images for side, found in read_sides(config_of(root))[1].items()}
+    images = {split: found.images for split, found in read_splits(config_of(root))[1].items()}
     for path in (images["val"][3], images["train"][9], images["train"][7], images["train"][0]):
         os.remove(path)
         refused(
@@ -329,6 +329,19 @@ def test_a_wrong_level_and_a_wrong_number_of_classes_are_refused(root):
         check_data(config_of(root, num_classes=8142))
 
 
+def test_one_class_or_an_image_a_class_is_refused(root):
+    kept = (root / "categories.json").read_bytes()
+    edit(root / "categories.json", lambda found: found[1].update(kingdom="Animalia"))
+    message = r"has 1 class at the level kingdom \(data\.category\), 'Animalia'; a classifier needs at least 2$"
+    refused(config_of(root, category="kingdom"), message, "")
+    (root / "categories.json").write_bytes(kept)
+    edit(root / "train2018.json", lambda found: found.update(images=found["images"][5:11:5]))
+    with pytest.raises(
+        ConfigError, match=r"^data\.val_fraction: 0\.3 .* has 2 of them in 2 classes, and each class keeps"
+    ):
+        check_data(config_of(root))
+
+
 # --- identity and fingerprint ----------------------------------------------------------------------------------------
 
 
@@ -346,7 +359,12 @@ def test_identity_follows_classes_labels_and_images(root):
         edit(root / name, change)
         found.add(check_data(config_of(root)).identity)
         (root / name).write_bytes(lists[root / name])
-    assert len(found) == 4 and check_data(config_of(root)).identity == base
+    path = read_splits(config_of(root))[1]["train"].images[3]
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[:-1])
+    found.add(check_data(config_of(root)).identity)
+    Path(path).write_bytes(content)
+    assert len(found) == 5 and check_data(config_of(root)).identity == base
     assert check_data(INat2019Config(root=str(made(root / "other", 2019)))).identity != base
 
 
@@ -376,7 +394,7 @@ def test_variants_of_two_levels_have_their_own_facts(root, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("category", ["name", "genus"])
 @pytest.mark.parametrize("moved", [False, True])
-def test_shards_give_the_same_sides_numbers_and_labels(tmp_path, moved, category):
+def test_shards_give_the_same_splits_numbers_and_labels(tmp_path, moved, category):
     root, out = made(tmp_path / "in", moved=moved), tmp_path / "out"
     words = ["data=inat2018", f"data.category={category}", f"data.root={root}", f"out={out}", "shard_mb=0.01"]
     assert shards.convert(compose_convert([*words, "data.val_fraction=0.3"])).startswith("19 images in ")
@@ -396,7 +414,7 @@ def test_shards_give_the_same_sides_numbers_and_labels(tmp_path, moved, category
 
 
 def test_an_incomplete_data_set_is_not_converted(root, tmp_path):
-    os.remove(read_sides(config_of(root))[1]["val"].images[1])
+    os.remove(read_splits(config_of(root))[1]["val"].images[1])
     words = ["data=inat2018", f"data.root={root}", f"out={tmp_path / 'out'}"]
     with pytest.raises(ConfigError, match=r"^data\.root: .*\.jpg is absent; data=inat2018 expects"):
         shards.convert(compose_convert(words))

@@ -14,24 +14,26 @@ from torchvision.datasets import CIFAR100
 
 from shunted_lab.config import LITE_RECIPE, CIFAR100Config, ConfigError, FolderConfig, ImageNetConfig, RecipeConfig
 from shunted_lab.data import check_data, layout, make_datamodule
-from shunted_lab.data.splits import hold_out
+from shunted_lab.data.image_splits import hold_out
+
+PAIR = {"cat": 2, "dog": 2}
 
 
-def tree(root: Path, **sides: dict[str, int]) -> Path:
+def tree(root: Path, **splits: dict[str, int]) -> Path:
     """`tree(root, train={"cat": 3})` makes root/train/cat/0.png, 1.png, 2.png, each of another grey."""
     grey = 0
-    for side, classes in sides.items():
+    for split, classes in splits.items():
         for name, count in classes.items():
-            (root / side / name).mkdir(parents=True)
+            (root / split / name).mkdir(parents=True)
             for number in range(count):
-                Image.new("RGB", (40, 36), (grey % 256,) * 3).save(root / side / name / f"{number}.png")
+                Image.new("RGB", (40, 36), (grey % 256,) * 3).save(root / split / name / f"{number}.png")
                 grey += 1
     return root
 
 
-def names(data, side: str) -> set[bytes]:
-    """The images of a side, as bytes of their first pixel: each image of `tree` has its own grey."""
-    part = getattr(data.splits, side)
+def names(data, split: str) -> set[bytes]:
+    """The images of a split, as bytes of their first pixel: each image of `tree` has its own grey."""
+    part = getattr(data.splits, split)
     return {part.picture(index).convert("RGB").getpixel((0, 0)) for index in range(len(part))}
 
 
@@ -58,32 +60,57 @@ def test_a_root_that_does_not_exist_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sides", "message"),
+    ("splits", "message"),
     [
         ({}, r"/train is absent"),
         ({"train": {"cat": 1}}, r"/val is absent"),
         ({"train": {"ant": 1, "cat": 1, "dog": 1}, "val": {"ant": 1}}, r"/val/cat is absent"),
         ({"train": {"cat": 1}, "val": {"cat": 1, "dog": 1}}, r"/train/dog is absent"),
         ({"train": {"cat": 1, "dog": 0}, "val": {"cat": 1, "dog": 1}}, r"/train/dog has no images"),
-        ({"train": {"cat": 1}, "val": {"cat": 1}, "test": {"cat": 0}}, r"/test/cat has no images"),
-        ({"train": {"cat": 1}, "val": {"cat": 1}, "test": {"dog": 1}}, r"/train/dog is absent"),
+        ({"train": PAIR, "val": PAIR, "test": {"cat": 1, "dog": 0}}, r"/test/dog has no images"),
+        ({"train": PAIR, "val": PAIR, "test": {"fox": 1}}, r"/train/fox is absent"),
     ],
 )
-def test_a_half_unpacked_folder_is_refused_with_its_first_absent_path(tmp_path, sides, message):
+def test_a_half_unpacked_folder_is_refused_with_its_first_absent_path(tmp_path, splits, message):
     refused(
-        FolderConfig(root=str(tree(tmp_path, **sides))), rf"^data\.root: .*{message}.*; data=folder expects train/CLASS"
+        FolderConfig(root=str(tree(tmp_path, **splits))),
+        rf"^data\.root: .*{message}.*; data=folder expects train/CLASS",
     )
 
 
 def test_a_folder_without_classes_is_refused(tmp_path):
-    for side in ("train", "val"):
-        (tmp_path / side).mkdir()
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
     refused(FolderConfig(root=str(tmp_path)), r"/train/CLASS is absent")
 
 
+def test_one_class_is_refused(tmp_path):
+    root = tree(tmp_path, train={"cat": 5}, val={"cat": 2})
+    message = rf"^data\.root: '{root}' has 1 class, 'cat'; a classifier needs at least 2$"
+    refused(FolderConfig(root=str(root)), message)
+    with pytest.raises(ConfigError, match=message):
+        check_data(FolderConfig(root=str(root)), tested_only=True)
+
+
+def test_a_training_image_a_class_leaves_none_for_validation(tmp_path):
+    root = tree(tmp_path, train={"cat": 1, "dog": 1, "fox": 1}, val={"cat": 1, "dog": 1, "fox": 1})
+    config = FolderConfig(root=str(root), val_fraction=0.25)
+    said = (
+        rf"'{root}' has 3 of them in 3 classes, and each class keeps one; add training images, or give the data a test"
+    )
+    refused(config, rf"^data\.val_fraction: 0\.25 of the training images leaves none for validation: {said} split, ")
+    assert check_data(config, tested_only=True).num_classes == 3
+    shutil.copytree(root / "val", root / "test")
+    assert check_data(config).num_classes == 3
+    shutil.rmtree(root / "test")
+    Image.new("RGB", (40, 36)).save(root / "train" / "fox" / "more.png")
+    assert check_data(config).num_classes == 3
+    assert make_datamodule(replace(config, image_size=32), LITE_RECIPE, 0).sizes == {"train": 3, "val": 1, "test": 3}
+
+
 def test_identity_follows_the_files_and_not_the_place(tmp_path):
-    sides = {"train": {"cat": 3}, "val": {"cat": 2}}
-    first, second = (FolderConfig(root=str(tree(tmp_path / name, **sides))) for name in "ab")
+    splits = {"train": {"cat": 3, "dog": 3}, "val": PAIR}
+    first, second = (FolderConfig(root=str(tree(tmp_path / name, **splits))) for name in "ab")
     assert check_data(first).identity == check_data(second).identity != ""
     Image.new("RGB", (40, 36)).save(tmp_path / "b" / "train" / "cat" / "new.png")
     assert check_data(first).identity != check_data(second).identity
@@ -94,13 +121,13 @@ def test_without_test_the_validation_is_held_out_of_train(tmp_path):
     config = FolderConfig(root=str(root), val_fraction=0.2, image_size=32, batch_size=8)
     data = make_datamodule(config, LITE_RECIPE, 0)
     assert data.sizes == {"train": 24, "val": 6, "test": 5} and data.class_names == ["cat", "dog"]
-    parts = [names(data, side) for side in data.sizes]
+    parts = [names(data, split) for split in data.sizes]
     assert [len(part) for part in parts] == [24, 6, 5] and len(set.union(*parts)) == 35
     assert names(make_datamodule(config, LITE_RECIPE, 1), "val") == parts[1]  # whatever the seed
     assert list(data.splits.val.labels).count(0) == 2
 
 
-def test_with_test_each_side_is_its_folder(tmp_path):
+def test_with_test_each_split_is_its_folder(tmp_path):
     root = tree(tmp_path, train={"cat": 5, "dog": 5}, val={"cat": 1, "dog": 2}, test={"cat": 4, "dog": 3})
     data = make_datamodule(FolderConfig(root=str(root), image_size=32), LITE_RECIPE, 0)
     assert data.sizes == {"train": 10, "val": 3, "test": 7}
@@ -127,11 +154,11 @@ def test_workers_and_seeds_are_paired_for_files_too(tmp_path):
     assert torch.equal(batch(0), batch(0, 2)) and not torch.equal(batch(0), batch(1))
 
 
-def test_sides_can_be_sent_to_spawned_workers(tmp_path):
+def test_splits_can_be_sent_to_spawned_workers(tmp_path):
     root = tree(tmp_path, train={"a": 2}, val={"a": 1})
-    side = make_datamodule(FolderConfig(root=str(root), image_size=32), LITE_RECIPE, 0).splits.train
-    sent = pickle.loads(pickle.dumps(side))
-    assert len(sent) == len(side) and torch.equal(sent[0, 0, 0][0], side[0, 0, 0][0])
+    split = make_datamodule(FolderConfig(root=str(root), image_size=32), LITE_RECIPE, 0).splits.train
+    sent = pickle.loads(pickle.dumps(split))
+    assert len(sent) == len(split) and torch.equal(sent[0, 0, 0][0], split[0, 0, 0][0])
 
 
 def test_hold_out_takes_the_same_share_of_each_class_and_leaves_one():
@@ -198,10 +225,10 @@ def test_fewer_classes_than_imagenet_has_are_refused(tmp_path):
 
 def test_a_folder_that_is_no_synset_is_refused(imagenet):
     tree(Path(imagenet.root), train={"zebra": 1})
-    refused(imagenet, r"zebra")
+    refused(imagenet, r"/train/zebra is not a class of ImageNet-1K")
 
 
-def test_unlabelled_test_images_are_no_test_side(imagenet):
+def test_unlabelled_test_images_are_not_a_test_split(imagenet):
     (Path(imagenet.root) / "test").mkdir()
     Image.new("RGB", (40, 36)).save(Path(imagenet.root) / "test" / "ILSVRC2012_test_00000001.JPEG")
     assert make_datamodule(imagenet, LITE_RECIPE, 0).sizes["test"] == 6
@@ -216,10 +243,10 @@ def cifar100(tmp_path, monkeypatch) -> CIFAR100Config:
     folder.mkdir()
     rng = np.random.default_rng(0)
 
-    def side(n: int) -> dict:
+    def split(n: int) -> dict:
         return {"data": rng.integers(0, 256, (n, 3072), np.uint8), "fine_labels": [i % 100 for i in range(n)]}
 
-    contents = {"train": side(1000), "test": side(200), "meta": {"fine_label_names": [f"c{i}" for i in range(100)]}}
+    contents = {"train": split(1000), "test": split(200), "meta": {"fine_label_names": [f"c{i}" for i in range(100)]}}
     md5 = {}
     for name, content in contents.items():
         (folder / name).write_bytes(pickle.dumps(content))
@@ -232,7 +259,7 @@ def cifar100(tmp_path, monkeypatch) -> CIFAR100Config:
 
 
 def test_cifar100_loads(cifar100):
-    assert check_data(cifar100).num_classes == 100
+    assert check_data(cifar100).class_names == tuple(f"c{i}" for i in range(100))
     data = make_datamodule(replace(cifar100, image_size=48), LITE_RECIPE, 0)
     assert data.sizes == {"train": 900, "val": 100, "test": 200} and data.class_names[99] == "c99"
     assert sorted(data.splits.val.labels) == list(range(100))

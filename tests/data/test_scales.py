@@ -11,7 +11,7 @@ from shunted_lab.compose import compose
 from shunted_lab.config import LITE_RECIPE, ConfigError, RecipeConfig, RunConfig, ScalesConfig
 from shunted_lab.data import check_data, make_datamodule
 from shunted_lab.data.earth.tiles import BLOCK
-from shunted_lab.data.earth.tiles import SIDES as MAP
+from shunted_lab.data.earth.tiles import SPLITS as MAP
 from shunted_lab.data.scales import scene as drawing
 from shunted_lab.data.scales.datasets import bins_of, scene_of
 from shunted_lab.data.scales.scene import BINS, CLASS_NAMES, CONTRAST, LARGEST, LUMA, SMALLEST, VISIBLE, draw_scene
@@ -108,14 +108,14 @@ def test_a_scene_is_the_same_again_and_others_differ():
         assert not np.array_equal(first.image, other.image)
 
 
-def test_each_side_draws_its_textures_from_its_own_places(monkeypatch):
-    """A picture whose pixels say which side they are of shows no other side."""
+def test_each_split_draws_its_textures_from_its_own_places(monkeypatch):
+    """A picture whose pixels say which split they are of shows no other split."""
     marks = np.array([[".vT".index(mark) for mark in row] for row in MAP])
     picture = np.repeat(np.repeat(marks, BLOCK, 0), BLOCK, 1)[..., None].repeat(3, 2).astype(np.uint8) * 100
     monkeypatch.setattr(drawing, "_picture", lambda: picture)
-    for mark, side in enumerate(drawing.SIDES):
+    for mark, split in enumerate(drawing.SPLITS):
         for i in range(30):
-            assert np.unique(drawing._texture(np.random.default_rng(i), side, 128)).tolist() == [100 * mark]
+            assert np.unique(drawing._texture(np.random.default_rng(i), split, 128)).tolist() == [100 * mark]
 
 
 def test_more_than_a_hundred_scenes_a_second():
@@ -136,10 +136,10 @@ def test_scenes_are_drawn_once_and_read_afterwards(small, monkeypatch):
 
 def test_the_cached_image_is_the_scene_with_its_masks(small):
     data = make_datamodule(small, LITE_RECIPE, 0)
-    side = data.splits.test
+    split = data.splits.test
     scene = scene_of(small, "test", 3)
-    assert np.array_equal(side.images[3], scene.image)
-    assert side.sizes[3, scene.classes] == pytest.approx(scene.sizes / 64)
+    assert np.array_equal(split.images[3], scene.image)
+    assert split.sizes[3, scene.classes] == pytest.approx(scene.sizes / 64)
 
 
 def test_another_configuration_has_another_cache(small, tmp_path):

@@ -21,7 +21,7 @@ from PIL import Image
 
 from shunted_lab.compose import compose_convert
 from shunted_lab.config import LITE_RECIPE, ConfigError, FolderConfig, RecipeConfig, RunConfig, ShardsConfig
-from shunted_lab.data import check_data, make_datamodule, shards, tar_cache, tar_reader, tars
+from shunted_lab.data import DataFacts, check_data, make_datamodule, shards, tar_cache, tar_reader, tars
 from shunted_lab.data.module import EpochSampler, ShardOrder
 from shunted_lab.data.tar_cache import CachedTars
 
@@ -29,15 +29,15 @@ TRAIN = 24  # images of each of the two classes
 SMALL = 0.02  # megabytes: five or six of the images
 
 
-def photos(root: Path, **sides: int) -> Path:
+def photos(root: Path, **splits: int) -> Path:
     """So many small JPEGs in `root/SIDE/cat` and `root/SIDE/dog`, each of its own noise."""
     rng = np.random.default_rng(0)
-    for side, count in sides.items():
+    for split, count in splits.items():
         for name in ("cat", "dog"):
-            (root / side / name).mkdir(parents=True)
+            (root / split / name).mkdir(parents=True)
             for number in range(count):
                 pixels = rng.integers(0, 256, (36, 40, 3), np.uint8)
-                Image.fromarray(pixels).save(root / side / name / f"{number}.jpg")
+                Image.fromarray(pixels).save(root / split / name / f"{number}.jpg")
     return root
 
 
@@ -82,10 +82,10 @@ def refused(config: ShardsConfig, message: str) -> None:
 
 
 def test_every_image_is_there_with_its_bytes_its_label_and_its_name(source, finished):
-    index, sides = tar_reader.open_sides(config_of(finished))
-    assert index.classes == ["cat", "dog"] and set(sides) == {"train", "val"}
-    for side, found in sides.items():
-        images = sorted((source / side).glob("*/*.jpg"), key=str)
+    index, splits = tar_reader.open_splits(config_of(finished))
+    assert index.classes == ["cat", "dog"] and set(splits) == {"train", "val"}
+    for split, found in splits.items():
+        images = sorted((source / split).glob("*/*.jpg"), key=str)
         assert list(found.names) == [path.relative_to(source).as_posix() for path in images]
         assert [found.content(i) for i in range(len(images))] == [path.read_bytes() for path in images]
         assert list(found.labels) == [index.classes.index(path.parent.name) for path in images]
@@ -121,17 +121,17 @@ def test_other_formats_keep_their_ending(tmp_path):
 
 def test_shards_keep_to_their_size_and_training_images_are_mixed(finished):
     index = tars.open_index(str(finished))
-    assert len(index.sides["train"]) > 6
+    assert len(index.splits["train"]) > 6
     assert all(shard.bytes <= SMALL * 1e6 + tarfile.RECORDSIZE for shard in index.shards)
     assert all((finished / shard.tar).stat().st_size == shard.bytes for shard in index.shards)
-    side = tar_reader.open_sides(config_of(finished))[1]["train"]
-    first = [label for place, label in zip(side.places, side.labels, strict=True) if place[0] <= 1]
+    split = tar_reader.open_splits(config_of(finished))[1]["train"]
+    first = [label for place, label in zip(split.places, split.labels, strict=True) if place[0] <= 1]
     assert set(first) == {0, 1}  # in the order of the folder they would all be cats
 
 
 def test_the_held_out_images_have_shards_of_their_own_in_order(finished):
     data = make_datamodule(config_of(finished), LITE_RECIPE, 0)
-    kept, held, test = (getattr(data.splits, side).picture.places for side in ("train", "val", "test"))
+    kept, held, test = (getattr(data.splits, split).picture.places for split in ("train", "val", "test"))
     assert not set(kept[:, 0]) & set(held[:, 0])
     assert all(np.array_equal(p, p[np.lexsort((p[:, 1], p[:, 0]))]) for p in (held, test))
 
@@ -148,7 +148,7 @@ def test_a_seed_repeats_itself_and_another_gives_another_order(source, finished,
     convert(source, tmp_path / "other", "shuffle_seed=1")
     one, other = (tars.open_index(str(path)) for path in (finished, tmp_path / "other"))
     assert one.identity != other.identity
-    assert one.sides["train"][0].digest != other.sides["train"][0].digest
+    assert one.splits["train"][0].digest != other.splits["train"][0].digest
 
 
 # --- the converter: stopped, refused ---------------------------------------------------------------------------------
@@ -214,12 +214,52 @@ def test_two_conversions_do_not_write_into_one_folder(source, tmp_path, monkeypa
         convert(source, tmp_path / "out")
 
 
+def test_equally_large_images_that_are_exchanged_are_other_shards(tmp_path):
+    """Names, labels and lengths are the same: only the bytes tell."""
+    source = tmp_path / "in"
+    for split in ("train", "val"):
+        for grey, name in ((0, "cat"), (200, "dog")):
+            (source / split / name).mkdir(parents=True)
+            for number in range(3):
+                Image.new("RGB", (8, 8), (grey, number, 0)).save(source / split / name / f"{number}.bmp")
+    convert(source, tmp_path / "one")
+    for split in ("train", "val"):
+        (source / split / "cat").rename(source / split / "x")
+        (source / split / "dog").rename(source / split / "cat")
+        (source / split / "x").rename(source / split / "dog")
+    convert(source, tmp_path / "other")
+    one, other = (check_data(config_of(tmp_path / name)) for name in ("one", "other"))
+    assert one.class_names == other.class_names and one.identity != other.identity
+
+
+def test_the_index_says_whether_images_were_decoded_and_the_identity_does_not_depend_on_it(source, finished, tmp_path):
+    convert(source, tmp_path / "unseen", "verify=false")
+    verified, unseen = (tars.open_index(str(path)) for path in (finished, tmp_path / "unseen"))
+    assert verified.verified and not unseen.verified and verified.identity == unseen.identity
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [({"cat": 3}, r"has 1 class, 'cat'; a classifier needs"), ({"cat": 1, "dog": 1}, r"has 2 of them in 2 classes")],
+)
+def test_too_few_classes_or_images_are_refused(tmp_path, monkeypatch, counts, message):
+    for split in ("train", "val"):
+        for name, count in counts.items():
+            (tmp_path / "in" / split / name).mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (8, 8)).save(tmp_path / "in" / split / name / f"{number}.png")
+    with monkeypatch.context() as patched:
+        patched.setattr(shards, "check_data", lambda data: DataFacts(()))  # as if another version had written them
+        convert(tmp_path / "in", tmp_path / "out")
+    refused(config_of(tmp_path / "out"), message)
+
+
 def test_corrupt_images_are_refused_with_their_paths(tmp_path):
     source = photos(tmp_path / "in", train=8, val=1)
     broken = [source / "train" / name / f"{number}.jpg" for name in ("cat", "dog") for number in range(6)]
     for path in broken:
         path.write_bytes(path.read_bytes()[:400])
-    with pytest.raises(ConfigError, match=r"^data\.root: 12 images cannot be read: .* and 2 more; mend") as error:
+    with pytest.raises(ConfigError, match=r"^data\.root: 12 images cannot be read: .* and 2 more; repair") as error:
         convert(source, tmp_path / "out")
     assert sum(str(path) in str(error.value) for path in broken) == 10 and "\n" not in str(error.value)
     assert not (tmp_path / "out" / tars.INDEX).exists()
@@ -269,17 +309,17 @@ def test_the_command_runs_and_has_help(source, tmp_path):
 
 
 @pytest.mark.parametrize("test", [0, 3])
-def test_sides_numbers_and_pixels_are_those_of_the_folder(tmp_path, test):
+def test_splits_numbers_and_pixels_are_those_of_the_folder(tmp_path, test):
     source = photos(tmp_path / "in", train=10, val=3, **({"test": test} if test else {}))
     convert(source, tmp_path / "out", "data.val_fraction=0.2")
     options = {"image_size": 32, "val_fraction": 0.2}
     folder = make_datamodule(FolderConfig(root=str(source), **options), RecipeConfig(), 5).splits
     data = make_datamodule(ShardsConfig(root=str(tmp_path / "out"), **options), RecipeConfig(), 5).splits
     assert data.class_names == folder.class_names
-    for side in ("train", "val", "test"):
-        one, other = getattr(folder, side), getattr(data, side)
+    for split in ("train", "val", "test"):
+        one, other = getattr(folder, split), getattr(data, split)
         assert list(one.picture.names) == list(other.picture.names) and list(one.labels) == list(other.labels)
-        keys = [(3, i, 1) for i in range(len(one))] if side == "train" else range(len(one))
+        keys = [(3, i, 1) for i in range(len(one))] if split == "train" else range(len(one))
         assert all(torch.equal(one[key][0], other[key][0]) for key in keys)
 
 
@@ -385,19 +425,19 @@ def test_repeats_and_ranks_work_as_ever(finished, monkeypatch):
 def test_few_files_are_open_and_none_is_left(finished, monkeypatch):
     monkeypatch.setattr(tar_reader, "OPEN_FILES", 2)
     before = len(os.listdir("/dev/fd"))
-    side = make_datamodule(config_of(finished), LITE_RECIPE, 0).splits.train.picture
-    for index in range(len(side.labels)):
-        side.content(index)
-        assert len(side.reader._files) <= 2 and len(os.listdir("/dev/fd")) <= before + 2
-    side.reader.__del__()
+    split = make_datamodule(config_of(finished), LITE_RECIPE, 0).splits.train.picture
+    for index in range(len(split.labels)):
+        split.content(index)
+        assert len(split.reader._files) <= 2 and len(os.listdir("/dev/fd")) <= before + 2
+    split.reader.__del__()
     assert len(os.listdir("/dev/fd")) == before
-    assert side.content(0)  # opened anew
+    assert split.content(0)  # opened anew
 
 
-def test_sides_can_be_sent_to_spawned_workers(finished):
-    side = make_datamodule(config_of(finished), LITE_RECIPE, 0).splits.train
-    expected = side[0, 0, 0][0]
-    sent = pickle.loads(pickle.dumps(side))
+def test_splits_can_be_sent_to_spawned_workers(finished):
+    split = make_datamodule(config_of(finished), LITE_RECIPE, 0).splits.train
+    expected = split[0, 0, 0][0]
+    sent = pickle.loads(pickle.dumps(split))
     assert sent.picture.reader._files == {} and torch.equal(sent[0, 0, 0][0], expected)
 
 
@@ -433,7 +473,7 @@ def test_a_damaged_index_is_refused(copied):
     (copied / "shards.json").write_text(whole[:-5])
     refused(config_of(copied), r"/shards\.json is damaged")
     (copied / "shards.json").write_text(json.dumps(json.loads(whole) | {"version": 9}))
-    refused(config_of(copied), r"/shards\.json has version 9, and 1 is read here")
+    refused(config_of(copied), r"/shards\.json has version 9, and 2 is read here")
 
 
 @pytest.mark.parametrize("label", [2, -1])
@@ -442,7 +482,7 @@ def test_a_label_that_is_no_class_is_refused(copied, label):
     table.labels[1] = label
     (copied / "val-00000.npz").write_bytes(table.pack())
     index = json.loads((copied / "shards.json").read_text())
-    index["sides"]["val"][0]["digest"] = table.digest
+    index["splits"]["val"][0]["digest"] = table.digest
     (copied / "shards.json").write_text(json.dumps(index))
     with pytest.raises(ConfigError) as error:
         make_datamodule(config_of(copied), LITE_RECIPE, 0)
@@ -490,17 +530,17 @@ def test_a_url_gives_what_a_folder_gives(url, finished, tmp_path):
 def test_the_cache_keeps_to_its_bound_and_forgets_what_was_used_longest_ago(url, tmp_path):
     config = remote(url, tmp_path)
     data = make_datamodule(config, LITE_RECIPE, 0)
-    side, folder = data.splits.train.picture, tmp_path / "cache"
+    split, folder = data.splits.train.picture, tmp_path / "cache"
     fetched = []
     for index in order_of(data):
         before = {path.name for path in folder.glob("*/*.tar")}
-        side.content(index)
+        split.content(index)
         after = {path.name for path in folder.glob("*/*.tar")}
         fetched += sorted(after - before)
         assert sum(path.stat().st_size for path in folder.glob("*/*.tar")) <= config.cache_gb * 1e9 + 1
-    assert len(fetched) == len(set(fetched)) == len(set(side.places[:, 0].tolist()))  # each once in an epoch
+    assert len(fetched) == len(set(fetched)) == len(set(split.places[:, 0].tolist()))  # each once in an epoch
     assert after < set(fetched) and not list(folder.glob("*/*.part"))
-    assert sum(os.fstat(file).st_nlink == 0 for file in side.reader._files.values()) <= 1  # deleted ones are let go
+    assert sum(os.fstat(file).st_nlink == 0 for file in split.reader._files.values()) <= 1  # deleted ones are let go
 
 
 def test_a_cache_that_is_too_small_is_refused(url, tmp_path):

@@ -1,8 +1,6 @@
 """The transforms are timm's: equal where Pillow resizes, near where torch does, with the same draws in both."""
 
-import io
 import random
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +8,10 @@ import pytest
 import torch
 from PIL import Image
 from timm.data import create_transform
-from torchvision.datasets.folder import default_loader
 
 from shunted_lab.config import LITE_RECIPE, ConfigError, FolderConfig, RecipeConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.augment import eval_transform, kept_generators, seed_generators, train_transform
-from shunted_lab.data.decode import Undecodable, decode
 from shunted_lab.data.earth.tiles import load_picture
 from shunted_lab.data.splits import IMAGENET
 
@@ -105,54 +101,3 @@ def test_resize_is_an_option_of_training_only(tmp_path, pictures):
     assert 0 < (one - other).abs().max() < 0.04
     with pytest.raises(ConfigError, match=r"^data\.resize: 'fst' is not known; did you mean 'fast'\? choices: exact, "):
         FolderConfig(root="x", resize="fst")
-
-
-# --- formats ---------------------------------------------------------------------------------------------------------
-
-
-def _files(image: Image.Image) -> dict[str, bytes]:
-    clear = image.quantize(8)
-    clear.info["transparency"] = bytes(range(0, 256, 36))
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    deep = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 200)
-    made = {
-        "rgb.jpg": (image, {"quality": 90}),
-        "444.jpg": (image, {"quality": 95, "subsampling": 0}),
-        "progressive.jpg": (image, {"progressive": True}),
-        "grey.jpg": (image.convert("L"), {}),
-        "cmyk.jpg": (image.convert("CMYK"), {}),
-        "exif.jpg": (image, {"exif": turned}),
-        "rgb.png": (image, {}),
-        "alpha.png": (image.convert("RGBA"), {}),
-        "palette.png": (clear, {"transparency": clear.info["transparency"]}),
-        "bits.png": (image.convert("1"), {}),
-        "deep.png": (deep, {}),
-        "rgb.bmp": (image, {}),
-        "rgb.webp": (image, {}),
-        "two.gif": (image, {"save_all": True, "append_images": [image]}),
-    }
-    files = {}
-    for name, (picture, options) in made.items():
-        file = io.BytesIO()
-        picture.save(file, {"jpg": "JPEG"}.get(name[-3:], name.split(".")[1].upper()), **options)
-        files[name] = file.getvalue()
-    return files
-
-
-def test_every_format_has_the_pixels_that_torchvision_loads(tmp_path, pictures):
-    for name, content in _files(pictures[2]).items():
-        (tmp_path / name).write_bytes(content)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of palettes
-            expected = np.asarray(default_loader(str(tmp_path / name)))
-            assert np.array_equal(np.asarray(decode(content)), expected), name
-
-
-@pytest.mark.parametrize("name", ["rgb.jpg", "progressive.jpg", "grey.jpg", "rgb.png"])
-def test_half_files_are_refused_in_one_line(pictures, name):
-    content = _files(pictures[2])[name]
-    for length in (0, 10, len(content) // 2, len(content) * 3 // 4):
-        with pytest.raises(Undecodable, match=r"(?i)truncated|^cannot identify image file$|^broken") as error:
-            decode(content[:length])
-        assert str(error.value) and "\n" not in str(error.value) and "0x" not in str(error.value)

@@ -3,16 +3,18 @@
 import pickle
 import re
 import warnings
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 from timm.layers import Attention
+from timm.models._helpers import load_state_dict
 
 from shunted_lab.config import PRESETS
 from shunted_lab.nn import ATTENTION, Pyramid, init_weights
-from shunted_lab.nn.official import CheckpointError, load_official, published_names, read_checkpoint
+from shunted_lab.nn.official import ENTRIES, CheckpointError, load_official, published_names, read_checkpoint
 
 PVT = [name for name in PRESETS["model"] if name.startswith("pvt_v2")]
 
@@ -111,6 +113,47 @@ def test_a_checkpoint_file_loads_bare_or_wrapped(tmp_path, wrapped):
     assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), other.state_dict().values(), strict=True))
 
 
+def files_of_timm() -> dict[str, dict]:
+    """What timm's and DeiT's scripts write, and variations; each entry has weights of its own."""
+    state = {entry: {"a.weight": torch.full((1,), float(i))} for i, entry in enumerate(ENTRIES)}
+    ema = state["state_dict_ema"]
+    options = {
+        "arch": "shunted_s",
+        "args": Namespace(lr=0.1, sched="cosine"),
+        "epoch": 3,
+        "metric": 0.5,
+        "optimizer": {},
+    }
+    return {
+        "timm": {**options, "state_dict": state["state_dict"], "state_dict_ema": ema},
+        "DeiT": {**options, "model": state["model"], "model_ema": state["model_ema"]},
+        "both averages": {**state},
+        "no averages": {**options, "state_dict": state["state_dict"], "model": state["model"], "model_ema": None},
+        "official": {"model": state["model"]},
+        "bare": ema,
+        "parallel, compiled": {"state_dict": {f"module._orig_mod.{name}": v for name, v in ema.items()}},
+        "compiled, parallel": {"state_dict_ema": {f"_orig_mod.module.{name}": v for name, v in ema.items()}},
+        "some in parallel": {"state_dict": {"module.a.weight": ema["a.weight"], "b": torch.ones(1)}},
+    }
+
+
+@pytest.mark.parametrize("name", files_of_timm())
+def test_the_weights_of_a_file_are_those_that_timm_takes(tmp_path, name, caplog):
+    torch.save(files_of_timm()[name], tmp_path / "file.pth")
+    with caplog.at_level("INFO", logger="timm.models._helpers"):
+        expected = load_state_dict(str(tmp_path / "file.pth"))
+    found = read_checkpoint(tmp_path / "file.pth")
+    assert found.state_dict == expected
+    assert f"Loaded {found.entry or ''} from" in caplog.text
+
+
+def test_the_names_of_classes_are_taken_if_there_is_one_for_each_row(tmp_path):
+    state = {"net.head.weight": torch.ones(2, 3)}
+    for names, expected in ((["a", "b"], ("a", "b")), (["a"], None), ("ab", None), ([1, 2], None)):
+        torch.save({"state_dict": state, "class_names": names}, tmp_path / "file.pth")
+        assert read_checkpoint(tmp_path / "file.pth").class_names == expected
+
+
 @pytest.mark.parametrize(("classes", "said"), [(9, "the model has 9"), (0, "the model has none")])
 def test_a_head_of_another_size_is_dropped_with_a_warning(classes, said):
     ours = tiny()
@@ -171,9 +214,9 @@ def test_files_that_are_no_checkpoint_are_refused_in_one_line(tmp_path):
     text.write_text("not a checkpoint\n" * 50)
     torch.save([1, 2, 3], other)
     expected = {
-        cut: "is truncated, or no checkpoint",
-        empty: "is truncated, or no checkpoint",
-        text: "no checkpoint",
+        cut: "is truncated, or not a checkpoint",
+        empty: "is truncated, or not a checkpoint",
+        text: "not a checkpoint",
         other: "holds no state dict; expected names to tensors",
         tmp_path / "none.pth": "there is no such file",
     }

@@ -206,6 +206,35 @@ def test_where_runs_differ_in_how_they_were_trained_the_caption_says_which():
     assert "Trained on" not in caption
 
 
+def test_images_that_were_replaced_are_in_the_caption_with_the_runs_where_these_differ():
+    runs = states(experiment())
+    assert not any("replaced" in line for line in table(runs=runs).caption)
+    for state in runs:
+        state.result["corrupt_images"] = ["/data/train/cat/5.jpg"]
+    line = "1 training image could not be decoded and was replaced: /data/train/cat/5.jpg."
+    assert line in table(runs=runs).caption
+    runs[0].result["corrupt_images"] = []
+    runs[1].result["corrupt_images"] = [f"{number}.jpg" for number in range(5)]
+    others = ", ".join(f"{s.run.variant} seed {s.run.seed}" for s in runs[2:])
+    found = [line for line in table(runs=runs).caption if "replaced" in line]
+    assert found == [
+        f"5 training images could not be decoded and were replaced in {runs[1].run.variant} seed 1: "
+        "0.jpg, 1.jpg, 2.jpg and 2 more.",
+        f"1 training image could not be decoded and was replaced in {others}: /data/train/cat/5.jpg.",
+    ]
+
+
+def test_a_head_that_was_not_taken_is_in_the_caption():
+    found = experiment("model.checkpoint=/weights.pth")
+    runs = states(found)
+    assert any("with the weights of /weights.pth, recipe" in line for line in table(found, runs).caption)
+    for state in runs:
+        state.result["initial_weights"] = {"entry": "model", "new_head": state.run.variant == "conv_stem", "head": ""}
+    caption = table(found, runs).caption
+    assert any(line.startswith("conv_stem: ") and "of /weights.pth (new head), recipe" in line for line in caption)
+    assert sum("(new head)" in line for line in caption) == 1
+
+
 def test_paper_columns_hold_numbers_with_a_source_and_dashes():
     block = blocks(table())[1]
     assert block.title == "The same variants at paper scale (shunted_s, 224 x 224)"

@@ -74,7 +74,7 @@ def trace(name: str, folder: Path) -> dict[str, object]:
     data = make_datamodule(replace(run.data, batch_size=run.per_device_batch_size), run.recipe, run.seed)
     losses = Losses()
     trainer = make_trainer(run, folder / "run", [losses], progress=False)
-    trainer.fit(make_task(run, data.num_classes), data)
+    trainer.fit(make_task(run, data.class_names), data)
     validation = float(trainer.callback_metrics["val/loss"])
     return {"losses": [round(v, 7) for v in losses.values[:STEPS]], "validation": round(validation, 7)}
 

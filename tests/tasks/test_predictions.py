@@ -21,6 +21,17 @@ def test_one_label_an_image(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
+@pytest.mark.parametrize("targets_first", [True, False])
+@pytest.mark.parametrize("highest", [255, 256, 259, 65_535, 65_536])
+def test_classes_read_back_as_they_were_whatever_the_highest(tmp_path, highest, targets_first):
+    pair = np.array([3, 0]), np.array([highest, 0])
+    targets, predicted = pair if targets_first else pair[::-1]
+    Predictions(targets, predicted).write(tmp_path)
+    read = read_predictions(tmp_path)
+    assert np.array_equal(read.targets, targets) and np.array_equal(read.predicted, predicted)
+    assert read.correct.tolist() == [0.0, 1.0]
+
+
 def test_several_labels_an_image(tmp_path):
     targets = np.array([[1, 1, 0], [0, 1, 1]], bool)
     predicted = np.array([[1, 0, 1], [0, 1, 1]], bool)

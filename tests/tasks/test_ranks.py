@@ -24,11 +24,11 @@ from shunted_lab.tasks.train import make_task, make_trainer
 folder, *words = sys.argv[1:]
 run = compose(words).variants["model"]
 data = make_datamodule(replace(run.data, batch_size=run.per_device_batch_size), run.recipe, run.seed)
-task = make_task(run, data.num_classes)
+task = make_task(run, data.class_names)
 trainer = make_trainer(run, Path(folder), [], progress=False)
 found = trainer.validate(task, data, verbose=False)[0] | trainer.test(task, data, verbose=False)[0]
 if trainer.is_global_zero:
-    task.predictions(data.class_names).write(Path(folder))
+    task.predictions().write(Path(folder))
     (Path(folder) / "found.json").write_text(json.dumps(found))
 """
 

@@ -9,6 +9,7 @@ import torch
 from shunted_lab.compose import compose
 from shunted_lab.config import PRESETS, ConfigError, RunConfig
 from shunted_lab.data import make_datamodule
+from shunted_lab.data.earth.tiles import CLASS_NAMES
 from shunted_lab.tasks.classification import Classification
 from shunted_lab.tasks.train import Pruned, Stopped, make_task, make_trainer, train
 
@@ -25,7 +26,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_variants_of_a_seed_share_initial_values_images_order_and_augmentation():
     runs = variants()
-    tasks = {name: make_task(run, 9) for name, run in runs.items()}
+    tasks = {name: make_task(run, CLASS_NAMES) for name, run in runs.items()}
     shared = set.intersection(*(set(dict(task.net.named_parameters())) for task in tasks.values()))
     reference = dict(tasks["conv_stem"].net.named_parameters())
     assert {"head.weight"} < shared and len(shared) > 100
@@ -45,13 +46,16 @@ def test_variants_of_a_seed_share_initial_values_images_order_and_augmentation()
 
 def test_seeds_differ():
     run = variants()["conv_stem"]
-    first, second = make_task(run, 9), make_task(RunConfig(run.model, run.data, run.recipe, run.launch, 1), 9)
+    first, second = (
+        make_task(run, CLASS_NAMES),
+        make_task(RunConfig(run.model, run.data, run.recipe, run.launch, 1), CLASS_NAMES),
+    )
     assert not torch.equal(first.net.head.weight, second.net.head.weight)
 
 
 def test_paper_recipe_scales_the_rate_by_the_batch_and_decays_only_matrices():
     run = variants("recipe=paper", "data.batch_size=1024")["conv_stem"]
-    task = make_task(run, 9)
+    task = make_task(run, CLASS_NAMES)
     task.trainer = type("T", (), {"world_size": 1, "estimated_stepping_batches": 300})()  # type: ignore[assignment]
     made = task.configure_optimizers()
     decay = {group["weight_decay"]: group["params"] for group in made["optimizer"].param_groups}
@@ -66,7 +70,7 @@ def test_mixup_draws_from_the_seed_and_leaves_numpy_alone():
     import numpy as np
 
     run = variants("recipe=paper")["conv_stem"]
-    task, again = make_task(run, 9), make_task(run, 9)
+    task, again = make_task(run, CLASS_NAMES), make_task(run, CLASS_NAMES)
     images, labels = torch.randn(6, 3, 32, 32), torch.arange(6)
     task.trainer = again.trainer = type("T", (), {"current_epoch": 3})()  # type: ignore[assignment]
     np.random.seed(0)
@@ -87,7 +91,7 @@ def test_ranks_draw_their_own_masks_and_mixup_and_the_first_draws_as_one_device(
 
     from shunted_lab.tasks import classification
 
-    task = make_task(variants("recipe=paper", "model.drop_path_rate=0.5")["conv_stem"], 9)
+    task = make_task(variants("recipe=paper", "model.drop_path_rate=0.5")["conv_stem"], CLASS_NAMES)
     task.trainer = type("T", (), {"current_epoch": 2})()  # type: ignore[assignment]
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     drawn, mixed = [], []
@@ -103,7 +107,7 @@ def test_ranks_draw_their_own_masks_and_mixup_and_the_first_draws_as_one_device(
 
 
 def test_mixup_of_an_odd_batch_uses_every_image():
-    task = make_task(variants("recipe=paper")["conv_stem"], 9)
+    task = make_task(variants("recipe=paper")["conv_stem"], CLASS_NAMES)
     task.trainer = type("T", (), {"current_epoch": 0})()  # type: ignore[assignment]
     images, labels = torch.randn(7, 3, 32, 32), torch.arange(7)
     mixed, targets = task._mix(images.clone(), labels, 0)
@@ -131,7 +135,7 @@ def test_smoke_keeps_a_batch_that_its_parts_divide():
 
 def test_label_smoothing_is_applied_in_training_only():
     run = variants()["conv_stem"]
-    task = make_task(run, 9)
+    task = make_task(run, CLASS_NAMES)
     task.log = task.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
     task.net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 9))
     images, labels = torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 2, 3])
@@ -152,7 +156,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(tmp_path
         pass
 
     data = make_datamodule(run.data, run.recipe, run.seed)
-    task = make_task(run, 9)
+    task = make_task(run, CLASS_NAMES)
     trainer = make_trainer(run, tmp_path / "killed", [], progress=False)
     seed = task.on_train_batch_start
     task.on_train_batch_start = lambda batch, index: (

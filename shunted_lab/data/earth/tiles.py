@@ -1,4 +1,4 @@
-"""Where the tiles are, what they show, and on which side each one lies."""
+"""Where the tiles are, what they show, and in which split each one is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from shunted_lab.data.decode import decode
 
 FOLDER = Path(__file__).parent
 PICTURE, LABELS = FOLDER / "bmng.jpg", FOLDER / "landcover.png"
@@ -31,9 +33,9 @@ PURITY = 0.6  # share of the centre that the label covers, at least
 KEEP_WATER = 25  # one in so many water tiles is kept
 
 # Blocks of 15 degrees, from 90 N to 60 S and from 180 W to 180 E: training (.), validation (v), test (T). A quarter is
-# test. The map was drawn once, so that every class stands on each side in about its share; no model had a say in it.
+# test. The map was drawn once, so that every class is in each split in about its share; no model had a say in it.
 BLOCK = 15 * 15  # pixels
-SIDES = (
+SPLITS = (
     ".....TT.T...Tv.TvT.....T",
     ".v..vv..v.v....v........",
     "....vvTT........TT....v.",
@@ -45,12 +47,12 @@ SIDES = (
     "..vTTT...vTT....T....T..",
     ".Tv....TT.TTTT..........",
 )
-SIDE_NAMES = {".": "train", "v": "val", "T": "test"}
+SPLIT_NAMES = {".": "train", "v": "val", "T": "test"}
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """Top left corners (pixels) and labels of one side's tiles."""
+    """Top left corners (pixels) and labels of one split's tiles."""
 
     y: np.ndarray
     x: np.ndarray
@@ -59,8 +61,7 @@ class Tiles:
 
 def load_picture() -> np.ndarray:
     """(2700, 5400, 3) uint8."""
-    with Image.open(PICTURE) as image:
-        return np.asarray(image.convert("RGB"))
+    return np.asarray(decode(PICTURE.read_bytes()))
 
 
 def load_labels() -> np.ndarray:
@@ -71,13 +72,13 @@ def load_labels() -> np.ndarray:
 
 @cache
 def find_tiles() -> dict[str, Tiles]:
-    """Side -> its tiles, row by row."""
+    """Split -> its tiles, row by row."""
     y, x = np.arange(0, SOUTH - TILE + 1, STRIDE), np.arange(0, WIDTH - TILE + 1, STRIDE)
     label, share = dominant(load_labels()[:SOUTH], len(y), len(x))
-    side = tile_sides(y, x)
+    split = tile_splits(y, x)
     found = {}
-    for mark, name in SIDE_NAMES.items():
-        kept = (side == mark) & (share >= PURITY)
+    for mark, name in SPLIT_NAMES.items():
+        kept = (split == mark) & (share >= PURITY)
         water = np.flatnonzero(kept & (label == 0))
         kept.flat[np.delete(water, np.s_[::KEEP_WATER])] = False
         rows, columns = np.nonzero(kept)
@@ -98,9 +99,9 @@ def dominant(labels: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, n
     return centre.argmax(0), centre.max(0) / CENTRE**2
 
 
-def tile_sides(y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The side's mark of the tile at each of `y` x `x`, or `-` where it straddles two sides."""
-    sides = np.array([list(row) for row in SIDES])
-    corners = [sides[np.ix_((y + i) // BLOCK, (x + j) // BLOCK)] for i in (0, TILE - 1) for j in (0, TILE - 1)]
+def tile_splits(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The split's mark of the tile at each of `y` x `x`, or `-` where it lies in two splits."""
+    splits = np.array([list(row) for row in SPLITS])
+    corners = [splits[np.ix_((y + i) // BLOCK, (x + j) // BLOCK)] for i in (0, TILE - 1) for j in (0, TILE - 1)]
     same = np.logical_and.reduce([corner == corners[0] for corner in corners])
     return np.where(same, corners[0], "-")

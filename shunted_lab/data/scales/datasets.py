@@ -15,16 +15,16 @@ from torch.utils.data import Dataset
 
 from shunted_lab.config import ConfigError, RecipeConfig, ScalesConfig
 from shunted_lab.data.augment import symmetry, turn
+from shunted_lab.data.cache import cache_folder
 from shunted_lab.data.earth.datasets import STATS
-from shunted_lab.data.layout import cache_folder
 from shunted_lab.data.module import Key, Splits
-from shunted_lab.data.scales.scene import BINS, CLASS_NAMES, LARGEST, SIDES, SMALLEST, VERSION, Scene, draw_scene
+from shunted_lab.data.scales.scene import BINS, CLASS_NAMES, LARGEST, SMALLEST, SPLITS, VERSION, Scene, draw_scene
 from shunted_lab.files import atomic
 
 
 def scales_splits(data: ScalesConfig, recipe: RecipeConfig, seed: int) -> Splits:
     """Training, validation and test scenes. The scenes are those of `data.scene_seed`; `seed` turns and flips them."""
-    train, val, test = (SceneBatches(data, side, recipe if side == "train" else None, seed) for side in SIDES)
+    train, val, test = (SceneBatches(data, name, recipe if name == "train" else None, seed) for name in SPLITS)
     return Splits(train, val, test, CLASS_NAMES)
 
 
@@ -40,17 +40,17 @@ def bins_of(data: ScalesConfig) -> dict[str, tuple[float, float]]:
     }
 
 
-def scene_of(data: ScalesConfig, side: str, index: int) -> Scene:
+def scene_of(data: ScalesConfig, split: str, index: int) -> Scene:
     """A scene with its boxes and masks, drawn anew: it is the image that a run has seen."""
-    return draw_scene(data.scene_seed, side, index, data.image_size, data.size_ratio)
+    return draw_scene(data.scene_seed, split, index, data.image_size, data.size_ratio)
 
 
 class SceneBatches(Dataset[tuple[Tensor, Tensor]]):
     """Batches `(B, 3, S, S)` (channels last in memory) and `(B, K)` float32: for each class the diameter of its object
-    as a share of the image's side, 0 where there is none. With a recipe: a training side, indexed by key."""
+    as a share of the image's side, 0 where there is none. With a recipe: a training split, indexed by key."""
 
-    def __init__(self, data: ScalesConfig, side: str, recipe: RecipeConfig | None = None, seed: int = 0):
-        self.images, self.sizes = cached(data, side)
+    def __init__(self, data: ScalesConfig, split: str, recipe: RecipeConfig | None = None, seed: int = 0):
+        self.images, self.sizes = cached(data, split)
         self.recipe = recipe
         self.seed = seed
         self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in STATS)
@@ -68,7 +68,7 @@ class SceneBatches(Dataset[tuple[Tensor, Tensor]]):
         return images, torch.from_numpy(self.sizes[indices])
 
 
-def cached(data: ScalesConfig, side: str) -> tuple[np.ndarray, np.ndarray]:
+def cached(data: ScalesConfig, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images `(N, S, S, 3)` uint8, mapped from a file, and sizes `(N, K)` float32; drawn where they are not yet.
 
     Processes that draw at the same time write the same bytes; the first to finish wins.
@@ -76,12 +76,12 @@ def cached(data: ScalesConfig, side: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ConfigError: if the cache cannot be written.
     """
-    count = {"train": data.train_images, "val": data.val_images, "test": data.test_images}[side]
-    name = f"scales{VERSION}-seed{data.scene_seed}-ratio{data.size_ratio:g}-{data.image_size}px-{side}{count}"
+    count = {"train": data.train_images, "val": data.val_images, "test": data.test_images}[split]
+    name = f"scales{VERSION}-seed{data.scene_seed}-ratio{data.size_ratio:g}-{data.image_size}px-{split}{count}"
     folder = cache_folder(data.cache) / name
     try:
         if not folder.exists():
-            _draw(data, side, count, folder)
+            _draw(data, split, count, folder)
         return np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "sizes.npy")
     except OSError as error:
         raise ConfigError(
@@ -89,7 +89,7 @@ def cached(data: ScalesConfig, side: str) -> tuple[np.ndarray, np.ndarray]:
         ) from None
 
 
-def _draw(data: ScalesConfig, side: str, count: int, folder: Path) -> None:
+def _draw(data: ScalesConfig, split: str, count: int, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -99,7 +99,7 @@ def _draw(data: ScalesConfig, side: str, count: int, folder: Path) -> None:
         )
         sizes = np.zeros((count, len(CLASS_NAMES)), np.float32)
         for index in range(count):
-            scene = scene_of(data, side, index)
+            scene = scene_of(data, split, index)
             images[index] = scene.image
             sizes[index, scene.classes] = scene.sizes / size
         images.flush()  # to the disk

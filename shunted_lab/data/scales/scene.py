@@ -17,7 +17,7 @@ from PIL import Image
 from shunted_lab.data.earth.tiles import BLOCK, find_tiles, load_picture
 
 VERSION = 2  # to be counted up when the same configuration gives other images
-SIDES = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 SMALLEST, LARGEST = 0.75 / 16, 0.75  # diameters, as shares of the image's side
 EDGES = tuple(SMALLEST * 16 ** (i / 3) for i in (1, 2))  # between small, medium and large: equal steps of the logarithm
 BINS = {"small": (0.0, EDGES[0]), "medium": EDGES, "large": (EDGES[1], 1.0)}
@@ -56,24 +56,24 @@ class Scene:
     semantic: np.ndarray  # (S, S) uint8: 0 background, 1 + class
 
 
-def draw_scene(seed: int, side: str, index: int, image_size: int, size_ratio: float) -> Scene:
+def draw_scene(seed: int, split: str, index: int, image_size: int, size_ratio: float) -> Scene:
     """The scene of a number; the same arguments give the same bytes.
 
     Args:
         seed: of the whole data set.
-        side: train, val or test; each has its own places on Earth for its textures.
+        split: train, val or test; each has its own places on Earth for its textures.
         index: which scene.
         image_size: S, pixels.
         size_ratio: diameter of the larger object over that of the smaller, 1 to 16.
     """
-    rng = np.random.default_rng([seed, SIDES.index(side), index])
-    canvas = DIM * _texture(rng, side, image_size)
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    canvas = DIM * _texture(rng, split, image_size)
     low = rng.uniform(math.log(SMALLEST), math.log(LARGEST / size_ratio) + 1e-12)
     sizes = np.array([math.exp(low) * size_ratio, math.exp(low)], np.float32) * image_size
     classes = rng.permutation(len(CLASS_NAMES))[:2]
     covers = _place(rng, image_size, sizes, classes)
     for cover in covers:
-        canvas = _paint(rng, canvas, cover, side)
+        canvas = _paint(rng, canvas, cover, split)
     instances = np.zeros((image_size, image_size), np.uint8)
     for number, cover in enumerate(covers, 1):
         instances[_solid(cover)] = number
@@ -87,9 +87,9 @@ def _picture() -> np.ndarray:
     return load_picture()
 
 
-def _texture(rng: np.random.Generator, side: str, size: int) -> np.ndarray:
-    """(size, size, 3) float32: a piece of one block of the side, larger ones enlarged."""
-    tiles, cut = find_tiles()[side], min(size, BLOCK)
+def _texture(rng: np.random.Generator, split: str, size: int) -> np.ndarray:
+    """(size, size, 3) float32: a piece of one block of the split, larger ones enlarged."""
+    tiles, cut = find_tiles()[split], min(size, BLOCK)
     index = int(rng.integers(len(tiles.labels)))
     corner = [int(v[index]) // BLOCK * BLOCK + int(rng.integers(BLOCK - cut + 1)) for v in (tiles.y, tiles.x)]
     piece = _picture()[corner[0] : corner[0] + cut, corner[1] : corner[1] + cut]
@@ -128,13 +128,13 @@ def _solid(cover: np.ndarray) -> np.ndarray:
     return cover >= min(0.5, 0.8 * float(cover.max()))
 
 
-def _paint(rng: np.random.Generator, canvas: np.ndarray, cover: np.ndarray, side: str) -> np.ndarray:
-    """The canvas with a shape on it: a texture of the same side, brighter than what is around it."""
+def _paint(rng: np.random.Generator, canvas: np.ndarray, cover: np.ndarray, split: str) -> np.ndarray:
+    """The canvas with a shape on it: a texture of the same split, brighter than what is around it."""
     y, x = np.nonzero(cover)
     near = np.s_[max(y.min() - 2, 0) : y.max() + 3, max(x.min() - 2, 0) : x.max() + 3]
     outside = cover[near] == 0
     around = float((canvas[near] @ LUMA)[outside].mean())
-    material = _texture(rng, side, cover.shape[0])[near]
+    material = _texture(rng, split, cover.shape[0])[near]
     inside = cover[near] > 0
     material = material - float((material @ LUMA)[inside].mean())
     spread = float(np.abs(material[inside]).mean())
