@@ -101,7 +101,7 @@ def _open(key: str, where: str, size: str | None, mode: str) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(Path(where).expanduser()) as found:
+        with Image.open(where) as found:
             image = found.convert(mode)
     except FileNotFoundError:
         raise ConfigError(f"{key}: '{where}' does not exist") from None

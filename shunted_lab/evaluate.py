@@ -44,7 +44,7 @@ def show(words: list[str]) -> dict[str, Any]:
     run, file = (None, Path()) if checkpoint is None else find_checkpoint(checkpoint)
     trained = None if run is None else run.config
     config = compose_evaluate(words, trained)  # refuses words without a checkpoint
-    out = None if config.out is None else Path(config.out).expanduser()
+    out = None if config.out is None else Path(config.out)
     if out is not None:
         _writable(out)
     found = evaluate(config, file, trained)

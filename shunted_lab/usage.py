@@ -7,8 +7,8 @@ import textwrap
 from typing import Any, get_type_hints
 
 from shunted_lab.commands import AttentionConfig, ConvertConfig, CostConfig, DashboardConfig, EvaluateConfig
-from shunted_lab.compose import experiment_files
 from shunted_lab.config import PRESETS, Config, ModelConfig
+from shunted_lab.experiment_file import experiment_files
 from shunted_lab.studies import ConfirmConfig, SearchConfig, StudyConfig
 
 SECTIONS = {"study": StudyConfig, "search": SearchConfig, "confirm": ConfirmConfig}

@@ -16,6 +16,7 @@ from optuna.study import Study
 from optuna.trial import TrialState, create_trial
 
 from shunted_lab.config import ConfigError
+from shunted_lab.paths import expand
 from shunted_lab.study import store
 from shunted_lab.study.folder import TRACEBACK, Run, load_run, read_result
 from shunted_lab.study.search import SEARCH
@@ -93,7 +94,7 @@ def main(words: list[str] | None = None) -> int:
         print(__doc__, file=sys.stderr)
         return 0 if {"-h", "--help"} & set(words) else 1
     try:
-        counts = rebuild(Path(words[0]), *words[1:])
+        counts = rebuild(Path(expand(words[0])), *words[1:])
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -28,6 +28,7 @@ import torch
 from shunted_lab.config import ConfigError
 from shunted_lab.data.corrupt import CorruptImages
 from shunted_lab.files import locked, write_json, write_text
+from shunted_lab.paths import expand
 from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, read_result
 from shunted_lab.study.order import Order, Slot, origin
 from shunted_lab.study.plan import WEIGHTS, sources_of
@@ -296,7 +297,7 @@ def main(words: list[str] | None = None) -> int:
         print(__doc__, file=sys.stderr)
         return 0 if {"-h", "--help"} & set(words) else 1
     try:
-        order = _order(Path(words[0]))
+        order = _order(Path(expand(words[0])))
         _join_nodes(order.run.config.launch.nodes_per_run)
         link = _link()
         result = execute(order, link, progress=link is None and sys.stdout.isatty())
