@@ -29,6 +29,7 @@ from shunted_lab.config import ConfigError
 from shunted_lab.data.corrupt import CorruptImages
 from shunted_lab.files import locked, write_json, write_text
 from shunted_lab.paths import expand
+from shunted_lab.streams import forgive
 from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, read_result
 from shunted_lab.study.order import Order, Slot, origin
 from shunted_lab.study.plan import WEIGHTS, sources_of
@@ -292,6 +293,7 @@ def _relay(listener: Listener, process: subprocess.Popen[bytes], link: Link) -> 
 
 def main(words: list[str] | None = None) -> int:
     """Train the run of one folder. Returns the exit status: 0, 1 for a mistake, 75 stopped, 76 pruned."""
+    forgive()
     words = sys.argv[1:] if words is None else words
     if len(words) != 1 or words[0].startswith("-"):
         print(__doc__, file=sys.stderr)
