@@ -48,7 +48,7 @@ def show(words: list[str]) -> dict[str, Any]:
     found = evaluate(config, file, trained)
     if out is not None:
         write_json(out, found)
-    make_console().print(_grid(config, found))
+    make_console().print(_grid(config, found, trained))
     return found
 
 
@@ -128,8 +128,8 @@ def _writable(out: Path) -> None:
         raise ConfigError(f"out: '{out}' cannot be written")
 
 
-def _grid(config: EvaluateConfig, found: dict[str, Any]) -> Grid:
-    """One line per figure."""
+def _grid(config: EvaluateConfig, found: dict[str, Any], run: RunConfig | None) -> Grid:
+    """One line per figure; `run` is what the checkpoint was trained as, if that is known."""
     from shunted_lab.tasks import goal_of
 
     goal, data = goal_of(config.data), config.data
@@ -139,6 +139,8 @@ def _grid(config: EvaluateConfig, found: dict[str, Any]) -> Grid:
     size = f"{data.image_size} x {data.image_size}"
     if isinstance(data, FolderConfig):
         size += f", centre crop {data.crop_pct:g} of the resized shorter side, {data.interpolation}"
+    if run is not None and run.data.image_size != data.image_size:
+        size += f"; trained at {run.data.image_size} x {run.data.image_size}"
     rows = [
         ("Model", config.model.name),
         ("Checkpoint", found["file"]),
