@@ -115,12 +115,14 @@ def _parsed(text: str, keys: Mapping[str, Key]) -> Override:
     except HydraException as error:
         reason = str(error).splitlines()[0]
         if equals and re.fullmatch(r"[\w.]+", name) and _takes_text(keys.get(name)):
-            raise ConfigError(f"{name}: '{value}' must be quoted; in a shell: {_quoted(name, value)}") from None
+            raise _unquoted(name, value) from None
         raise ConfigError(f"'{text}' is not of the form key=value, e.g. seeds=[0,1,2] ({reason})") from None
     if override.is_add() or override.is_delete() or override.is_force_add():
         raise ConfigError(f"'{text}': keys cannot be added or deleted; write key=value")
     if override.is_sweep_override():
         raise _sweep(name, value, keys.get(name))
+    if name in keys and _takes_text(keys[name]) and isinstance(override.value(), list | dict):
+        raise _unquoted(name, value)
     return override
 
 
@@ -131,7 +133,7 @@ def _takes_text(key: Key | None) -> bool:
 def _sweep(name: str, value: str, key: Key | None) -> ConfigError:
     """The error for what Hydra reads as several values."""
     if name not in PRESETS and _takes_text(key):
-        return ConfigError(f"{name}: '{value}' must be quoted; in a shell: {_quoted(name, value)}")
+        return _unquoted(name, value)
     if key is not None and (get_origin(key.type) is list or key.type is Any):
         listed = shlex.quote(f"{name}=[{value}]")
         return ConfigError(f"{name}: '{value}' is not a list; in a shell: {listed}")
@@ -140,8 +142,10 @@ def _sweep(name: str, value: str, key: Key | None) -> ConfigError:
     )
 
 
-def _quoted(name: str, value: str) -> str:
-    return shlex.quote(f"{name}={QuotedString(value, Quote.double).with_quotes()}")
+def _unquoted(name: str, value: str) -> ConfigError:
+    """The error for a text that Hydra's grammar reads as something else, with the override as a shell takes it."""
+    quoted = shlex.quote(f"{name}={QuotedString(value, Quote.double).with_quotes()}")
+    return ConfigError(f"{name}: '{value}' must be quoted; in a shell: {quoted}")
 
 
 def _text(override: Override) -> str:

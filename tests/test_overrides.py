@@ -1,6 +1,7 @@
 """Overrides of the command line: paths as they are written, and what is said of a value that cannot be read."""
 
 import dataclasses
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -108,6 +109,7 @@ PATHS = {"runs_dir", "root", "cache", "checkpoint", "image", "mask", "out"}
         ("description=a, b", "description: 'a, b' must be quoted; in a shell: 'description=\"a, b\"'"),
         ("description=f(x)", "description: 'f(x)' must be quoted; in a shell: 'description=\"f(x)\"'"),
         ("description=naïve", "description: 'naïve' must be quoted; in a shell: 'description=\"naïve\"'"),
+        ("description=[x, y]", "description: '[x, y]' must be quoted; in a shell: 'description=\"[x, y]\"'"),
         ("description=a=b", "description: 'a=b' must be quoted; in a shell: 'description=\"a=b\"'"),
         ("study.storage=a://b,c", "study.storage: 'a://b,c' must be quoted; in a shell: 'study.storage=\"a://b,c\"'"),
         ("seeds=0,1,2", "seeds: '0,1,2' is not a list; in a shell: 'seeds=[0,1,2]'"),
@@ -124,7 +126,7 @@ def test_a_value_that_cannot_be_read_is_shown_as_it_must_be_written(given, messa
     if "in a shell: " in shown:  # what is shown is read as it was meant
         (override,) = shlex.split(shown.partition("in a shell: ")[2])
         key, _, value = given.partition("=")
-        assert choices([override], Config)[key].strip("[]") == value
+        assert choices([override], Config)[key] in (value, f"[{value}]")
 
 
 # --- paths -----------------------------------------------------------------------------------------------------------
@@ -183,6 +185,13 @@ def test_a_tilde_that_is_meant_literally_becomes_absolute(tmp_path, monkeypatch)
     assert paths.expand("./~/runs") == f"{tmp_path}/~/runs"
     assert paths.expand("~no_such_user/runs") == f"{tmp_path}/~no_such_user/runs"
     assert paths.expand("runs/~x") == "runs/~x"
+
+
+@pytest.mark.parametrize("command", ["worker", "rebuild"])
+def test_the_folder_of_a_command_without_overrides_is_expanded(home, tmp_path, capsys, command):
+    module = importlib.import_module(f"shunted_lab.study.{command}")
+    assert module.main(["~/runs/none"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/home/runs/none: ")
 
 
 def test_data_that_are_absent_are_named_by_their_full_path(home, tmp_path):

@@ -88,6 +88,17 @@ def test_a_full_pipe_in_non_blocking_mode_is_waited_for():
     assert os.waitpid(pid, 0)[1] == 0
 
 
+def test_a_worker_s_output_is_forgiving_too(tmp_path, monkeypatch):
+    from shunted_lab.study import order, worker
+
+    monkeypatch.setattr(worker, "serve", lambda *_: print("a warning"))
+    with open("/dev/full", "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        order.start(None, order.Slot(0))
+        sys.stdout.flush()
+        assert isinstance(sys.stdout.buffer.raw, Forgiving)
+
+
 def test_text_in_another_encoding_is_what_a_stream_would_write():
     assert encodable("Δ ± 1", "utf-8") == "Δ ± 1" and encodable("Δ ± ä", "ascii") == "delta +- ?"
 

@@ -92,10 +92,7 @@ def plan(count: int, names: list[str]) -> Grid:
     config = compose(["experiment=train", f"seeds=[{','.join(map(str, range(count)))}]"]).config
     states = ["done", "missing", "interrupted"]
     runs = [(name, seed) for seed in config.seeds for name in names]
-    found = [
-        RunState(Run(name, seed, None, "", Path()), states[(seed + len(name)) % 3])  # type: ignore[arg-type]
-        for name, seed in runs
-    ]
+    found = [RunState(Run(name, seed, None, "", Path()), states[(seed + len(name)) % 3]) for name, seed in runs]
     return _plan(config, found, {name: Cost(1_140_000 + i, 21_000_000 + i, 1, 1) for i, name in enumerate(names)})
 
 
