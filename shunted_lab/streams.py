@@ -46,10 +46,11 @@ def forgive() -> None:
     Characters that the encoding does not have are written as ASCII that looks alike, or as `?`.
     """
     codecs.register_error(LOOKALIKES, _lookalikes)
-    for name in ("stdout", "stderr"):
+    for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
-        if stream is None:  # closed by whoever started the process; a file opened later must not get its number
-            null = io.FileIO(os.devnull, "w")
+        if stream is None:
+            _open_standard_files()
+            null = io.FileIO(number, "w", closefd=False)
             setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(null), "utf-8", LOOKALIKES))
         elif type(stream) is io.TextIOWrapper:
             setattr(sys, name, _forgiving(stream))
@@ -59,6 +60,16 @@ def encodable(text: str, encoding: str) -> str:
     """The text as a forgiving stream of that encoding shows it."""
     codecs.register_error(LOOKALIKES, _lookalikes)
     return text.encode(encoding, LOOKALIKES).decode(encoding)
+
+
+def _open_standard_files() -> None:
+    """Open /dev/null as each of the files 0, 1 and 2 that whoever started the process has closed.
+
+    The next file that is opened, a study's database, would get such a number, and with it what libraries print.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
 
 
 def _forgiving(stream: io.TextIOWrapper) -> io.TextIOWrapper:

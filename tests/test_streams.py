@@ -27,6 +27,7 @@ def act(words):
         print(f"line {i}", "x" * 100)
     warnings.warn("Δ")
     print("Δ", file=sys.stderr)
+    assert open(words[0], "w").fileno() > 2
     open(words[0], "w").write("finished")
     return 7
 
