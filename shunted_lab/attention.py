@@ -31,7 +31,7 @@ def _act(words: list[str]) -> int:
 
 
 def draw(config: AttentionConfig) -> Path:
-    """Draw the figure into `config.out` and print the shares of attention on the object, if there is one.
+    """Draw the figure into `config.out`, then print the shares of attention on the object, if there is one.
 
     Raises:
         ConfigError: for a checkpoint, an image or a mask that cannot be used.
@@ -52,11 +52,11 @@ def draw(config: AttentionConfig) -> Path:
         found = concentration(model, image, read_mask(config, picture)) if config.mask else []
     except ComponentError as error:
         raise ConfigError(str(error)) from None
-    for c in found:
-        print(f"stage {c.stage + 1}, rate {c.rate}: attention on the object / its share of the area = {c.ratio:.3f}")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure = attention_figure(picture, query, maps, rolled, found)
     (path,) = save(figure, out.parent, out.stem, (out.suffix[1:],))
+    for c in found:
+        print(f"stage {c.stage + 1}, rate {c.rate}: attention on the object / its share of the area = {c.ratio:.3f}")
     print(path)
     return path
 
@@ -103,7 +103,7 @@ def _open(key: str, where: str, size: str | None, mode: str) -> Any:
     from shunted_lab.data.decode import Undecodable, decode
 
     try:
-        image = decode(Path(where).expanduser().read_bytes()).convert(mode)
+        image = decode(Path(where).read_bytes()).convert(mode)
     except FileNotFoundError:
         raise ConfigError(f"{key}: '{where}' does not exist") from None
     except OSError as error:

@@ -1,21 +1,28 @@
-"""What every command does with its words: `--help`, and a user's mistake in one line."""
+"""What every command does with its overrides: help, mistakes in one line, and output that cannot make it fail."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from shunted_lab.schema import ConfigError
+from shunted_lab.streams import forgive
+from shunted_lab.terminal import WIDE
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def answer(words: list[str] | None, usage: Callable[[], str], act: Callable[[list[str]], int]) -> int:
-    """Print the help text, or do what the words ask for. Returns the exit status: that of `act`, 1 for a mistake.
+    """Print the help text, or do what the overrides ask for. Returns the exit status: that of `act`, 1 for a mistake.
 
     Args:
         words: the command line; None takes that of this process.
         usage: the help text.
-        act: does it, and raises `ConfigError` for what a user can get wrong.
+        act: does it, and raises `ConfigError` for what a user can get wrong. It writes files before it prints.
     """
+    forgive()
     words = sys.argv[1:] if words is None else words
     if {"-h", "--help"} & set(words):
         print(usage())
@@ -25,3 +32,10 @@ def answer(words: list[str] | None, usage: Callable[[], str], act: Callable[[lis
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def make_console() -> Console:
+    """rich's console on standard output, as wide as the terminal; a file or a pipe takes lines of any length."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else WIDE)

@@ -10,7 +10,7 @@ from omegaconf import MISSING
 
 from shunted_lab.config import PRECISIONS, DataConfig
 from shunted_lab.models import ModelConfig
-from shunted_lab.schema import ConfigError, option, require, unknown
+from shunted_lab.schema import ConfigError, option, path_option, require, unknown
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -19,7 +19,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 class DashboardConfig:
     """The configuration of `python -m shunted_lab.dashboard`."""
 
-    runs_dir: str = option("runs", "folder of all results")
+    runs_dir: str = path_option("runs", "folder of all results")
     storage: str | None = option(None, "SQLAlchemy URL of further studies, as in study.storage")
     port: int = option(8080, "on this machine only: there is no login")
     refresh: float = option(5.0, "seconds between copies")
@@ -35,12 +35,14 @@ class AttentionConfig:
 
     defaults: list[Any] = field(default_factory=lambda: ["_self_", {"model": "shunted_s"}])
     model: ModelConfig = MISSING
-    checkpoint: str = option(MISSING, "a run's folder, or a .ckpt in it; or official weights for model=...")
-    image: str = option(MISSING, "the image file")
-    mask: str | None = option(None, "an image whose bright pixels are the object: prints attention on it / its area")
+    checkpoint: str = path_option(MISSING, "a run's folder, or a .ckpt in it; or official weights for model=...")
+    image: str = path_option(MISSING, "the image file")
+    mask: str | None = path_option(
+        None, "an image whose bright pixels are the object: prints attention on it / its area"
+    )
     query: list[float] = option([0.5, 0.5], "the point that looks: y, x as fractions of height and width, in [0, 1)")
     size: Any = option(None, "resize to: a side, or height x width, e.g. 224 or 800x1333; null leaves it")
-    out: str = option("attention.png", "the figure: .png, .svg or .pdf")
+    out: str = path_option("attention.png", "the figure: .png, .svg or .pdf")
 
     def __post_init__(self) -> None:
         inside = len(self.query) == 2 and all(0 <= value < 1 for value in self.query)
@@ -85,7 +87,7 @@ class EvaluateConfig:
     """The configuration of `python -m shunted_lab.evaluate`."""
 
     defaults: list[Any] = field(default_factory=lambda: ["_self_", {"model": "shunted_s"}, {"data": "imagenet"}])
-    checkpoint: str = option(MISSING, "a run's folder, or a .ckpt in it; or a file of weights for model=...")
+    checkpoint: str = path_option(MISSING, "a run's folder, or a .ckpt in it; or a file of weights for model=...")
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     split: str = option("test", "which split of the data: test, val")
@@ -95,7 +97,7 @@ class EvaluateConfig:
         None, f"arithmetic: {', '.join(PRECISIONS)}; null takes that of the run, for a file of weights 32-true"
     )
     num_workers: int = option(0, "processes that load images")
-    out: str | None = option(None, "a .json file for all figures, the configuration and the versions of libraries")
+    out: str | None = path_option(None, "a .json file for all figures, the configuration and the versions of libraries")
 
     def __post_init__(self) -> None:
         if self.split not in ("test", "val"):
@@ -117,7 +119,7 @@ class ConvertConfig:
 
     defaults: list[Any] = field(default_factory=lambda: ["_self_", {"data": "folder"}])
     data: DataConfig = MISSING
-    out: str = option(MISSING, "folder of the shards, or an fsspec URL, e.g. s3://bucket/flowers")
+    out: str = path_option(MISSING, "folder of the shards, or an fsspec URL, e.g. s3://bucket/flowers")
     shard_mb: float = option(256.0, "megabytes (1e6 bytes) of a shard at most; a larger image has one of its own")
     shuffle_seed: int = option(0, "seed of the order in which training images are written")
     verify: bool = option(True, "decode every image, and refuse those that cannot be")

@@ -1,4 +1,4 @@
-"""From the words of a command line to checked configurations: Hydra's compose API over the dataclasses of `config.py`.
+"""From overrides to checked configurations: Hydra's compose API over the dataclasses of `config.py`.
 
 Nothing heavy is imported, so that a mistake is answered at once. Hydra's and OmegaConf's exceptions become one line.
 """
@@ -14,18 +14,19 @@ from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
-from yaml import YAMLError
 
+from shunted_lab import variants
 from shunted_lab.commands import AttentionConfig, ConvertConfig, CostConfig, DashboardConfig, EvaluateConfig
 from shunted_lab.config import PRESETS, Config, ConfigError, RunConfig, nearest, unknown
+from shunted_lab.experiment_file import experiment_files, find_experiment, read_experiment
+from shunted_lab.overrides import choices, keys_of, literal
+from shunted_lab.paths import resolve_paths
 
 C = TypeVar("C")
 FOLDERS = ("folder", "imagenet", "inat2018", "inat2019")  # what can be converted to shards
-VARIED = ("model", "data", "recipe")  # what a variant may change
 OF_RUN = "of_run"  # the choice of a group that is the configuration of the run at hand
 
 
@@ -39,89 +40,84 @@ class Experiment:
     change: Callable[[dict[str, Any]], RunConfig]  # the base configuration with dotted keys changed
 
 
-def experiment_files() -> dict[str, Path]:
-    """Name -> file. A file in ./experiments wins over the shipped one of the same name."""
-    package = Path(__file__).parent
-    folders = [package / "experiments", package.parent / "experiments", Path("experiments")]
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
-
-
-def compose(words: list[str]) -> Experiment:
-    """Compose `key=value` words into an experiment.
+def compose(words: Sequence[str]) -> Experiment:
+    """Compose `key=value` overrides into an experiment. Paths are expanded, and those of data and weights absolute.
 
     Raises:
-        ConfigError: for anything a user can get wrong in the words or in the experiment's file.
+        ConfigError: for anything a user can get wrong in the overrides or in the experiment's file.
     """
-    chosen = _choices(words)
+    words = literal(words, Config)
+    chosen = choices(words, Config)
     name = chosen.get("experiment")
     if name is None:
         raise ConfigError(f"experiment: none is named; experiment=NAME with one of: {', '.join(experiment_files())}")
     composer = _Composer(_register(name))
-    config = composer.config(words)
-    _check_variants(config, chosen, composer.path)
-    config = _expand(config, composer.path)
-    variants = {key: composer.variant(words, key, changes) for key, changes in config.variants.items()}
+    config = variants.flatten(composer.config(words), composer.path)
+    variants.check(config, chosen, composer.path)
+    config = variants.expand(config, composer.path)
+    _resolve_choices(config)
+    runs = {key: composer.variant(words, key, changes) for key, changes in config.variants.items()}
     paper = {}
     if config.paper is not None:
-        scale = [f"experiment={name}", f"model={config.paper.model}"]
+        scale = [*literal([f"experiment={name}"], Config), f"model={config.paper.model}"]
         paper = {key: composer.variant(scale, key, changes) for key, changes in config.variants.items()}
-    return Experiment(config, variants, paper, lambda changes: composer.variant(words, None, changes))
+    return Experiment(config, runs, paper, lambda changes: composer.variant(words, None, changes))
 
 
-def compose_cost(words: list[str]) -> CostConfig:
-    """Compose `key=value` words into the configuration of the cost command.
+def _resolve_choices(config: Config) -> None:
+    """Resolve the paths among the choices of a search, as they are resolved in the configurations of its runs."""
+    keys = keys_of(Config)
+    for key, choice in config.search.space.items() if config.search is not None else ():
+        listed = choice.get("choices") if isinstance(choice, dict) else choice
+        if key in keys and isinstance(listed, list):
+            listed[:] = [keys[key].resolve(value) if isinstance(value, str) else value for value in listed]
+
+
+def compose_cost(words: Sequence[str]) -> CostConfig:
+    """Compose `key=value` overrides into the configuration of the cost command.
 
     Raises:
-        ConfigError: for anything a user can get wrong in the words.
+        ConfigError: for anything a user can get wrong in the overrides.
     """
-    _store_groups()
-    return _compose_as(CostConfig, words)
+    return _compose_as(CostConfig, literal(words, CostConfig))
 
 
-def compose_attention(words: list[str]) -> AttentionConfig:
-    """Compose `key=value` words into the configuration of the attention command; errors as in `compose_cost`."""
-    _store_groups()
-    return _compose_as(AttentionConfig, words)
+def compose_attention(words: Sequence[str]) -> AttentionConfig:
+    """Compose `key=value` overrides into the configuration of the attention command; errors as in `compose_cost`."""
+    return _compose_as(AttentionConfig, literal(words, AttentionConfig))
 
 
-def compose_convert(words: list[str]) -> ConvertConfig:
-    """Compose `key=value` words into the configuration of the shards command; errors as in `compose_cost`."""
-    if (data := _choices(words).get("data", FOLDERS[0])) not in FOLDERS:
-        raise ConfigError(f"data: '{data}' is no folder of images; choices: {', '.join(FOLDERS)}")
-    _store_groups()
+def compose_convert(words: Sequence[str]) -> ConvertConfig:
+    """Compose `key=value` overrides into the configuration of the shards command; errors as in `compose_cost`."""
+    words = literal(words, ConvertConfig)
+    if (data := choices(words, ConvertConfig).get("data", FOLDERS[0])) not in FOLDERS:
+        raise ConfigError(f"data: '{data}' is not a folder of images; choices: {', '.join(FOLDERS)}")
     return _compose_as(ConvertConfig, words)
 
 
-def compose_dashboard(words: list[str]) -> DashboardConfig:
-    """Compose `key=value` words into the configuration of the dashboard; errors as in `compose_cost`."""
-    return _compose_as(DashboardConfig, words)
+def compose_dashboard(words: Sequence[str]) -> DashboardConfig:
+    """Compose `key=value` overrides into the configuration of the dashboard; errors as in `compose_cost`."""
+    return _compose_as(DashboardConfig, literal(words, DashboardConfig))
 
 
-def value_of(key: str, words: list[str]) -> str | None:
-    """What a key is given as on the command line; None if it is not."""
-    if key not in _choices(words):
-        return None
-    given = [OverridesParser.create().parse_override(word) for word in words]
-    return [str(word.value()) for word in given if word.key_or_group == key][-1]
-
-
-def compose_evaluate(words: list[str], run: RunConfig | None = None) -> EvaluateConfig:
-    """Compose `key=value` words into the configuration of the evaluate command; errors as in `compose_cost`.
+def compose_evaluate(words: Sequence[str], run: RunConfig | None = None) -> EvaluateConfig:
+    """Compose `key=value` overrides into the configuration of the evaluate command; errors as in `compose_cost`.
 
     Args:
-        run: what the checkpoint was trained as, if it is a run's: it gives the model and the data, and words change
-            the data.
+        run: what the checkpoint was trained as, if it is a run's: it gives the model and the data. Overrides change
+            the data; other data are seen at the run's image size unless `data.image_size` is given.
 
     Raises:
-        ConfigError: also for words that name another model than the run's.
+        ConfigError: also for overrides that name another model than the run's.
     """
-    _store_groups()
+    words = literal(words, EvaluateConfig)
     if run is None:
         return _compose_as(EvaluateConfig, words)
     for group, node in (("model", run.model), ("data", run.data)):
         ConfigStore.instance().store(group=group, name=OF_RUN, node=node)
-    chosen = _choices(words)
-    config = _compose_as(EvaluateConfig, words, [f"{key}={OF_RUN}" for key in ("model", "data") if key not in chosen])
+    chosen = choices(words, EvaluateConfig)
+    of_run = [f"{key}={OF_RUN}" for key in ("model", "data") if key not in chosen]
+    config = _compose_as(EvaluateConfig, words, [*of_run, f"data.image_size={run.data.image_size}"])
     names = [f.name for f in dataclasses.fields(run.model) if f.metadata.get("result", True)]
     for name in names:
         given, own = getattr(config.model, name), getattr(run.model, name)
@@ -130,59 +126,45 @@ def compose_evaluate(words: list[str], run: RunConfig | None = None) -> Evaluate
     return config
 
 
-def _compose_as(schema: type[C], words: list[str], groups: Sequence[str] = ()) -> C:
-    """`groups` are further words, which the command has chosen."""
+def value_of(key: str, words: Sequence[str]) -> str | None:
+    """What overrides of the evaluate command give for a key, before they are composed; None if they do not."""
+    given = choices(literal(words, EvaluateConfig), EvaluateConfig).get(key)
+    return None if given is None else keys_of(EvaluateConfig)[key].resolve(given)
+
+
+def _compose_as(schema: type[C], words: Sequence[str], defaults: Sequence[str] = ()) -> C:
+    """`defaults` are overrides that the command has chosen; those of the user win over them."""
     names = [f.name for f in dataclasses.fields(schema) if f.name != "defaults"]  # type: ignore[arg-type]
-    if "model.checkpoint" in _choices(words):
-        raise ConfigError("model.checkpoint: is what a training begins with, and nothing is trained here")
-    for key in _choices(words):
+    chosen = choices(words, schema)
+    if "model.checkpoint" in chosen:
+        raise ConfigError("model.checkpoint: initializes a training, and this command trains nothing; leave it out")
+    for key in chosen:
         if key in PRESETS and key not in names:
             raise ConfigError(f"{key}: no such key; {nearest(key, names)}")
+    _store_groups()
     ConfigStore.instance().store(name="command", node=schema)
     try:
         with hydra.initialize(version_base=None, config_path=None):
-            node = hydra.compose("command", overrides=[*groups, *words])
-        return OmegaConf.to_object(node)  # type: ignore[return-value]
+            node = hydra.compose("command", overrides=[*defaults, *words])
+        config = OmegaConf.to_object(node)
     except (HydraException, OmegaConfBaseException) as error:
         raise _one_line(error) from None
-
-
-def _choices(words: list[str]) -> dict[str, str]:
-    """Key -> value as text; a malformed word is refused. Groups must name a preset."""
-    chosen: dict[str, str] = {}
-    for word in words:
-        try:
-            override = OverridesParser.create().parse_override(word)
-        except HydraException as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"'{word}' is not of the form key=value, e.g. seeds=[0,1,2] ({reason})") from None
-        if override.is_add() or override.is_delete() or override.is_force_add():
-            raise ConfigError(f"'{word}': keys cannot be added or deleted; write key=value")
-        if override.is_sweep_override():
-            raise ConfigError(f"'{word}': sweeps are not taken here; vary it in the experiment's variants")
-        key, value = override.key_or_group, override.get_value_element_as_str()
-        if key in PRESETS and value not in PRESETS[key]:
-            raise unknown(key, value, PRESETS[key])
-        chosen[key] = value
-    return chosen
+    resolve_paths(config)
+    return config  # type: ignore[return-value]
 
 
 def _register(name: str) -> Path:
     """Put the schema, the presets and the one experiment that is asked for into Hydra's store."""
-    files = experiment_files()
-    if name not in files:
-        raise unknown("experiment", name, files)
-    path = files[name]
+    path = find_experiment(name)
     try:
-        node = OmegaConf.load(path)
-    except (YAMLError, OSError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(node, DictConfig):
-        raise ConfigError(f"{path}: an experiment is a mapping of keys to values")
+        node = OmegaConf.create(read_experiment(path) | {"name": name})
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {_one_line(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: an alias (*NAME) stands inside of what it refers to") from None
     _store_groups()
     store = ConfigStore.instance()
     store.store(name="config", node=Config)
-    node["name"] = name
     store.store(group="experiment", name=name, node=node, package="_global_")
     return path
 
@@ -194,7 +176,7 @@ def _store_groups() -> None:
 
 
 class _Composer:
-    """Composes configurations of one experiment's file; words that were composed before are not composed again."""
+    """Composes configurations of one experiment's file; overrides that were composed before are not composed again."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -206,20 +188,24 @@ class _Composer:
             node = copy.deepcopy(self._node(tuple(words)))
             for key, value in (changes or {}).items():
                 OmegaConf.update(node, key, value, merge=False)
-            return OmegaConf.to_object(node)  # type: ignore[return-value]  # the schema is Config
+            config: Config = OmegaConf.to_object(node)  # type: ignore[assignment]  # the schema is Config
         except (HydraException, OmegaConfBaseException) as error:
             raise _one_line(error, self.path) from None
+        resolve_paths(config)
+        return config
 
     def variant(self, words: list[str], name: str | None, changes: dict[str, Any]) -> RunConfig:
         """The runs' configuration of one variant, or of a search's point (None).
 
         Groups (`model: shunted_t`) are composed, dotted keys set on top.
         """
-        groups = [f"{key}={value}" for key, value in changes.items() if key in PRESETS]
+        groups = {key: value for key, value in changes.items() if key in PRESETS}
         dotted = {key: value for key, value in changes.items() if key not in PRESETS}
         try:
-            _choices(groups)
-            config = self.config([*words, *groups], dotted)
+            for key, value in groups.items():
+                if not isinstance(value, str) or value not in PRESETS[key]:
+                    raise unknown(key, value, PRESETS[key])
+            config = self.config([*words, *(f"{key}={value}" for key, value in groups.items())], dotted)
         except ConfigError as error:
             where = f"variants.{name}" if name is not None else "search"
             raise ConfigError(f"{self.path}: {where}: {str(error).removeprefix(f'{self.path}: ')}") from None
@@ -255,69 +241,3 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _expand(config: Config, path: Path) -> Config:
-    """Every variant in every setting of `across`, as a variant of its own: `VARIANT-SETTING`."""
-    if not config.across:
-        return config
-    for name, changes in config.across.items():
-        for variant, own in config.variants.items():
-            for key in sorted(own.keys() & changes.keys()):
-                raise ConfigError(f"{path}: across.{name}: {key} is varied by variant '{variant}' already")
-    variants = {
-        f"{variant}-{setting}": own | changes
-        for setting, changes in config.across.items()
-        for variant, own in config.variants.items()
-    }
-    return dataclasses.replace(config, variants=variants)
-
-
-def _check_changes(kind: str, name: str, changes: Mapping[str, Any], path: Path) -> None:
-    """Refuse a name that is no name of a folder, and a key that cannot vary."""
-    if not name or not name.replace("_", "").replace("-", "").replace(".", "").isalnum():
-        raise ConfigError(f"{path}: {kind}: '{name}' is no name for a folder; letters, digits, '_', '-' and '.'")
-    for key in changes:
-        if key.split(".")[0] not in VARIED:
-            raise ConfigError(f"{path}: {kind}.{name}: '{key}' cannot vary; it begins with one of {VARIED}")
-
-
-def _check_variants(config: Config, chosen: dict[str, str], path: Path) -> None:
-    """Refuse an experiment without variants or baseline, and a word that would overrule what is varied."""
-    if not config.variants:
-        raise ConfigError(f"{path}: variants: is empty; write at least one NAME: {{dotted key: value}}")
-    if config.baseline is None:
-        raise ConfigError(f"{path}: baseline: is missing; choices: {', '.join(config.variants)}")
-    if config.baseline not in config.variants:
-        raise unknown("baseline", config.baseline, config.variants)
-    rows = [("variants", *row) for row in config.variants.items()] + [("across", *row) for row in config.across.items()]
-    for kind, name, changes in rows:
-        _check_changes(kind, name, changes, path)
-        for key in changes:
-            for word in chosen:
-                if word == key or word.startswith(key + ".") or (key.startswith(word + ".") and word not in PRESETS):
-                    raise ConfigError(f"{word}={chosen[word]}: variant '{name}' of {path} varies {key}; edit it there")
-    if config.search is not None:
-        for key in config.search.space:
-            for word in chosen:
-                if word == key or (key == "rates" and word == "model.rates"):
-                    raise ConfigError(f"{word}={chosen[word]}: {path} searches {key}; edit it there")
-    if config.paper is not None:
-        _check_paper(config, path)
-
-
-def _check_paper(config: Config, path: Path) -> None:
-    paper = config.paper
-    assert paper is not None
-    if paper.model not in PRESETS["model"]:
-        raise unknown(f"{path}: paper.model", paper.model, PRESETS["model"])
-    for name, row in paper.rows.items():
-        if name not in config.variants:
-            raise unknown(f"{path}: paper.rows", name, config.variants)
-        for key, value in row.items():
-            if key not in ("top1", "params", "flops"):
-                raise unknown(f"{path}: paper.rows.{name}", key, ("top1", "params", "flops"))
-            if not isinstance(value, int | float):
-                raise ConfigError(f"{path}: paper.rows.{name}.{key}: '{value}' is not a number")
-    if paper.rows and not paper.source:
-        raise ConfigError(f"{path}: paper.source: is missing; numbers in paper.rows need a source")

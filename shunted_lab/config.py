@@ -33,7 +33,7 @@ from shunted_lab.datasets import (
 )
 from shunted_lab.models import COMPONENTS, MODELS, ModelConfig
 from shunted_lab.recipes import FINETUNE_RECIPE, LITE_RECIPE, PAPER_RECIPE, PRECISIONS, RecipeConfig
-from shunted_lab.schema import ConfigError, nearest, option, require, unknown
+from shunted_lab.schema import ConfigError, nearest, option, path_option, require, unknown
 from shunted_lab.studies import (
     MEASURED_LATER,
     RERUNS,
@@ -105,7 +105,7 @@ class Config:
     recipe: RecipeConfig = MISSING
     launch: LaunchConfig = MISSING
     seeds: list[int] = option([0, 1, 2], "one run per seed and variant")
-    baseline: str | None = option(None, "the variant that the others are compared with")
+    baseline: str | None = option(None, "the variant that the others are compared with", literal=True)
     variants: dict[str, dict[str, Any]] = option({}, "NAME: {dotted key: value}, one row of the table each")
     across: dict[str, dict[str, Any]] = option(
         {}, "SETTING: {dotted key: value}; every variant in each, compared with the baseline in the same one"
@@ -115,7 +115,7 @@ class Config:
     confirm: ConfirmConfig | None = option(None, "take the best of a finished search as variants")
     study: StudyConfig = field(default_factory=StudyConfig)
     rerun: str | None = option(None, "train again what is kept: stale, failed, all", result=False)
-    runs_dir: str = option("runs", "folder of all results", result=False)
+    runs_dir: str = path_option("runs", "folder of all results", result=False)
     smoke: bool = option(False, "one epoch of two small batches: does everything work?")
     plan_only: bool = option(False, "print the plan and stop")
 

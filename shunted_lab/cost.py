@@ -9,14 +9,13 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from shunted_lab.cli import answer
+from shunted_lab.cli import answer, make_console
 from shunted_lab.commands import CostConfig
 from shunted_lab.compose import compose_cost
+from shunted_lab.terminal import Grid, say
 from shunted_lab.usage import cost_usage
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from shunted_lab.nn import Cost, Speed
 
 WARMUP = 3
@@ -29,29 +28,23 @@ def main(words: list[str] | None = None) -> int:
 
 def cost(config: CostConfig) -> int:
     """Print the table, and what was measured."""
-    from rich.console import Console
-
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler greets on stderr; read when torch is imported
     from shunted_lab.nn import count_parts
     from shunted_lab.tasks.model import build_model
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = make_console()
     parts = count_parts(lambda: build_model(config.model, config.num_classes), config.height_width)
-    console.print(_table(config, parts))
+    console.print(_grid(config, parts))
     if config.measure:
-        console.print(_measured(config, _measure(config)), highlight=False)
+        say(console, _measured(config, _measure(config)))
     return 0
 
 
-def _table(config: CostConfig, parts: dict[str, Cost]) -> Table:
+def _grid(config: CostConfig, parts: dict[str, Cost]) -> Grid:
     """One row per stage: its blocks, parameters, and GMACs by part."""
-    from rich.table import Table
-
     height, width = config.height_width
-    columns = ("stage", "grid", "width", "blocks", "params (M)", "embed", "attn", "attn products", "mlp", "GMACs")
-    table = Table(title=f"{config.model.name} at {height} x {width}, one image; GMACs by part")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "stage" else "right")
+    head = ("stage", "grid", "width", "blocks", "params (M)", "embed", "attn", "attn products", "mlp", "GMACs")
+    rows = []
     for i, (dim, depth) in enumerate(zip(config.model.embed_dims, config.model.depths, strict=True)):
         stride = 2 ** (i + 2)
         attns = [parts[f"stages.{i}.blocks.{j}.attn"] for j in range(depth)]
@@ -65,13 +58,14 @@ def _table(config: CostConfig, parts: dict[str, Cost]) -> Table:
             stage.macs,
         ]
         grid = f"{-(-height // stride)} x {-(-width // stride)}"
-        table.add_row(str(i + 1), grid, str(dim), str(depth), _millions(stage), *(f"{m / 1e9:.3f}" for m in macs))
-    table.add_row("head", "", "", "", _millions(parts["head"]), "", "", "", "", f"{parts['head'].macs / 1e9:.3f}")
+        rows.append((str(i + 1), grid, str(dim), str(depth), _millions(stage), *(f"{m / 1e9:.3f}" for m in macs)))
+    rows.append(("head", "", "", "", _millions(parts["head"]), "", "", "", "", f"{parts['head'].macs / 1e9:.3f}"))
     total = parts[""]
     attention = f"{total.macs_attention / 1e9:.3f}"
-    table.add_section()
-    table.add_row("total", "", "", "", _millions(total), "", "", attention, "", f"{total.macs / 1e9:.3f}")
-    return table
+    rows.append(("total", "", "", "", _millions(total), "", "", attention, "", f"{total.macs / 1e9:.3f}"))
+    return Grid(
+        f"{config.model.name} at {height} x {width}, one image; GMACs by part", head, rows, rules=(len(rows) - 1,)
+    )
 
 
 def _millions(cost: Cost) -> str:

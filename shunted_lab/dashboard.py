@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from shunted_lab.cli import answer
 from shunted_lab.commands import DashboardConfig
-from shunted_lab.compose import compose_dashboard, experiment_files
+from shunted_lab.compose import compose_dashboard
 from shunted_lab.config import ConfigError
+from shunted_lab.experiment_file import experiment_files
 from shunted_lab.usage import dashboard_usage
 
 if TYPE_CHECKING:

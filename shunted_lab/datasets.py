@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from omegaconf import MISSING
 
-from shunted_lab.schema import at_least, option, require, unknown
+from shunted_lab.schema import at_least, option, path_option, require, unknown
 
 INAT_LEVELS = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
 
@@ -57,8 +57,8 @@ class ScalesConfig(DataConfig):
     train_images: int = option(4000, "scenes for training")
     val_images: int = option(500, "scenes for validation")
     test_images: int = option(1000, "scenes for the test")
-    cache: str | None = option(
-        None, "folder where scenes are kept once drawn; null: ~/.cache/shunted_lab", result=False
+    cache: str | None = path_option(
+        None, "folder that caches rendered scenes; null: ~/.cache/shunted_lab", result=False, absolute=True
     )
 
     synthetic: ClassVar[bool] = True
@@ -77,7 +77,7 @@ class FolderConfig(DataConfig):
     """Images in `root/train/CLASS/*` and `root/val/CLASS/*` (and `root/test/CLASS/*`, where there is one)."""
 
     name: str = "folder"
-    root: str = field(default=MISSING, metadata={"help": "folder of the data set", "result": False})
+    root: str = path_option(MISSING, "folder of the data set", result=False, absolute=True)
     val_fraction: float = option(0.1, "share of train/ held back for validation, where val/ serves as the test")
     crop_pct: float = option(0.875, "evaluation: centre crop / resized shorter side")
     interpolation: str = option("bicubic", "resizing: bicubic, bilinear")
@@ -148,10 +148,10 @@ class ShardsConfig(FolderConfig):
     """Images in tars, as `python -m shunted_lab.data.shards` writes them: for slow file systems and object storage."""
 
     name: str = "shards"
-    root: str = field(default=MISSING, metadata={"help": "folder of the shards, or their fsspec URL", "result": False})
+    root: str = path_option(MISSING, "folder of the shards, or their fsspec URL", result=False, absolute=True)
     mix_shards: int = option(16, "training shards whose images are shuffled together")
-    cache: str | None = option(
-        None, "folder where shards of a URL are kept; null: ~/.cache/shunted_lab/shards", result=False
+    cache: str | None = path_option(
+        None, "folder that caches the shards of a URL; null: ~/.cache/shunted_lab/shards", result=False, absolute=True
     )
     cache_gb: float = option(
         50.0, "gigabytes (1e9 bytes) that the cache holds at most; the shards that were used last stay", result=False

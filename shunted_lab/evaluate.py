@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shunted_lab.cli import answer
+from shunted_lab.cli import answer, make_console
 from shunted_lab.commands import EvaluateConfig
 from shunted_lab.compose import compose_evaluate, value_of
 from shunted_lab.config import LITE_RECIPE, ConfigError, FolderConfig, LaunchConfig, RunConfig
+from shunted_lab.terminal import Grid
 from shunted_lab.usage import evaluate_usage
 
 if TYPE_CHECKING:
     import torch
-    from rich.table import Table
 
 
 def main(words: list[str] | None = None) -> int:
@@ -30,27 +30,25 @@ def _act(words: list[str]) -> int:
 
 
 def show(words: list[str]) -> dict[str, Any]:
-    """Evaluate what `key=value` words ask for, print the table, write `out`; returns what `evaluate` does.
+    """Evaluate what `key=value` overrides ask for, write `out`, print the table; returns what `evaluate` does.
 
     Raises:
         ConfigError: for anything that a user can get wrong.
     """
-    from rich.console import Console
-
     from shunted_lab.files import write_json
     from shunted_lab.study.folder import find_checkpoint
 
     checkpoint = value_of("checkpoint", words)
     run, file = (None, Path()) if checkpoint is None else find_checkpoint(checkpoint)
     trained = None if run is None else run.config
-    config = compose_evaluate(words, trained)  # refuses words without a checkpoint
-    out = None if config.out is None else Path(config.out).expanduser()
+    config = compose_evaluate(words, trained)  # refuses overrides without a checkpoint
+    out = None if config.out is None else Path(config.out)
     if out is not None:
         _writable(out)
     found = evaluate(config, file, trained)
-    Console(width=None if sys.stdout.isatty() else 120).print(_table(config, found))
     if out is not None:
         write_json(out, found)
+    make_console().print(_grid(config, found, trained))
     return found
 
 
@@ -130,11 +128,8 @@ def _writable(out: Path) -> None:
         raise ConfigError(f"out: '{out}' cannot be written")
 
 
-def _table(config: EvaluateConfig, found: dict[str, Any]) -> Table:
-    """One line per figure."""
-    from rich.table import Table
-    from rich.text import Text
-
+def _grid(config: EvaluateConfig, found: dict[str, Any], run: RunConfig | None) -> Grid:
+    """One line per figure; `run` is what the checkpoint was trained as, if that is known."""
     from shunted_lab.tasks import goal_of
 
     goal, data = goal_of(config.data), config.data
@@ -144,6 +139,8 @@ def _table(config: EvaluateConfig, found: dict[str, Any]) -> Table:
     size = f"{data.image_size} x {data.image_size}"
     if isinstance(data, FolderConfig):
         size += f", centre crop {data.crop_pct:g} of the resized shorter side, {data.interpolation}"
+    if run is not None and run.data.image_size != data.image_size:
+        size += f"; trained at {run.data.image_size} x {run.data.image_size}"
     rows = [
         ("Model", config.model.name),
         ("Checkpoint", f"{found['file']}; {found['weights']}"),
@@ -166,12 +163,7 @@ def _table(config: EvaluateConfig, found: dict[str, Any]) -> Table:
     if found["images_per_second"] is not None:
         speed = f"{found['images_per_second']:.1f}, forward passes without the first"
     rows.append(("Images/s", f"{speed}; batch {data.batch_size}, {found['precision']}, {found['device']}"))
-    table = Table(show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, text in rows:
-        table.add_row(label, Text(text))
-    return table
+    return Grid("", ("", ""), rows, names=1)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shunted_lab.schema import ConfigError, fractions, option, require, unknown
+from shunted_lab.schema import ConfigError, fractions, option, path_option, require, unknown
 
 # Names of the components that ship with the package. They stand here so that a misspelt one is refused before torch is
 # imported; tests/test_config.py holds them against the registries. A name with a dot is left to the registry, and so
@@ -56,8 +56,11 @@ class ModelConfig:
     drop_path_rate: float = option(0.2, "stochastic depth of the last block, rising linearly from 0")
     clip_grad: float | None = option(None, "largest gradient norm, where recipe.clip_grad is null; null does not clip")
     # Its content is in the fingerprint, as if it were a component's source (`study.plan.sources_of`).
-    checkpoint: str | None = option(
-        None, "weights that training begins with: a file, or a run's folder; null draws them", result=False
+    checkpoint: str | None = path_option(
+        None,
+        "weights that training begins with: a file, or a run's folder; null: random initial values",
+        result=False,
+        absolute=True,
     )
 
     def __post_init__(self) -> None:

@@ -6,15 +6,18 @@ python -m shunted_lab.run experiment=ablate_embed
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from shunted_lab.cli import answer
+from shunted_lab.cli import answer, make_console
 from shunted_lab.compose import Experiment, compose
 from shunted_lab.config import Config, SlurmConfig
+from shunted_lab.terminal import Grid, say
 from shunted_lab.usage import usage
 
 if TYPE_CHECKING:
-    from rich.console import Console, Group
+    from rich.console import Console
 
     from shunted_lab.data import DataFacts
     from shunted_lab.nn import Cost
@@ -35,10 +38,8 @@ def main(words: list[str] | None = None) -> int:
 def run(experiment: Experiment, words: list[str]) -> int:
     """Plan, train what is missing, and report. Returns 1 if the table is not complete.
 
-    `words` are what `experiment` was composed of; the jobs of a cluster are given them.
+    `words` are the overrides that `experiment` was composed of; the jobs of a cluster are given them.
     """
-    from rich.console import Console
-
     from shunted_lab.study import store
     from shunted_lab.study.confirm import take_the_best
     from shunted_lab.study.launch import plan_slots, warm_up
@@ -57,7 +58,7 @@ def run(experiment: Experiment, words: list[str]) -> int:
     )
 
     config = experiment.config
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = make_console()
     check_runs_dir(config)
     on_cluster = isinstance(config.launch, SlurmConfig)
     slots = [] if on_cluster else plan_slots(config.launch)
@@ -76,9 +77,10 @@ def run(experiment: Experiment, words: list[str]) -> int:
         warm_up()
     costs = count_costs(experiment, facts)
     initial = initial_weights(experiment, facts)
-    console.print(_plan(config, states, costs, store.other_runs(study, runs)))
-    for line in [*_notes(facts), *_by_variant(initial), *low_rates(experiment), *_stale(states)]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(_plan(config, states, costs))
+    progress = _progress(states, store.other_runs(study, runs))
+    for line in [*_notes(facts), *_by_variant(initial), *low_rates(experiment), progress, *_stale(states)]:
+        say(console, line)
     if config.plan_only:
         return 0
     if not on_cluster:
@@ -103,7 +105,7 @@ def _submit(words: list[str], config: Config, console: Console) -> bool:
 
     assert isinstance(config.launch, SlurmConfig)
     jobs = submit(words, config)
-    console.print(f"jobs {', '.join(job.job_id for job in jobs)}; {jobs[0].paths.folder}", highlight=False)
+    say(console, f"jobs {', '.join(job.job_id for job in jobs)}; {jobs[0].paths.folder}")
     if config.launch.wait:
         wait_for(jobs)
     return config.launch.wait
@@ -150,31 +152,42 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
     else:
         return 0
     table = build_search_table(search, study, config)
+    paths = write_search(search, study, table, config)
     console.print(to_terminal(table))
-    for path in write_search(search, study, table, config):
-        console.print(str(path), markup=False, highlight=False)
+    for path in paths:
+        say(console, str(path))
     return 0 if table.complete else 1
 
 
-def _plan(config: Config, states: list[RunState], costs: dict[str, Cost], others: int) -> Group:
-    """The plan as a table: per variant its costs and the state of each seed, and how long the rest may take."""
-    from rich.console import Group
-    from rich.table import Table
+def _plan(config: Config, states: list[RunState], costs: dict[str, Cost]) -> Grid:
+    """The plan as a table: per variant its costs and the state of each seed, or how many seeds are in each state."""
+    runs: dict[str, list[str]] = {name: [] for name in costs}
+    for state in states:
+        runs[state.run.variant].append(state.state)
+    known = {name: (name, f"{cost.params / 1e6:.2f}", f"{cost.macs / 1e9:.3f}") for name, cost in costs.items()}
+    head = ("variant", "params (M)", "GMACs")
+    counts = [(*known[name], _counted(found)) for name, found in runs.items()]
+    short = Grid(config.name, (*head, f"{len(config.seeds)} seeds"), counts)
+    seeds = [f"seed {seed}" for seed in config.seeds]
+    return Grid(config.name, (*head, *seeds), [(*known[name], *found) for name, found in runs.items()], short=short)
 
+
+def _counted(states: Sequence[str]) -> str:
+    """`12 done, 18 missing`."""
+    found = Counter(states)
+    return ", ".join(f"{found[state]} {state}" for state in sorted(found, key=lambda state: (state != "done", state)))
+
+
+def _progress(states: list[RunState], others: int) -> str:
+    """How many runs are done, and how long the others may take."""
     from shunted_lab.report.progress import time_left
 
-    table = Table("variant", "params (M)", "GMACs", *(f"seed {seed}" for seed in config.seeds), title=config.name)
-    cells: dict[str, list[str]] = {name: [] for name in costs}
-    for state in states:
-        cells[state.run.variant].append(state.state)
-    for name, cost in costs.items():
-        table.add_row(name, f"{cost.params / 1e6:.2f}", f"{cost.macs / 1e9:.3f}", *cells[name])
     left = sum(state.state != "done" for state in states)
-    lines = [f"{len(states) - left} of {len(states)} runs done"]
-    lines += time_left([state.result["seconds"] for state in states if state.result], left)
+    parts = [f"{len(states) - left} of {len(states)} runs done"]
+    parts += time_left([state.result["seconds"] for state in states if state.result], left)
     if others:
-        lines.append(f"{others} finished runs of other seeds or configurations are kept, and stand in no table here")
-    return Group(table, "; ".join(lines))
+        parts.append(f"{others} finished runs of other seeds or configurations are kept, and are not in this table")
+    return "; ".join(parts)
 
 
 def _check_images(
@@ -251,13 +264,11 @@ def _report(
     from shunted_lab.report.write import write_report
 
     data = collect(experiment, states, costs, paper_costs)
+    paths = write_report(data)
     console.print(to_terminal(data.table))
-    for path in write_report(data):
-        console.print(str(path), markup=False, highlight=False)
-    for problem in data.problems:
-        console.print(f"warning: {problem}", markup=False, highlight=False, soft_wrap=True)
-    for line in _failures(states, experiment.config.launch.max_attempts):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    lines = [str(path) for path in paths] + [f"warning: {problem}" for problem in data.problems]
+    for line in lines + _failures(states, experiment.config.launch.max_attempts):
+        say(console, line)
     return 0 if data.table.complete else 1
 
 

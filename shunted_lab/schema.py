@@ -30,12 +30,26 @@ def unknown(what: str, value: object, choices: Iterable[object]) -> ConfigError:
     return ConfigError(f"{what}: '{value}' is not known; {nearest(value, choices)}")
 
 
-def option(default: Any, help: str, *, result: bool = True) -> Any:
-    """A field with its line of help. `result=False`: it cannot change the outcome of a run (see `fingerprint`)."""
-    metadata = {"help": help, "result": result}
+def option(default: Any, help: str, *, result: bool = True, **metadata: Any) -> Any:
+    """A field with its line of help.
+
+    Args:
+        result: False for what cannot change the outcome of a run (see `fingerprint`).
+        metadata: `literal=True`: on the command line the value is text, without Hydra's grammar (see `overrides`).
+    """
+    metadata |= {"help": help, "result": result}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def path_option(default: Any, help: str, *, result: bool = True, absolute: bool = False) -> Any:
+    """A field that is a path: `~` is expanded, and it is literal on the command line.
+
+    Args:
+        absolute: make it absolute, for a path that is read later, by processes with other working directories.
+    """
+    return option(default, help, result=result, literal=True, path=True, absolute=absolute)
 
 
 def require(ok: bool, key: str, value: object, rule: str) -> None:

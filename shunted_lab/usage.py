@@ -7,8 +7,8 @@ import textwrap
 from typing import Any, get_type_hints
 
 from shunted_lab.commands import AttentionConfig, ConvertConfig, CostConfig, DashboardConfig, EvaluateConfig
-from shunted_lab.compose import experiment_files
 from shunted_lab.config import PRESETS, Config, ModelConfig
+from shunted_lab.experiment_file import experiment_files
 from shunted_lab.studies import ConfirmConfig, SearchConfig, StudyConfig
 
 SECTIONS = {"study": StudyConfig, "search": SearchConfig, "confirm": ConfirmConfig}
@@ -17,7 +17,9 @@ HEAD = """\
 usage: python -m shunted_lab.run experiment=NAME [key=value ...]
 
 Trains every variant of an experiment with every seed and prints the ablation table. Finished runs are never repeated:
-the same command goes on after a kill, and after a seed or a variant was added. Results: runs_dir/NAME.
+the same command resumes after a kill, and trains what is new after a seed or a variant was added. Results:
+runs_dir/NAME. Paths are taken as they are written; another value with commas, brackets or letters beyond ASCII needs
+quotes of its own: 'description="a, b"'.
 
   python -m shunted_lab.run experiment=ablate_embed
   python -m shunted_lab.run experiment=ablate_embed smoke=true
@@ -58,7 +60,8 @@ EVALUATE_HEAD = """\
 usage: python -m shunted_lab.evaluate checkpoint=RUN_FOLDER|FILE [model=NAME] [data=NAME] [key=value ...]
 
 Accuracy of a checkpoint on a data set, with its 95 % interval, and images a second. A run's checkpoint brings its model
-and data; a file of weights (official, timm's, .safetensors) needs model=, and data= that its head was trained for.
+and data; other data are seen at the run's image size unless data.image_size is given. A file of weights (official,
+timm's, .safetensors) needs model=, and data= that its head was trained for.
 
   python -m shunted_lab.evaluate checkpoint=runs/ablate_embed/conv_stem/seed0-1a2b3c4d
   python -m shunted_lab.evaluate checkpoint=ckpt_S.pth model=shunted_s data=imagenet data.root=/data/imagenet

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from shunted_lab.compose import compose, experiment_files
+from shunted_lab.compose import compose
 from shunted_lab.config import COMPONENTS, PRESETS, ConfigError, RunConfig
+from shunted_lab.experiment_file import experiment_files
 
 ROOT = Path(__file__).parents[1]
 BASE = ["experiment=ablate_embed"]
@@ -148,7 +149,7 @@ def test_a_mistake_in_a_word_is_one_line_with_key_value_and_choices(word, messag
         ("baseline: a\nvariants: {a: {model.mlp: mpl}}", r"variants\.a: model\.mlp: 'mpl'.*did you mean 'mlp'"),
         ("baseline: a\nvariants: {a: {model: shunted}}", r"variants\.a: model: 'shunted' is not known"),
         ("baseline: a\nvariants: {a: {launch.num_workers: 1}}", r"variants\.a: 'launch\.num_workers' cannot vary"),
-        ("baseline: a/b\nvariants: {a/b: {}}", r"'a/b' is no name for a folder"),
+        ("baseline: a/b\nvariants: {a/b: {}}", r"'a/b' is not a name for a folder; use letters, digits"),
         ("base_line: a\nvariants: {a: {}}", r"mine\.yaml: base_line: no such key; did you mean 'baseline'"),
         ("- a", r"an experiment is a mapping"),
         ("baseline: a\nvariants: {a: {}}\npaper: {rows: {a: {top1: 1}}}", r"paper\.source: is missing"),

@@ -16,7 +16,7 @@ from scipy import stats
 from torch import nn
 
 from shunted_lab import evaluate
-from shunted_lab.compose import compose, value_of
+from shunted_lab.compose import compose, compose_evaluate, value_of
 from shunted_lab.config import LITE_RECIPE, FolderConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.earth.datasets import STATS
@@ -170,7 +170,16 @@ def test_data_on_the_command_line_change_those_of_the_run(net, pictures, tmp_pat
     assert larger["metrics"]["test/loss"] != result["metrics"]["test/loss"]
 
 
-def test_other_data_are_normalised_as_the_run_s_were(run, tmp_path):
+def test_other_data_are_seen_at_the_size_of_the_run_unless_another_is_given(run):
+    trained = load_run(run[0]).config
+    other = ["checkpoint=x", "data=folder", "data.root=/d"]
+    assert compose_evaluate(other, trained).data.image_size == trained.data.image_size == 64
+    assert compose_evaluate([*other, "data.image_size=96"], trained).data.image_size == 96
+    assert compose_evaluate(other).data.image_size == 224  # a file of weights says nothing of its size
+    assert compose_evaluate(["checkpoint=x"], trained).data == trained.data
+
+
+def test_other_data_are_normalised_as_the_run_s_were(run, tmp_path, capsys):
     """A run on data=earth sees a picture in a folder as it would see it among its tiles, and knows classes by name."""
     rng = np.random.default_rng(1)
     for split in ("train", "val"):
@@ -178,8 +187,9 @@ def test_other_data_are_normalised_as_the_run_s_were(run, tmp_path):
             (tmp_path / split / name).mkdir(parents=True)
             pixels = rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / split / name / "0.png")
-    words = ["data=folder", f"data.root={tmp_path}", "data.image_size=64", "data.crop_pct=1.0", "device=cpu"]
+    words = ["data=folder", f"data.root={tmp_path}", "data.crop_pct=1.0", "device=cpu"]
     found = evaluate.show([f"checkpoint={run[0]}", *words])
+    assert re.search(r"Image size *│ 64 x 64, centre crop 1 [^;]*bicubic *│", capsys.readouterr().out)
     pixels = np.stack([np.asarray(Image.open(tmp_path / "val" / name / "0.png")) for name in CLASS_NAMES])
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in STATS)
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std
@@ -405,11 +415,12 @@ def test_a_value_is_read_as_hydra_reads_it():
     assert value_of("checkpoint", ["data=earth"]) is None
 
 
-def test_a_larger_image_goes_through_the_same_weights(run):
+def test_a_larger_image_goes_through_the_same_weights(run, capsys):
     assert isinstance(build_model(find_checkpoint(str(run[0]))[0].config.model, 9), Pyramid)
     for size in (64, 96):
         found = evaluate.show([f"checkpoint={run[0]}", f"data.image_size={size}", "limit_batches=1", "device=cpu"])
         assert found["images"] == 16
+        assert ("trained at 64 x 64" in capsys.readouterr().out) == (size == 96)
 
 
 def test_a_mistake_in_the_words_is_answered_without_torch(run):

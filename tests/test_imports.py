@@ -9,29 +9,37 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "shunted_lab"
 HEAVY = {"torch", "lightning", "timm", "torchvision", "torchmetrics", "optuna", "pandas", "scipy"}
+COMMAND = {"cli", "terminal", "commands", "config", "compose", "usage"}  # what a command may import beside its room
+COMMANDS = (PACKAGE / "data" / "shards.py", PACKAGE / "report" / "__main__.py")  # those that stand in a room
 # room -> rooms that it may import
 ARROWS = {
     "schema": set(),
     "files": set(),
+    "paths": set(),
     "datasets": {"schema"},
     "models": {"schema"},
     "recipes": {"schema"},
     "studies": {"schema"},
     "config": {"schema", "datasets", "models", "recipes", "studies"},
-    "cli": {"schema"},
+    "streams": set(),
+    "terminal": {"streams"},
+    "cli": {"schema", "streams", "terminal"},
     "commands": {"schema", "models", "config"},
-    "compose": {"commands", "config"},
-    "usage": {"commands", "config", "studies", "compose"},
-    "dashboard": {"cli", "commands", "config", "compose", "usage"},
+    "experiment_file": {"config"},
+    "overrides": {"config", "paths"},
+    "variants": {"config"},
+    "compose": {"commands", "config", "experiment_file", "overrides", "paths", "variants"},
+    "usage": {"commands", "config", "studies", "experiment_file"},
+    "dashboard": COMMAND | {"experiment_file"},
     "nn": set(),
     "data": {"files", "config"},
     "tasks": {"files", "config", "models", "data", "nn"},
-    "study": {"files", "config", "compose", "data", "nn", "tasks"},
-    "report": {"files", "config", "compose", "nn", "tasks", "study"},
-    "attention": {"cli", "commands", "config", "compose", "usage", "data", "nn", "tasks", "study", "report"},
-    "evaluate": {"files", "cli", "commands", "config", "compose", "usage", "data", "nn", "tasks", "study", "report"},
-    "cost": {"cli", "commands", "config", "compose", "usage", "nn", "tasks"},
-    "run": {"cli", "config", "compose", "usage", "data", "nn", "tasks", "study", "report"},
+    "study": {"files", "paths", "streams", "config", "compose", "variants", "data", "nn", "tasks"},
+    "report": {"files", "terminal", "config", "compose", "nn", "tasks", "study"},
+    "attention": COMMAND | {"data", "nn", "tasks", "study", "report"},
+    "evaluate": COMMAND | {"files", "data", "nn", "tasks", "study", "report"},
+    "cost": COMMAND | {"nn", "tasks"},
+    "run": COMMAND | {"data", "nn", "tasks", "study", "report"},
 }
 FORBIDDEN = {"nn": {"lightning", "hydra", "omegaconf", "optuna"}, "report": {"lightning"}, "data": {"optuna", "hydra"}}
 
@@ -53,7 +61,7 @@ def _room(path: Path) -> str:
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_arrows(path):
     room = _room(path)
-    command = {"cli", "commands", "compose", "usage"} if path == PACKAGE / "data" / "shards.py" else set()
+    command = COMMAND if path in COMMANDS else set()
     for name in _imports(path):
         top, _, rest = name.partition(".")
         if top == "shunted_lab" and room != "__init__":

@@ -9,5 +9,5 @@ from pathlib import Path
 def cache_folder(cache: str | None) -> Path:
     """`data.cache`, or `shunted_lab` in the user's folder of caches (XDG_CACHE_HOME)."""
     if cache is not None:
-        return Path(cache).expanduser()
+        return Path(cache)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shunted_lab"

@@ -13,7 +13,7 @@ def root_of(data: FolderConfig) -> Path:
     Raises:
         ConfigError: if it is not a folder.
     """
-    root = Path(data.root).expanduser()
+    root = Path(data.root)
     if not root.is_dir():
         state = "is not a folder" if root.exists() else "does not exist"
         raise ConfigError(f"data.root: '{data.root}' {state}; data={data.name} expects {_tree(data)}")

@@ -50,7 +50,7 @@ def read_splits(data: FolderConfig) -> tuple[list[str], dict[str, ImageSplit]]:
 
     Where only the test split is there, train is empty.
     """
-    root = Path(data.root).expanduser()
+    root = Path(data.root)
     if isinstance(data, INat2018Config):
         lists = read_lists(data, root)
         return lists.classes, {name: ImageSplit(one.paths, one.labels, one.names) for name, one in lists.splits.items()}

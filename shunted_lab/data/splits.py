@@ -69,7 +69,7 @@ def _shards(data: ShardsConfig, recipe: RecipeConfig, seed: int) -> Splits:
 
 
 def _cifar100(data: CIFAR100Config, recipe: RecipeConfig, seed: int) -> Splits:
-    train, test = (CIFAR100(str(Path(data.root).expanduser()), train=first) for first in (True, False))
+    train, test = (CIFAR100(str(Path(data.root)), train=first) for first in (True, False))
     found = [ImageSplit(one.data, one.targets, [str(i) for i in range(len(one.targets))]) for one in (train, test)]
     splits = three_splits({"train": found[0], "val": found[1]}, data.val_fraction)
     return _splits(data, recipe, seed, splits, train.classes, CIFAR)

@@ -147,7 +147,7 @@ def open_splits(data: ShardsConfig) -> tuple[Index, dict[str, TarSplit]]:
     if index.root.remote:
         from shunted_lab.data.tar_cache import CachedTars  # not on Windows
 
-        folder = Path(data.cache).expanduser() if data.cache is not None else cache_folder(None) / "shards"
+        folder = Path(data.cache) if data.cache is not None else cache_folder(None) / "shards"
         source = CachedTars(data.root, shards, folder.absolute(), index.identity, int(data.cache_gb * 1e9))
     tables = dict(zip(shards, _tables(index, source), strict=True))
     for shard, table in tables.items():

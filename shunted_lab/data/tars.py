@@ -49,7 +49,7 @@ class Root:
         self.where = where.rstrip("/") if where.strip("/") else where
         self.key = key
         self.remote = "://" in where or "::" in where
-        place = self.where if self.remote else os.path.abspath(os.path.expanduser(where))
+        place = self.where if self.remote else os.path.abspath(where)
         try:
             self.fs, self.path = fsspec.core.url_to_fs(place)
         except (ImportError, ValueError) as error:

@@ -7,21 +7,14 @@ from __future__ import annotations
 
 import sys
 
+from shunted_lab.cli import answer
 from shunted_lab.compose import Experiment, compose
 from shunted_lab.config import ConfigError
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run the command with the words that the experiment was run with. Returns 1 for a mistake or an open run."""
-    words = sys.argv[1:] if words is None else words
-    if {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0
-    try:
-        return report(compose(words), words)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    """Run the command with the overrides of the experiment's run. Returns 1 for a mistake or an unfinished run."""
+    return answer(words, lambda: str(__doc__), lambda words: report(compose(words), words))
 
 
 def report(experiment: Experiment, words: list[str]) -> int:

@@ -13,6 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from shunted_lab.study.queue import Job
+from shunted_lab.terminal import say
 
 
 class Progress:
@@ -64,7 +65,7 @@ class Progress:
         count = sum(self.counts[key] for key in ("done", "failed", "pruned"))
         line = ", ".join([*said, *time_left(self._seconds, self.total - count, self.slots)])
         text = f"[{count}/{self.total}] {job.run.variant}, seed {job.run.seed}: {line}"
-        self.console.print(text, markup=False, highlight=False)
+        say(self.console, text)
 
     def refresh(self) -> None:
         if self._live is not None:
@@ -76,7 +77,9 @@ class Progress:
         words = [f"{number} {name}" for name, number in self.counts.items() if number]
         words += time_left(self._seconds, self.total - count, self.slots)
         bar.add_task(", ".join(words) or "starting", total=self.total, completed=count)
-        table = Table("worker", "variant", "seed", "now", "for", box=None, header_style="dim")
+        table = Table(box=None, header_style="dim")
+        for name in ("worker", "variant", "seed", "now", "for"):
+            table.add_column(name, overflow="fold", no_wrap=name not in ("variant", "now"))
         for slot, (job, start, said) in sorted(self._rows.items()):
             cells = (str(slot), job.run.variant, str(job.run.seed), said, f"{time.monotonic() - start:.0f} s")
             table.add_row(*cells)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from shunted_lab.report.statistics import Difference, Summary
 from shunted_lab.report.table import Row, Table
+from shunted_lab.terminal import Grid
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -191,15 +192,5 @@ def percent_text(fraction: float) -> str:
 def to_terminal(table: Table) -> Group:
     """For `rich.print`."""
     from rich.console import Group
-    from rich.table import Table as RichTable
-    from rich.text import Text
 
-    parts: list[RichTable | Text] = []
-    for block in blocks(table):
-        shown = RichTable(title=Text(block.title), title_justify="left")
-        for index, name in enumerate(block.head):
-            shown.add_column(Text(name), justify="right" if index else "left", no_wrap=not index)
-        for line in block.rows:
-            shown.add_row(*map(Text, line))
-        parts += [shown, Text(block.caption)]
-    return Group(*parts)
+    return Group(*(Grid(block.title, block.head, block.rows, block.caption) for block in blocks(table)))

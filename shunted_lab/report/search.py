@@ -21,10 +21,10 @@ from shunted_lab.report.table import replaced_images
 from shunted_lab.study.plan import data_facts, study_folder
 from shunted_lab.study.search import Search, best, finished, tried
 from shunted_lab.study.store import open_study
+from shunted_lab.terminal import Grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from rich.console import Group
 
     from shunted_lab.report.page import Picture
 
@@ -220,18 +220,9 @@ def to_markdown(table: SearchTable) -> str:
     return f"**{table.title}**\n\n{body}\n\n{' '.join(table.caption)}\n"
 
 
-def to_terminal(table: SearchTable) -> Group:
+def to_terminal(table: SearchTable) -> Grid:
     """For `rich.print`."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = Table(title=Text(table.title), title_justify="left")
-    for index, name in enumerate(table.head):
-        shown.add_column(Text(name), justify="right" if index else "left", no_wrap=not index)
-    for line in table.rows:
-        shown.add_row(*map(Text, line))
-    return Group(shown, Text(" ".join(table.caption)))
+    return Grid(table.title, table.head, table.rows, " ".join(table.caption))
 
 
 def write_search(search: Search, study: Study | None, table: SearchTable, config: Config) -> list[Path]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from shunted_lab.compose import VARIED, Experiment, compose
+from shunted_lab.compose import Experiment, compose
 from shunted_lab.config import ConfigError
 from shunted_lab.study import store
 from shunted_lab.study.plan import data_facts
 from shunted_lab.study.search import Search, best, tried
+from shunted_lab.variants import VARIED
 
 
 def take_the_best(experiment: Experiment, given: Sequence[str] = ()) -> Experiment:

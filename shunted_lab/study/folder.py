@@ -70,12 +70,12 @@ def find_checkpoint(checkpoint: str) -> tuple[Run | None, Path]:
 
     Args:
         checkpoint: a run's folder (then the file of the epoch that the run was tested with), a `.ckpt` in one, or a
-            file of weights.
+            file of weights. `~` is not expanded: `compose` has done it.
 
     Raises:
-        ConfigError: for what does not exist, a folder of no run, or a run that has not finished an epoch.
+        ConfigError: for what does not exist, a folder that is not a run's, or a run that has not finished an epoch.
     """
-    path = Path(checkpoint).expanduser()
+    path = Path(checkpoint)
     if not path.exists():
         raise ConfigError(f"checkpoint: '{checkpoint}' does not exist; give a run's folder or a file of weights")
     if path.is_dir():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import shunted_lab
+from shunted_lab.streams import forgive
 from shunted_lab.study.folder import Run
 
 LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "optuna", "numpy")
@@ -39,6 +40,7 @@ def start(connection: Connection, slot: Slot) -> None:
     """The first function of a worker's process."""
     from shunted_lab.study.worker import serve
 
+    forgive()
     serve(connection, slot)
 
 

@@ -16,6 +16,8 @@ from optuna.study import Study
 from optuna.trial import TrialState, create_trial
 
 from shunted_lab.config import ConfigError
+from shunted_lab.paths import expand
+from shunted_lab.streams import forgive
 from shunted_lab.study import store
 from shunted_lab.study.folder import TRACEBACK, Run, load_run, read_result
 from shunted_lab.study.search import SEARCH
@@ -88,12 +90,13 @@ def _take(study: Study, run: Run, search: dict[str, Any] | None) -> TrialState |
 
 def main(words: list[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 1 for a user's mistake."""
+    forgive()
     words = sys.argv[1:] if words is None else words
     if not 1 <= len(words) <= 2 or words[0].startswith("-"):
         print(__doc__, file=sys.stderr)
         return 0 if {"-h", "--help"} & set(words) else 1
     try:
-        counts = rebuild(Path(words[0]), *words[1:])
+        counts = rebuild(Path(expand(words[0])), *words[1:])
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -28,6 +28,8 @@ import torch
 from shunted_lab.config import ConfigError
 from shunted_lab.data.corrupt import CorruptImages
 from shunted_lab.files import locked, write_json, write_text
+from shunted_lab.paths import expand
+from shunted_lab.streams import forgive
 from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, missing_metrics, read_result
 from shunted_lab.study.order import Order, Slot, origin
 from shunted_lab.study.plan import WEIGHTS, sources_of
@@ -293,12 +295,13 @@ def _relay(listener: Listener, process: subprocess.Popen[bytes], link: Link) -> 
 
 def main(words: list[str] | None = None) -> int:
     """Train the run of one folder. Returns the exit status: 0, 1 for a mistake, 75 stopped, 76 pruned."""
+    forgive()
     words = sys.argv[1:] if words is None else words
     if len(words) != 1 or words[0].startswith("-"):
         print(__doc__, file=sys.stderr)
         return 0 if {"-h", "--help"} & set(words) else 1
     try:
-        order = _order(Path(words[0]))
+        order = _order(Path(expand(words[0])))
         _join_nodes(order.run.config.launch.nodes_per_run)
         link = _link()
         result = execute(order, link, progress=link is None and sys.stdout.isatty())

@@ -1,0 +1,125 @@
+"""What an experiment varies: the changes of its variants and settings, and what is refused in them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from shunted_lab.config import PRESETS, Config, ConfigError, unknown
+
+VARIED = ("model", "data", "recipe")  # what a variant may change
+# What else stands in the folder of a study, beside a folder for each variant.
+RESERVED = ("report", "incomplete", "jobs", "launchers", "trials")
+
+
+def flatten(config: Config, path: Path) -> Config:
+    """The configuration with dotted keys for what is nested: `{model: {drop_rate: 0.2}}` is `{model.drop_rate: 0.2}`.
+
+    Only the group is taken apart: the value of `model.attn` may be a mapping itself.
+
+    Raises:
+        ConfigError: for a key that is given in both forms.
+    """
+    variants = {name: _dotted(f"{path}: variants.{name}", own) for name, own in config.variants.items()}
+    across = {name: _dotted(f"{path}: across.{name}", own) for name, own in config.across.items()}
+    return dataclasses.replace(config, variants=variants, across=across)
+
+
+def _dotted(where: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in _leaves(changes):
+        if key in found:
+            raise ConfigError(f"{where}: {key} is given twice, as a dotted key and nested")
+        found[key] = value
+    return found
+
+
+def _leaves(changes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in changes.items():
+        if key in VARIED and isinstance(value, Mapping):
+            yield from ((f"{key}.{name}", inner) for name, inner in value.items())
+        else:
+            yield key, value
+
+
+def expand(config: Config, path: Path) -> Config:
+    """Every variant in every setting of `across`, as a variant of its own: `VARIANT-SETTING`."""
+    if not config.across:
+        return config
+    for name, changes in config.across.items():
+        for variant, own in config.variants.items():
+            for key in sorted(own.keys() & changes.keys()):
+                raise ConfigError(f"{path}: across.{name}: {key} is varied by variant '{variant}' already")
+    variants = {
+        f"{variant}-{setting}": own | changes
+        for setting, changes in config.across.items()
+        for variant, own in config.variants.items()
+    }
+    return dataclasses.replace(config, variants=variants)
+
+
+def check(config: Config, chosen: Mapping[str, str], path: Path) -> None:
+    """Refuse an experiment without variants or baseline, and an override of what is varied.
+
+    Args:
+        chosen: the overrides of the command line, key -> value.
+
+    Raises:
+        ConfigError: with the file and the key.
+    """
+    if not config.variants:
+        raise ConfigError(f"{path}: variants: is empty; write at least one NAME: {{dotted key: value}}")
+    if config.baseline is None:
+        raise ConfigError(f"{path}: baseline: is missing; choices: {', '.join(config.variants)}")
+    if config.baseline not in config.variants:
+        raise unknown("baseline", config.baseline, config.variants)
+    rows = [("variants", *row) for row in config.variants.items()] + [("across", *row) for row in config.across.items()]
+    for kind, name, changes in rows:
+        _check_changes(kind, name, changes, path)
+        for key in changes:
+            for given in chosen:
+                if (
+                    given == key
+                    or given.startswith(key + ".")
+                    or (key.startswith(given + ".") and given not in PRESETS)
+                ):
+                    raise ConfigError(
+                        f"{given}={chosen[given]}: variant '{name}' of {path} varies {key}; edit it there"
+                    )
+    if config.search is not None:
+        for key in config.search.space:
+            for given in chosen:
+                if given == key or (key == "rates" and given == "model.rates"):
+                    raise ConfigError(f"{given}={chosen[given]}: {path} searches {key}; edit it there")
+    if config.paper is not None:
+        _check_paper(config, path)
+
+
+def _check_changes(kind: str, name: str, changes: Mapping[str, Any], path: Path) -> None:
+    """Refuse a name that cannot be a folder's, and a key that cannot vary."""
+    if not name or not name.replace("_", "").replace("-", "").replace(".", "").isalnum():
+        raise ConfigError(f"{path}: {kind}: '{name}' is not a name for a folder; use letters, digits, '_', '-' and '.'")
+    if kind == "variants" and name in RESERVED:
+        raise ConfigError(f"{path}: variants: '{name}' is reserved, as are {', '.join(RESERVED)}; rename the variant")
+    for key in changes:
+        if key.split(".")[0] not in VARIED:
+            raise ConfigError(f"{path}: {kind}.{name}: '{key}' cannot vary; it begins with one of {VARIED}")
+
+
+def _check_paper(config: Config, path: Path) -> None:
+    paper = config.paper
+    assert paper is not None
+    if paper.model not in PRESETS["model"]:
+        raise unknown(f"{path}: paper.model", paper.model, PRESETS["model"])
+    for name, row in paper.rows.items():
+        if name not in config.variants:
+            raise unknown(f"{path}: paper.rows", name, config.variants)
+        for key, value in row.items():
+            if key not in ("top1", "params", "flops"):
+                raise unknown(f"{path}: paper.rows.{name}", key, ("top1", "params", "flops"))
+            if not isinstance(value, int | float):
+                raise ConfigError(f"{path}: paper.rows.{name}.{key}: '{value}' is not a number")
+    if paper.rows and not paper.source:
+        raise ConfigError(f"{path}: paper.source: is missing; numbers in paper.rows need a source")
