@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from shunted_lab.compose import compose
 from shunted_lab.config import Config, ConfigError, ModelConfig
+from shunted_lab.files import write_text
 from shunted_lab.study.plan import data_facts, study_folder
 from shunted_lab.study.search import Search, best, finished, tried
 from shunted_lab.study.store import open_study
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Group
 
-    from shunted_lab.files import write_text
-from shunted_lab.report.page import Picture
+    from shunted_lab.report.page import Picture
 
 SHOWN = 10  # rows of the table; the CSV has all
 
