@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from shunted_lab.cli import answer
 from shunted_lab.commands import CostConfig
 from shunted_lab.compose import compose_cost
+from shunted_lab.config import ConfigError
 from shunted_lab.usage import cost_usage
 
 if TYPE_CHECKING:
@@ -32,11 +33,14 @@ def cost(config: CostConfig) -> int:
     from rich.console import Console
 
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler greets on stderr; read when torch is imported
-    from shunted_lab.nn import count_parts
+    from shunted_lab.nn import ComponentError, count_parts
     from shunted_lab.tasks.model import build_model
 
     console = Console(width=None if sys.stdout.isatty() else 120)
-    parts = count_parts(lambda: build_model(config.model, config.num_classes), config.height_width)
+    try:
+        parts = count_parts(lambda: build_model(config.model, config.num_classes), config.height_width)
+    except ComponentError as error:
+        raise ConfigError(f"model: {error}") from None
     console.print(_table(config, parts))
     if config.measure:
         console.print(_measured(config, _measure(config)), highlight=False)
