@@ -6,7 +6,7 @@ import csv
 import io
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,7 +83,7 @@ def load_search(words: Sequence[str]) -> tuple[Search, Study | None, Config]:
     if experiment.config.search is None:
         raise ConfigError(f"experiment: {experiment.config.name} is no search")
     search = Search(experiment, next(iter(data_facts(experiment).values())))
-    return search, open_study(experiment.config), experiment.config
+    return search, open_study(experiment.config), replace(experiment.config, search=search.config)
 
 
 def rates_of_heads(model: ModelConfig) -> list[list[int]]:
