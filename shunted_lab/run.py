@@ -139,8 +139,11 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
         return 0
     table = build_search_table(search, study, config)
     console.print(to_terminal(table))
-    for path in write_search(search, study, table, config):
+    written = write_search(search, study, table, config)
+    for path in written.paths:
         console.print(str(path), markup=False, highlight=False)
+    for warning in written.warnings:
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     return 0 if table.complete else 1
 
 
@@ -214,9 +217,10 @@ def _report(
 
     data = collect(experiment, states, costs, paper_costs)
     console.print(to_terminal(data.table))
-    for path in write_report(data):
+    written = write_report(data)
+    for path in written.paths:
         console.print(str(path), markup=False, highlight=False)
-    for problem in data.problems:
+    for problem in [*data.problems, *written.warnings]:
         console.print(f"warning: {problem}", markup=False, highlight=False, soft_wrap=True)
     for line in _failures(states, experiment.config.launch.max_attempts):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from shunted_lab import run as command
 from shunted_lab.compose import compose
 from shunted_lab.config import ConfigError
 from shunted_lab.data import check_data
-from shunted_lab.report.search import build_search_table, load_search
+from shunted_lab.report.search import build_search_table, load_search, write_search
 from shunted_lab.study.confirm import take_the_best
 from shunted_lab.study.launch import Launcher
 from shunted_lab.study.order import Slot
@@ -213,6 +213,29 @@ def test_a_lost_study_is_rebuilt_with_its_points(searched, graded_training, tmp_
     assert len(graded_training.all()) == 5
     with pytest.raises(ConfigError, match="holds no folder of a run"):
         rebuild(tmp_path / "experiments")
+
+
+def test_a_search_s_table_is_not_replaced_by_one_with_fewer_trials(searched, graded_training, monkeypatch):
+    monkeypatch.setattr("shunted_lab.report.search.search_pictures", lambda search, study: [])
+    experiment = searched(trials=4)
+    search, study = run_search(experiment)
+    config, folder = experiment.config, search.folder
+    full, empty = (build_search_table(search, found, config) for found in (study, None))
+    assert write_search(search, study, full, config).warnings == []
+    before = (folder / "search.md").read_text()
+    written = write_search(search, None, empty, config)
+    kept = f"search.md has 4 finished trials and is kept; these overrides have 0 of 4: {folder}/incomplete/search.md"
+    assert written.warnings == [kept] and (folder / "search.md").read_text() == before
+    assert "0 of 4 assignments tried" in (folder / "incomplete" / "search.md").read_text()
+    write_search(search, study, full, config)
+    assert not (folder / "incomplete").exists()
+
+
+def test_a_report_of_another_search_is_refused(searched, trained):
+    run_search(searched(trials=2))
+    searched(trials=2, more="  objectives: {val/loss: min}")
+    with pytest.raises(ConfigError, match=r"made for another search \(search\.objectives was"):
+        load_search(["experiment=mine"])
 
 
 CONFIRM = """
