@@ -55,7 +55,8 @@ def run(experiment: Experiment, words: list[str]) -> int:
 
     config = experiment.config
     console = Console(width=None if sys.stdout.isatty() else 120)
-    check_runs_dir(config)
+    if not config.plan_only:  # a plan only reads
+        check_runs_dir(config)
     on_cluster = isinstance(config.launch, SlurmConfig)
     slots = [] if on_cluster else plan_slots(config.launch)
     if not on_cluster:

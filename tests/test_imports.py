@@ -22,7 +22,7 @@ ARROWS = {
     "commands": {"schema", "models", "config"},
     "compose": {"commands", "config"},
     "usage": {"commands", "config", "studies", "compose"},
-    "dashboard": {"cli", "commands", "config", "compose", "usage"},
+    "dashboard": {"cli", "commands", "config", "compose", "usage", "study"},
     "nn": set(),
     "data": {"files", "config"},
     "tasks": {"files", "config", "models", "data", "nn"},
