@@ -35,6 +35,7 @@ from shunted_lab.models import COMPONENTS, MODELS, ModelConfig
 from shunted_lab.recipes import FINETUNE_RECIPE, LITE_RECIPE, PAPER_RECIPE, PRECISIONS, RecipeConfig
 from shunted_lab.schema import ConfigError, nearest, option, path_option, require, unknown
 from shunted_lab.studies import (
+    MEASURED,
     MEASURED_LATER,
     RERUNS,
     ConfirmConfig,
@@ -47,6 +48,7 @@ from shunted_lab.studies import (
 __all__ = [
     "COMPONENTS",
     "LITE_RECIPE",
+    "MEASURED",
     "MEASURED_LATER",
     "MODELS",
     "PRECISIONS",

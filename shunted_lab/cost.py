@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from shunted_lab.cli import answer, make_console
 from shunted_lab.commands import CostConfig
 from shunted_lab.compose import compose_cost
+from shunted_lab.config import ConfigError
 from shunted_lab.terminal import Grid, say
 from shunted_lab.usage import cost_usage
 
@@ -29,11 +30,14 @@ def main(words: list[str] | None = None) -> int:
 def cost(config: CostConfig) -> int:
     """Print the table, and what was measured."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler greets on stderr; read when torch is imported
-    from shunted_lab.nn import count_parts
+    from shunted_lab.nn import ComponentError, count_parts
     from shunted_lab.tasks.model import build_model
 
     console = make_console()
-    parts = count_parts(lambda: build_model(config.model, config.num_classes), config.height_width)
+    try:
+        parts = count_parts(lambda: build_model(config.model, config.num_classes), config.height_width)
+    except ComponentError as error:
+        raise ConfigError(f"model: {error}") from None
     console.print(_grid(config, parts))
     if config.measure:
         say(console, _measured(config, _measure(config)))

@@ -10,8 +10,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +75,10 @@ def serve(config: DashboardConfig) -> None:
 def _keep_fresh(mirror: Mirror, seconds: float) -> None:
     while True:
         time.sleep(seconds)
-        mirror.refresh()
+        try:
+            mirror.refresh()
+        except ConfigError as error:  # the database of `storage=`; it may answer the next time
+            print(error, file=sys.stderr)
 
 
 class Mirror:
@@ -103,27 +105,28 @@ class Mirror:
 
     def refresh(self) -> None:
         """Copy what is new. A database that cannot be read now is read the next time."""
-        import sqlalchemy
+        from shunted_lab.study.storage import ERRORS, FILE, reading
 
-        for folder in sorted(path.parent for path in self.runs_dir.glob("*/study.db")):
+        for path in sorted(self.runs_dir.glob(f"*/{FILE}")):
             try:
-                with _read_only(folder / "study.db") as storage:
-                    self._copy(storage, folder.name, folder)
-            except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, OSError, KeyError) as error:
-                print(f"{folder / 'study.db'} cannot be read now: {str(error).splitlines()[0]}", file=sys.stderr)
+                with reading(path) as storage:
+                    if storage is not None:
+                        self._copy(storage, path.parent.name, path.parent)
+            except (*ERRORS, OSError, KeyError) as error:
+                print(f"{path} cannot be read now: {str(error).splitlines()[0]}", file=sys.stderr)
         if self.url is not None:
             self._copy_all(self.url)
 
     def _copy_all(self, url: str) -> None:
         import optuna
-        import sqlalchemy
+
+        from shunted_lab.study.storage import ERRORS, reading
 
         try:
-            storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
-            for name in optuna.get_all_study_names(storage):
-                self._copy(storage, name, self.runs_dir / name)
-            storage.engine.dispose()
-        except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ImportError) as error:
+            with reading(url) as storage:
+                for name in optuna.get_all_study_names(storage) if storage is not None else ():
+                    self._copy(storage, name, self.runs_dir / name)
+        except ERRORS as error:
             raise ConfigError(f"storage: cannot be read ({str(error).splitlines()[0]})") from None
 
     def _copy(self, storage: Any, name: str, folder: Path) -> None:
@@ -233,23 +236,6 @@ class Mirror:
             if path.suffix == ".md":
                 parts.append(path.read_text(encoding="utf-8"))
         save_note(copy, "\n\n".join(part for part in parts if part))
-
-
-@contextmanager
-def _read_only(path: Path) -> Iterator[Any]:
-    """Optuna's storage over a SQLite file, in a connection that cannot write."""
-    import optuna
-    import sqlalchemy
-
-    url = f"sqlite:///file:{path.absolute()}?mode=ro&uri=true"
-    storage = optuna.storages.RDBStorage(url, skip_table_creation=True, skip_compatibility_check=True)
-    try:
-        with storage.engine.connect() as connection:
-            connection.execute(sqlalchemy.text("SELECT count(*) FROM studies"))
-        yield storage
-    finally:
-        storage.remove_session()
-        storage.engine.dispose()
 
 
 def _question(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -98,11 +99,15 @@ def locked(path: Path, waiting: Callable[[], bool] = lambda: False) -> Iterator[
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock."""
+    """Whether a process holds the lock; also True for a file that may only be read, where that cannot be found out."""
     if not path.exists():
         return False
     try:
         with locked(path):
             return False
     except (BlockingIOError, PermissionError):
+        return True
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
         return True

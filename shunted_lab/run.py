@@ -59,7 +59,8 @@ def run(experiment: Experiment, words: list[str]) -> int:
 
     config = experiment.config
     console = make_console()
-    check_runs_dir(config)
+    if not config.plan_only:  # a plan only reads
+        check_runs_dir(config)
     on_cluster = isinstance(config.launch, SlurmConfig)
     slots = [] if on_cluster else plan_slots(config.launch)
     if not on_cluster:
@@ -117,7 +118,7 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
     from shunted_lab.report.progress import Progress
     from shunted_lab.report.search import build_search_table, to_terminal, write_search
     from shunted_lab.study.launch import Launcher, warm_up
-    from shunted_lab.study.plan import check_space, data_facts, initial_weights, study_folder
+    from shunted_lab.study.plan import check_space, data_facts, initial_weights, low_rates, study_folder
     from shunted_lab.study.search import Search, SearchQueue
     from shunted_lab.study.store import open_study
     from shunted_lab.tasks import goal_of
@@ -129,8 +130,8 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
     search = Search(experiment, next(iter(facts.values())))
     study = open_study(config)
     search.check(study)
-    for line in [*_notes(facts), *_by_variant(initial_weights(experiment, facts))]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for line in [*_notes(facts), *_by_variant(initial_weights(experiment, facts)), *low_rates(experiment)]:
+        say(console, line)
     if config.plan_only:
         console.print(to_terminal(build_search_table(search, study, config)))
         return 0
@@ -142,7 +143,7 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
         check_space(config, [search.run(search.baseline)] * queue.planned(), search.baseline_cost())
         queue.prepare([])
         if queue.planned():
-            check_evaluated(search.base.data, search.facts.identity, lambda line: console.print(line, highlight=False))
+            check_evaluated(search.base.data, search.facts.identity, lambda line: say(console, line))
         with Progress(console, queue.planned(), len(slots), goal.monitor) as progress:
             Launcher(queue, slots, progress).run()
         if queue.exhausted:
@@ -152,10 +153,10 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
     else:
         return 0
     table = build_search_table(search, study, config)
-    paths = write_search(search, study, table, config)
+    written = write_search(search, study, table, config)
     console.print(to_terminal(table))
-    for path in paths:
-        say(console, str(path))
+    for line in [*map(str, written.paths), *(f"warning: {warning}" for warning in written.warnings)]:
+        say(console, line)
     return 0 if table.complete else 1
 
 
@@ -200,7 +201,7 @@ def _check_images(
     kept = {None: ("done", "stale"), "failed": ("done", "stale"), "stale": ("done",), "all": ()}[rerun]
     for name in dict.fromkeys(state.run.variant for state in states if state.state not in kept):
         data = experiment.variants[name].data
-        check_evaluated(data, facts[name].identity, lambda line: console.print(line, highlight=False))
+        check_evaluated(data, facts[name].identity, lambda line: say(console, line))
 
 
 def _notes(facts: dict[str, DataFacts]) -> list[str]:
@@ -264,10 +265,10 @@ def _report(
     from shunted_lab.report.write import write_report
 
     data = collect(experiment, states, costs, paper_costs)
-    paths = write_report(data)
+    written = write_report(data)
     console.print(to_terminal(data.table))
-    lines = [str(path) for path in paths] + [f"warning: {problem}" for problem in data.problems]
-    for line in lines + _failures(states, experiment.config.launch.max_attempts):
+    warnings = [f"warning: {problem}" for problem in [*data.problems, *written.warnings]]
+    for line in [*map(str, written.paths), *warnings, *_failures(states, experiment.config.launch.max_attempts)]:
         say(console, line)
     return 0 if data.table.complete else 1
 

@@ -118,7 +118,8 @@ class SearchConfig:
     )
     objectives: Any = option(
         None,
-        "METRIC: max|min of the validation split, or params, macs, latency, memory; null is {val/top1: max}",
+        "METRIC: max|min, of the validation split, or params, macs, latency, memory; null is the metric that chooses "
+        "the task's best epoch, e.g. {val/top1: max}",
     )
     constraints: dict[str, Any] = option({}, "params|macs: a number, or 'baseline': at most what the baseline has")
     trials: int = option(30, "different assignments to train")
@@ -134,31 +135,33 @@ class SearchConfig:
             raise unknown("search.sampler", self.sampler, SAMPLERS)
         if self.pruner is not None and self.pruner not in PRUNERS:
             raise unknown("search.pruner", self.pruner, PRUNERS)
-        if self.objectives is None:
-            self.objectives = {"val/top1": "max"}
-        if not isinstance(self.objectives, dict):
-            raise ConfigError(
-                f"search.objectives: {self.objectives} gives no direction; write {{METRIC: max}} or {{METRIC: min}}"
-            )
-        require(bool(self.objectives), "search.objectives", self.objectives, "is empty: name at least one")
-        for name, direction in self.objectives.items():
-            if name not in MEASURED and not name.startswith("val/"):
-                raise ConfigError(
-                    f"search.objectives: '{name}' cannot be searched for; choices: val/METRIC, {', '.join(MEASURED)}"
-                )
-            if direction not in ("max", "min"):
-                raise unknown(f"search.objectives.{name}", direction, ("max", "min"))
-        if self.pruner is not None and len(self.objectives) > 1:
-            raise ConfigError(
-                f"search.pruner: '{self.pruner}' needs one objective, not {len(self.objectives)}; set it to null"
-            )
-        if self.pruner is not None and next(iter(self.objectives)) in MEASURED:
-            raise ConfigError(f"search.pruner: '{self.pruner}' needs a metric of each epoch, e.g. val/top1")
+        if self.objectives is not None:  # else `study.search` takes the task's
+            self._check_objectives(self.objectives)
         for name, bound in self.constraints.items():
             if name not in ("params", "macs"):
                 raise unknown("search.constraints", name, ("params", "macs"))
             good = bound == "baseline" or (isinstance(bound, int | float) and bound > 0)
             require(good, f"search.constraints.{name}", bound, "is neither 'baseline' nor a number above 0")
+
+    def _check_objectives(self, objectives: Any) -> None:
+        if not isinstance(objectives, dict):
+            raise ConfigError(
+                f"search.objectives: {objectives} gives no direction; write {{METRIC: max}} or {{METRIC: min}}"
+            )
+        require(bool(objectives), "search.objectives", objectives, "is empty: name at least one")
+        for name, direction in objectives.items():
+            if name not in MEASURED and not str(name).startswith("val/"):
+                raise ConfigError(
+                    f"search.objectives: '{name}' cannot be searched for; choices: val/METRIC, {', '.join(MEASURED)}"
+                )
+            if direction not in ("max", "min"):
+                raise unknown(f"search.objectives.{name}", direction, ("max", "min"))
+        if self.pruner is not None and len(objectives) > 1:
+            raise ConfigError(
+                f"search.pruner: '{self.pruner}' needs one objective, not {len(objectives)}; set it to null"
+            )
+        if self.pruner is not None and next(iter(objectives)) in MEASURED:
+            raise ConfigError(f"search.pruner: '{self.pruner}' needs a metric of each epoch, e.g. val/top1")
 
 
 @dataclass

@@ -10,6 +10,7 @@ from shunted_lab import dashboard
 from shunted_lab.compose import compose, compose_dashboard
 from shunted_lab.config import ConfigError
 from shunted_lab.study import plan, store
+from shunted_lab.study.storage import reading
 
 pytest.importorskip("optuna_dashboard", reason="pip install 'shunted_lab[dashboard]'")
 RESULT = {"metrics": {"val/top1": 0.5, "test/top1": 0.4}, "headline": "test/top1", "seconds": 2.0}
@@ -61,7 +62,7 @@ def test_what_is_done_to_a_copy_does_not_reach_the_study(tmp_path, study):
     mirror.refresh()
     optuna.delete_study(study_name="ablate_embed", storage=mirror.storage)
     assert len(store.open_study(compose(["experiment=ablate_embed", f"runs_dir={tmp_path}/runs"]).config).trials) == 2
-    with dashboard._read_only(path) as storage, pytest.raises(StorageInternalError) as error:
+    with reading(path) as storage, pytest.raises(StorageInternalError) as error:
         storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "mine")
     assert "readonly database" in str(error.value.__cause__)
     with sqlite3.connect(path) as connection:

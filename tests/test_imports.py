@@ -30,7 +30,7 @@ ARROWS = {
     "variants": {"config"},
     "compose": {"commands", "config", "experiment_file", "overrides", "paths", "variants"},
     "usage": {"commands", "config", "studies", "experiment_file"},
-    "dashboard": COMMAND | {"experiment_file"},
+    "dashboard": COMMAND | {"experiment_file", "study"},
     "nn": set(),
     "data": {"files", "config"},
     "tasks": {"files", "config", "models", "data", "nn"},
@@ -69,6 +69,26 @@ def test_arrows(path):
             allowed = ARROWS[room] | command | {room, "__version__", ""}
             assert target in allowed, f"{room} imports {name}"
         assert top not in FORBIDDEN.get(room, set()), f"{room} imports {name}"
+
+
+def _modules_at_import(path: Path) -> set[str]:
+    """Modules of the package that importing a file imports: not those in functions, nor under TYPE_CHECKING."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def test_no_module_imports_itself_through_others():
+    files = {path: path.relative_to(PACKAGE.parent).with_suffix("").parts for path in PACKAGE.rglob("*.py")}
+    modules = {".".join(parts): _modules_at_import(path) for path, parts in files.items() if parts[-1] != "__init__"}
+    left = {name: used & modules.keys() for name, used in modules.items()}
+    while free := {name for name, used in left.items() if not used}:
+        left = {name: used - free for name, used in left.items() if name not in free}
+    assert left == {}  # what is left imports each other
 
 
 @pytest.mark.parametrize(

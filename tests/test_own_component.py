@@ -3,8 +3,16 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from shunted_lab import cost
+from shunted_lab.compose import compose
+from shunted_lab.config import ConfigError
+from shunted_lab.data import check_data
+from shunted_lab.study.plan import count_costs, data_facts
+from shunted_lab.study.search import Search
 
 FILE = '''
 import torch
@@ -28,6 +36,11 @@ class Mean(nn.Module):
 class Broken(Mean):
     def forward(self, x, grid):
         raise RuntimeError("a mistake in the user's code")
+
+
+class BadShape(Mean):
+    def forward(self, x, grid):
+        return x.mean(1, keepdim=True)
 '''
 EXPERIMENT = """
 seeds: [0]
@@ -93,7 +106,56 @@ def test_mistakes_are_one_line_before_anything_is_trained(folder, variant, messa
     assert not (folder / "runs").exists()
 
 
+@pytest.fixture
+def inside(folder, monkeypatch):
+    """Write an experiment's file and compose it where my_blocks.py can be imported, in this process."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "my_blocks", raising=False)
+
+    def composed(text, *words):
+        Path("my_blocks.py").write_text(FILE.replace('@ATTENTION.register("mean")', ""))
+        Path("experiments/mine.yaml").write_text(text)
+        return compose(["experiment=mine", *words])
+
+    yield composed
+    sys.modules.pop("my_blocks", None)
+
+
+BAD = r"my_blocks\.BadShape returns \(1, 1, 24\); expected \(1, 256, 24\)$"
+
+
+def test_an_output_of_another_shape_is_one_line_before_anything_is_trained(inside):
+    experiment = inside("baseline: bad\nvariants:\n  bad: {model.attn: my_blocks.BadShape}\n")
+    with pytest.raises(ConfigError, match=rf"^variants\.bad: {BAD}"):
+        count_costs(experiment, data_facts(experiment))
+
+
+def test_a_point_of_a_search_with_an_output_of_another_shape_is_not_trained(inside):
+    experiment = inside(
+        "baseline: x\nseeds: [0]\nvariants:\n  x: {}\nsearch: {space: {model.attn: [ssa, my_blocks.BadShape]}}\n"
+    )
+    search = Search(experiment, check_data(experiment.config.data))
+    found = search.cost(search.run({"model.attn": "my_blocks.BadShape"}))
+    assert isinstance(found, ConfigError) and re.search(rf"^model\.attn=my_blocks\.BadShape: {BAD}", str(found))
+
+
+def test_the_cost_command_names_an_output_of_another_shape(inside, capsys):
+    inside("baseline: x\nvariants:\n  x: {}\n")
+    assert cost.main(["model=shunted_lite", "size=64", "model.attn=my_blocks.BadShape"]) == 1
+    assert re.search(rf"^error: model: {BAD}", capsys.readouterr().err.strip())
+
+
+def test_an_exception_in_the_user_s_code_names_variant_place_and_class(inside):
+    experiment = inside("baseline: x\nvariants:\n  x: {}\n  broken: {model.attn: [ssa, my_blocks.Broken, ssa, ssa]}\n")
+    with pytest.raises(RuntimeError, match="a mistake in the user's code") as error:
+        count_costs(experiment, data_facts(experiment))
+    place = "raised in stages.1.blocks.0.attn, my_blocks.Broken"
+    assert error.value.__notes__ == [place, "while planning variants.broken"]
+
+
 def test_an_error_in_the_user_s_code_keeps_its_traceback(folder):
     (folder / "experiments" / "mine.yaml").write_text("baseline: x\nvariants:\n  x: {model.attn: my_blocks.Broken}\n")
     found = run(folder)
     assert "Traceback" in found.stderr and "a mistake in the user's code" in found.stderr
+    assert found.stderr.endswith("raised in stages.0.blocks.0.attn, my_blocks.Broken\nwhile planning variants.x\n")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from shunted_lab.nn.contract import ceil_grid, fault_of_grid, fault_of_tokens
 from shunted_lab.nn.registry import (
     AGGREGATION,
     ATTENTION,
@@ -117,23 +118,23 @@ class _Subject:
             return torch.randn(batch, self.context["in_chans"], *size)
         return torch.randn(batch, size[0] * size[1], self.context["dim"])
 
+    def output(self, layer: nn.Module, x: Tensor, size: tuple[int, int]) -> Any:
+        """What the component returns."""
+        return layer(x) if self.image else layer(x, size)
+
     def call(self, layer: nn.Module, x: Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """Tokens and their grid."""
-        if self.image:
-            return layer(x)
-        if self.slot is AGGREGATION:
-            return layer(x, size)
-        return layer(x, size), size
+        output = self.output(layer, x, size)
+        return output if self.image or self.slot is AGGREGATION else (output, size)
 
-    def expected(self, size: tuple[int, int]) -> tuple[list[tuple[int, int]], int]:
-        """The grids that are allowed, and the channels."""
+    def fault(self, output: Any, x: Tensor, size: tuple[int, int]) -> str | None:
+        """What is wrong with the output for an input of this size; None if nothing is."""
         if self.image:
             stride = 4 if self.slot is PATCH_EMBED else 2
-            return [(-(-size[0] // stride), -(-size[1] // stride))], self.context["embed_dim"]
+            return fault_of_grid(output, len(x), self.context["embed_dim"], [ceil_grid(size, stride)])
         if self.slot is AGGREGATION:
-            rate = self.context["rate"]
-            return [(-(-size[0] // rate), -(-size[1] // rate)), size], self.context["dim"]
-        return [size], self.context["dim"]
+            return fault_of_grid(output, len(x), x.shape[-1], [ceil_grid(size, self.context["rate"]), size])
+        return fault_of_tokens(output, tuple(x.shape))
 
     def layers(self) -> Iterator[tuple[nn.Module, Tensor, tuple[int, int]]]:
         """A fresh layer and an input for each size."""
@@ -170,11 +171,8 @@ def _close(found: Tensor, expected: Tensor) -> bool:
 def _check_shapes(subject: _Subject) -> None:
     """Any grid goes in, also odd ones and those no rate divides; the contract's comes out."""
     for layer, x, size in subject.layers():
-        tokens, grid = subject.call(layer, x, size)
-        grids, chans = subject.expected(size)
-        _require(tuple(grid) in grids, f"{_at(size)} the grid is {tuple(grid)} and not {grids[0]}")
-        shape = (len(x), grid[0] * grid[1], chans)
-        _require(tuple(tokens.shape) == shape, f"{_at(size)} the shape is {tuple(tokens.shape)} and not {shape}")
+        fault = subject.fault(subject.output(layer, x, size), x, size)
+        _require(fault is None, f"{_at(size)} it {fault}")
 
 
 def _check_gradients(subject: _Subject) -> None:

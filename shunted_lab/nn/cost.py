@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from shunted_lab.nn.contract import checked_outputs, has_own_components
+
 Size = int | tuple[int, int]
 """Pixels: the side of a square, or height and width."""
 
@@ -38,14 +40,22 @@ def count_cost(make: Callable[[], nn.Module], image_size: Size, in_chans: int = 
 
 
 def count_parts(make: Callable[[], nn.Module], image_size: Size, in_chans: int = 3) -> dict[str, Cost]:
-    """Name of each module -> its cost, what it contains included; "" is the whole model."""
+    """Name of each module -> its cost, what it contains included; "" is the whole model.
+
+    Raises:
+        ComponentError: for a component of a `Pyramid` that returns another shape than its contract says. Users'
+            components are passed a batch of two as well: what they return for one may broadcast over a batch.
+    """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     with torch.device("meta"):
         model = make().eval()
         image = torch.empty(1, in_chans, height, width)
     # On a CPU the counter sees fused attention as zero; on meta it does not.
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with checked_outputs(model), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image)
+    if has_own_components(model):
+        with checked_outputs(model), torch.no_grad():
+            model(image.expand(2, -1, -1, -1))
     counts: dict[str, dict[Any, int]] = dict(counter.get_flop_counts())
     root = type(model).__name__
     parts = {name: _cost(module, counts.get(f"{root}.{name}", {})) for name, module in model.named_modules()}

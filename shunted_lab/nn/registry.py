@@ -87,7 +87,13 @@ class Registry:
             raise ComponentError(
                 f"{self.kind}: '{name}' needs {', '.join(missing)}; there is {', '.join(context | options)}"
             )
-        built = entry(**given)
+        try:
+            built = entry(**given)
+        except ComponentError:
+            raise
+        except Exception as error:
+            error.add_note(f"raised while building {self.kind} '{name}'")
+            raise
         if not isinstance(built, nn.Module):
             raise ComponentError(f"{self.kind}: '{name}' builds a {type(built).__name__}, not an nn.Module")
         return built

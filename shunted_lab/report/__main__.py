@@ -1,4 +1,4 @@
-"""Make the report of an experiment anew, as far as it has come; nothing is trained.
+"""Write the report of an experiment again, as far as it has come; nothing is trained.
 
 python -m shunted_lab.report experiment=ablate_embed
 """
@@ -6,10 +6,14 @@ python -m shunted_lab.report experiment=ablate_embed
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from shunted_lab.cli import answer
 from shunted_lab.compose import Experiment, compose
 from shunted_lab.config import ConfigError
+
+if TYPE_CHECKING:
+    from shunted_lab.report.write import Written
 
 
 def main(words: list[str] | None = None) -> int:
@@ -19,25 +23,39 @@ def main(words: list[str] | None = None) -> int:
 
 def report(experiment: Experiment, words: list[str]) -> int:
     """Write the report of an experiment or a search. Returns 1 if it is not complete."""
-    from shunted_lab.report.collect import load_study
-    from shunted_lab.report.search import build_search_table, load_search, write_search
-    from shunted_lab.report.write import write_report
     from shunted_lab.study.plan import study_folder
 
     folder = study_folder(experiment.config)
     if not folder.exists():
         raise ConfigError(f"{folder}: there is no such study; run the experiment first, or set runs_dir=...")
-    if experiment.config.search is not None:
-        search, study, config = load_search(words)
-        table = build_search_table(search, study, config)
-        paths, complete = write_search(search, study, table, config), table.complete
-    else:
-        data = load_study(words)
-        paths, complete = write_report(data), data.table.complete
-        for problem in data.problems:
-            print(f"warning: {problem}", file=sys.stderr)
-    print(*paths, sep="\n")
+    make = _report_search if experiment.config.search is not None else _report_runs
+    written, table, complete = make(words)
+    if not written.paths:
+        print(table)
+    print(*written.paths, sep="\n")
+    for warning in written.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     return 0 if complete else 1
+
+
+def _report_search(words: list[str]) -> tuple[Written, str, bool]:
+    """What was written, the table as text, and whether it is complete."""
+    from shunted_lab.report.search import build_search_table, load_search, to_markdown, write_search
+
+    search, study, config = load_search(words)
+    table = build_search_table(search, study, config)
+    return write_search(search, study, table, config), to_markdown(table), table.complete
+
+
+def _report_runs(words: list[str]) -> tuple[Written, str, bool]:
+    """As `_report_search`, of an experiment that is not a search."""
+    from shunted_lab.report.collect import load_study
+    from shunted_lab.report.render import to_markdown
+    from shunted_lab.report.write import Written, write_report
+
+    data = load_study(words)
+    written = write_report(data)
+    return Written(written.paths, data.problems + written.warnings), to_markdown(data.table), data.table.complete
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ from shunted_lab.report.collect import (
 from shunted_lab.report.render import UNKNOWN, Block, blocks, difference_text, percent_text
 from shunted_lab.report.search import SearchTable, rates_of_heads
 from shunted_lab.report.statistics import Difference
-from shunted_lab.study.plan import study_folder
 
 COSTS = {"macs": "MACs", "latency": "latency of one image (s)", "memory": "peak memory of one image (bytes)"}
 
@@ -136,9 +135,8 @@ def _rates(data: StudyData) -> Iterator[Picture]:
         )
 
 
-def render_page(data: StudyData, made: Sequence[Picture]) -> str:
-    """The page of a study with its pictures inside."""
-    folder = data.folder / "report"
+def render_page(data: StudyData, made: Sequence[Picture], folder: Path) -> str:
+    """The page of a study with its pictures inside; `folder` is the page's, from which its links start."""
     names, per_class = class_accuracies(data)
     return (
         _environment()
@@ -167,11 +165,10 @@ def render_page(data: StudyData, made: Sequence[Picture]) -> str:
 
 
 def render_search_page(
-    config: Config, table: SearchTable, folders: Sequence[Path], made: Sequence[Picture], problems: Sequence[str]
+    config: Config, table: SearchTable, runs: Sequence[Path], made: Sequence[Picture], folder: Path
 ) -> str:
-    """The page of a search; `folders` are those of the rows' runs."""
-    folder = study_folder(config) / "report"
-    links = [f"{quote(os.path.relpath(path, folder))}/" if path.exists() else "" for path in folders]
+    """The page of a search; `runs` are the folders of its rows, `folder` is the page's, from which its links start."""
+    links = [f"{quote(os.path.relpath(path, folder))}/" if path.exists() else "" for path in runs]
     block = Block(table.title, table.head, table.rows, " ".join(table.caption))
     return (
         _environment()
@@ -180,7 +177,6 @@ def render_search_page(
             title=table.title,
             smoke=config.smoke,
             complete=table.complete,
-            problems=problems,
             blocks=[(block, links)],
             pictures=[(p, plots.to_svg(p.figure, p.title, f"{p.name}-")) for p in made],
             base=yaml.safe_dump({key: asdict(getattr(config, key)) for key in ("model", "data", "recipe")}),

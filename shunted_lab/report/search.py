@@ -6,7 +6,7 @@ import csv
 import io
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from shunted_lab.compose import compose
 from shunted_lab.config import Config, ConfigError, ModelConfig
-from shunted_lab.files import write_text
 from shunted_lab.report.table import replaced_images
+from shunted_lab.report.write import PAGE, Coverage, Written, choose_target, publish
 from shunted_lab.study.plan import data_facts, study_folder
 from shunted_lab.study.search import Search, best, finished, tried
 from shunted_lab.study.store import open_study
@@ -76,16 +76,19 @@ def rows_of(search: Search, study: Study | None) -> list[FrozenTrial]:
 
 
 def load_search(words: Sequence[str]) -> tuple[Search, Study | None, Config]:
-    """The search of a command's words, as it is now. Nothing is trained or written.
+    """The search of a command's overrides, as it is now. Nothing is trained or written.
 
     Raises:
-        ConfigError: for words that do not compose, or an experiment that is no search.
+        ConfigError: for overrides that do not compose, an experiment that is not a search, and a study that was made
+            for another search.
     """
     experiment = compose(list(words))
     if experiment.config.search is None:
-        raise ConfigError(f"experiment: {experiment.config.name} is no search")
+        raise ConfigError(f"experiment: {experiment.config.name} is not a search")
     search = Search(experiment, next(iter(data_facts(experiment).values())))
-    return search, open_study(experiment.config), experiment.config
+    study = open_study(experiment.config)
+    search.check(study)
+    return search, study, replace(experiment.config, search=search.config)
 
 
 def rates_of_heads(model: ModelConfig) -> list[list[int]]:
@@ -225,17 +228,25 @@ def to_terminal(table: SearchTable) -> Grid:
     return Grid(table.title, table.head, table.rows, " ".join(table.caption))
 
 
-def write_search(search: Search, study: Study | None, table: SearchTable, config: Config) -> list[Path]:
-    """Write `search.md`, `search.csv`, and `report/` with the page and its figures, each file whole or not at all."""
+def write_search(search: Search, study: Study | None, table: SearchTable, config: Config) -> Written:
+    """Write `search.md`, `search.csv`, and `report/` with the page and its figures, each file whole or not at all.
+
+    An incomplete report never replaces one with more finished trials; it goes to `incomplete/` then.
+    """
     from shunted_lab.report.page import render_search_page
-    from shunted_lab.report.plots import save
 
     folder = study_folder(config)
-    paths = [write_text(folder / "search.md", to_markdown(table)), write_text(folder / "search.csv", table.csv)]
-    figures = folder / "report" / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
+    coverage = Coverage("trials", len(finished(study)) if study else 0, search.config.trials, table.complete)
+    target = choose_target(folder / "search.md", _done_before(folder), coverage)
     made = search_pictures(search, study)
-    for picture in made:
-        save(picture.figure, figures, picture.name)
-    folders = [Path(t.user_attrs["folder"]) for t in rows_of(search, study)]
-    return [*paths, write_text(folder / "report" / "index.html", render_search_page(config, table, folders, made, []))]
+    runs = [Path(t.user_attrs["folder"]) for t in rows_of(search, study)]
+    page = render_search_page(replace(config, search=search.config), table, runs, made, target.folder / "report")
+    return publish(target, {"search.md": to_markdown(table), "search.csv": table.csv, PAGE: page}, made)
+
+
+def _done_before(folder: Path) -> int:
+    """Finished trials in the report that is there; 0 if there is none."""
+    try:
+        return max(0, len((folder / "search.csv").read_text(encoding="utf-8").splitlines()) - 1)
+    except (FileNotFoundError, UnicodeDecodeError):
+        return 0

@@ -4,35 +4,124 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shunted_lab.files import write_text
 from shunted_lab.report.collect import StudyData
 from shunted_lab.report.render import to_csv, to_latex, to_markdown
-from shunted_lab.report.table import Table
+
+if TYPE_CHECKING:
+    from shunted_lab.report.page import Picture
 
 TABLES = {"table.md": to_markdown, "table.csv": to_csv, "table.tex": to_latex}
+RUNS = "runs.csv"
+PAGE = "report/index.html"
+INCOMPLETE = "incomplete"  # in the study's folder: a report with fewer finished runs than the one beside it
 
 
-def write_report(data: StudyData) -> list[Path]:
-    """Write the tables, `runs.csv`, and `report/` with the page and its figures, each file whole or not at all."""
+@dataclass(frozen=True)
+class Written:
+    """The files of a report, and what its reader should know of them."""
+
+    paths: list[Path]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What a report covers: `done` of `planned` runs or trials (`what`)."""
+
+    what: str
+    done: int
+    planned: int
+    complete: bool
+
+
+def write_report(data: StudyData) -> Written:
+    """Write the tables, `runs.csv`, and `report/` with the page and its figures, each file whole or not at all.
+
+    An incomplete report never replaces one with more finished runs; it goes to `incomplete/` then.
+    """
     from shunted_lab.report.page import pictures, render_page  # matplotlib: 1 s
+
+    done = sum(run.state.state == "done" for run in data.runs)
+    coverage = Coverage("runs", done, len(data.runs), data.table.complete)
+    target = choose_target(data.folder / "table.md", _done_before(data.folder), coverage)
+    made = list(pictures(data))
+    texts = {name: render(data.table) for name, render in TABLES.items()}
+    texts |= {RUNS: runs_csv(data), PAGE: render_page(data, made, target.folder / "report")}
+    return publish(target, texts, made)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a report is written: to the study's own folder, or, with the reason, to `incomplete/` in it."""
+
+    folder: Path
+    reason: str | None = None
+
+
+def choose_target(table: Path, before: int, coverage: Coverage) -> Target:
+    """Where to write a report, so that it does not replace one that says more.
+
+    Args:
+        table: the file of the table in the study's folder.
+        before: finished runs or trials in the report that is there.
+        coverage: of the report that is to be written.
+    """
+    if coverage.complete or coverage.done >= before or not table.exists():
+        return Target(table.parent)
+    place = table.parent / INCOMPLETE
+    return Target(
+        place,
+        f"{table.name} has {before} finished {coverage.what} and is kept; these overrides have {coverage.done} of "
+        f"{coverage.planned}: {place / table.name}",
+    )
+
+
+def publish(target: Target, texts: Mapping[str, str], made: Sequence[Picture]) -> Written:
+    """Write the texts of a report by their names, and its figures. Any but an incomplete one removes `incomplete/`.
+
+    A folder that cannot be written is a warning: what was found can still be shown.
+    """
     from shunted_lab.report.plots import save
 
-    paths = write_tables(data.table, data.folder)
-    paths.append(write_text(data.folder / "runs.csv", runs_csv(data)))
-    figures = data.folder / "report" / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
-    made = list(pictures(data))
-    for picture in made:
-        save(picture.figure, figures, picture.name)
-    paths.append(write_text(data.folder / "report" / "index.html", render_page(data, made)))
-    return paths
+    paths: list[Path] = []
+    figures = target.folder / "report" / "figures"
+    try:
+        figures.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            paths.append(write_text(target.folder / name, text))
+        for picture in made:
+            save(picture.figure, figures, picture.name)
+        if target.reason is None:
+            _remove_incomplete(target.folder / INCOMPLETE, texts)
+    except OSError as error:
+        return Written(paths, [f"{target.folder}: the report cannot be written ({error.strerror})"])
+    return Written(paths, [] if target.reason is None else [target.reason])
 
 
-def write_tables(table: Table, folder: Path) -> list[Path]:
-    """Write `table.md`, `table.csv` and `table.tex`."""
-    return [write_text(folder / name, render(table)) for name, render in TABLES.items()]
+def _remove_incomplete(place: Path, texts: Mapping[str, str]) -> None:
+    """Remove an incomplete report, and nothing else: a variant may have the name of its folder."""
+    for name in texts:
+        (place / name).unlink(missing_ok=True)
+    shutil.rmtree(place / "report", ignore_errors=True)
+    with suppress(OSError):
+        place.rmdir()
+
+
+def _done_before(folder: Path) -> int:
+    """Finished runs in the report that is there; 0 if there is none."""
+    try:
+        lines = (folder / RUNS).read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return 0
+    return sum(line.get("state") == "done" for line in csv.DictReader(lines))
 
 
 def runs_csv(data: StudyData) -> str:

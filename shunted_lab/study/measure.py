@@ -61,6 +61,13 @@ def measure_variants(experiment: Experiment, facts: dict[str, DataFacts]) -> dic
     return best
 
 
+def can_measure_memory(accelerator: str) -> bool:
+    """Whether the device that `launch.accelerator` means on this machine can tell its peak memory."""
+    from shunted_lab.tasks.device import find_device  # torch: 2 s
+
+    return find_device(accelerator, "launch.accelerator").type != "mps"
+
+
 def _measure(run: RunConfig, num_classes: int, device: Any, repeats: int) -> Measured:
     from shunted_lab.nn import measure
     from shunted_lab.tasks.model import build_model

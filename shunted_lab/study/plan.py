@@ -160,13 +160,25 @@ def count_paper_costs(experiment: Experiment) -> dict[str, Cost]:
 
 
 def model_cost(where: str, run: RunConfig, image_size: int, num_classes: int) -> Cost:
-    from shunted_lab.nn import count_cost  # torch: 2 s
+    """What a run's model costs at an image size, counted on `meta`, where every component's output is checked.
+
+    Args:
+        where: names the run in an error, e.g. `variants.overlapping`.
+
+    Raises:
+        ConfigError: for a model that cannot be built, and for a component that breaks its contract. An exception of a
+            user's component keeps its traceback, with `where` as a note.
+    """
+    from shunted_lab.nn import ComponentError, count_cost  # torch: 2 s
     from shunted_lab.tasks.model import build_model
 
     try:
         return count_cost(lambda: build_model(run.model, num_classes), image_size)
-    except ConfigError as error:
+    except (ConfigError, ComponentError) as error:
         raise ConfigError(f"{where}: {error}") from None
+    except Exception as error:
+        error.add_note(f"while planning {where}")
+        raise
 
 
 def check_weights(where: str, run: RunConfig, facts: DataFacts) -> InitialWeights | None:

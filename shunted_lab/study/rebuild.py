@@ -22,6 +22,7 @@ from shunted_lab.study import store
 from shunted_lab.study.folder import TRACEBACK, Run, load_run, read_result
 from shunted_lab.study.search import SEARCH
 from shunted_lab.study.space import Space
+from shunted_lab.study.storage import FILE, make_storage
 from shunted_lab.tasks import goal_of
 
 
@@ -37,7 +38,7 @@ def rebuild(folder: Path, url: str | None = None) -> dict[str, int]:
     notes = sorted(path for path in folder.rglob("run.json") if "repeat" not in path.parent.name)
     if not notes:
         raise ConfigError(f"{folder}: holds no folder of a run; name the folder of a study, e.g. runs/ablate_embed")
-    storage = store.make_storage(url or f"sqlite:///{folder / 'study.db'}")
+    storage = make_storage(url or folder / FILE)
     search = json.loads((folder / SEARCH).read_text()) if (folder / SEARCH).exists() else None
     goal = goal_of(load_run(notes[0].parent).config.data)
     objectives = search["objectives"] if search else {goal.monitor: goal.mode}
@@ -48,7 +49,7 @@ def rebuild(folder: Path, url: str | None = None) -> dict[str, int]:
             directions=["maximize" if way == "max" else "minimize" for way in objectives.values()],
         )
     except optuna.exceptions.DuplicatedStudyError:
-        where = "the storage" if url else folder / "study.db"
+        where = "the storage" if url else folder / FILE
         raise ConfigError(f"{folder}: there is a study of this name in {where}; move it away first") from None
     study.set_metric_names(list(objectives))
     if search is not None:

@@ -17,16 +17,27 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from shunted_lab.compose import Experiment
-from shunted_lab.config import MEASURED_LATER, Config, ConfigError, RunConfig, SearchConfig, nearest
+from shunted_lab.config import (
+    MEASURED,
+    MEASURED_LATER,
+    Config,
+    ConfigError,
+    RunConfig,
+    SearchConfig,
+    nearest,
+    unknown,
+)
 from shunted_lab.data import DataFacts
 from shunted_lab.files import write_json
 from shunted_lab.nn import Cost
 from shunted_lab.study import store
 from shunted_lab.study.folder import Run
+from shunted_lab.study.measure import can_measure_memory
 from shunted_lab.study.plan import check_weights, model_cost, sources_of, study_folder, with_weights
 from shunted_lab.study.queue import Job, Queue, cost_values
 from shunted_lab.study.space import Space, make_space
 from shunted_lab.study.store import patient
+from shunted_lab.tasks import goal_of
 
 SEARCH = "search.json"  # in the study's folder: what the study was made for
 DRAWS = 2000  # points drawn at random before the space is taken for exhausted
@@ -34,12 +45,15 @@ REJECTIONS = 30  # proposals of a sampler in a row that were tried already, befo
 
 
 class Search:
-    """An experiment's search: its space, its first points, and what a point costs."""
+    """An experiment's search: its space, its first points, and what a point costs.
+
+    `config` is the experiment's, with the objectives that `null` stands for.
+    """
 
     def __init__(self, experiment: Experiment, facts: DataFacts):
         config = experiment.config
         assert config.search is not None
-        self.config: SearchConfig = config.search
+        self.config = _with_objectives(config.search, experiment)
         self.facts = facts
         self.folder = study_folder(config)
         self.change = experiment.change
@@ -48,6 +62,8 @@ class Search:
         self._runs: dict[str, Run] = {}
         self._costs: dict[str, Cost | ConfigError] = {}
         self._check_keys()
+        for variant in experiment.variants.values():
+            self._check_objectives(variant)
         self.first = [self.space.params(run) for run in experiment.variants.values()]
         self.baseline = self.space.params(experiment.variants[config.baseline or ""])
         self.names = {self.space.label(p): name for name, p in zip(experiment.variants, self.first, strict=True)}
@@ -74,6 +90,15 @@ class Search:
             if name and name not in names:
                 raise ConfigError(f"search.space: {key}: no such key; {nearest(name, names)}")
 
+    def _check_objectives(self, run: RunConfig) -> None:
+        """Refuse an objective that no result of this run has."""
+        metrics = [f"val/{name}" for name in goal_of(run.data).metrics(run.data, self.facts.num_classes)]
+        for name in self.config.objectives:
+            if name not in (*metrics, *MEASURED):
+                raise unknown("search.objectives", name, (*metrics, *MEASURED))
+            if name == "memory" and not can_measure_memory(run.launch.accelerator):
+                raise ConfigError("search.objectives: 'memory' cannot be measured on this machine's device")
+
     def changed(self, params: dict[str, Any]) -> RunConfig:
         return self.change(self.space.changes(params))
 
@@ -82,6 +107,7 @@ class Search:
         label = self.space.label(params)
         if label not in self._runs:
             config = with_weights(self.changed(params))
+            self._check_objectives(config)
             sources = sources_of(config)
             fingerprint = config.fingerprint(self.facts.identity, sources)
             where = self.folder / "trials" / fingerprint
@@ -161,6 +187,12 @@ class Search:
         varied = ["model.rates" if key.startswith("rates[") else key for key in self.space.distributions]
         flat |= {f"sources.{name}": value for name, value in sources_of(with_weights(self.base)).items()}
         return {k: v for k, v in flat.items() if store.matters(k) and not any(k.startswith(key) for key in varied)}
+
+
+def _with_objectives(config: SearchConfig, experiment: Experiment) -> SearchConfig:
+    """The same search; where it names no objectives, with the metric that chooses the task's best epoch."""
+    goal = goal_of(next(iter(experiment.variants.values())).data)
+    return config if config.objectives else dataclasses.replace(config, objectives={goal.monitor: goal.mode})
 
 
 def make_sampler(config: SearchConfig, trials: int = 0) -> BaseSampler:

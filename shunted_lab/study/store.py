@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 import optuna
 import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
@@ -26,12 +25,15 @@ from shunted_lab.config import PRESETS, Config, ConfigError
 from shunted_lab.files import is_locked, locked
 from shunted_lab.study.folder import Run, problem_of, read_result
 from shunted_lab.study.plan import LAYOUT, RESULTS, WEIGHTS, RunState, study_folder
+from shunted_lab.study.storage import ERRORS, make_storage, place_of, read_storage
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # metric names, heartbeats
 warnings.filterwarnings("ignore", ".*supposed to be used with .?Study.optimize.*")  # the launcher beats for its trials
 
 R = TypeVar("R")
+# The database does not answer, or has no driver; everything else says that it is another kind of database.
+UNREACHABLE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.ArgumentError, ImportError)
 
 
 def patient(call: Callable[..., R]) -> Callable[..., R]:
@@ -52,27 +54,28 @@ def patient(call: Callable[..., R]) -> Callable[..., R]:
 
 
 def open_study(config: Config) -> Study | None:
-    """The experiment's study, or None if there is none. Nothing is written.
+    """The experiment's study, only to read; None if there is none. Nothing is written.
 
     Raises:
         ConfigError: for a database that does not answer, or that another version of Optuna has made.
     """
-    folder = study_folder(config)
-    if config.study.storage is None and not (folder / "study.db").exists():
-        return None
-    where = f"study.storage: {_masked(config.study.storage)}" if config.study.storage else str(folder / "study.db")
+    folder, place = study_folder(config), place_of(config)
+    is_file = isinstance(place, Path)
+    where = str(place) if is_file else f"study.storage: {_masked(str(place))}"
     try:
-        storage = _storage(config, create=False)
-        if storage is None:
+        found = read_storage(place)
+        if found is None:
             return None
-        study = optuna.load_study(study_name=folder.name, storage=storage)
+        study = optuna.load_study(study_name=folder.name, storage=found)
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if any("result" not in trial.user_attrs for trial in done):
             return _refuse(where, "its trials have no results")
         return study
     except KeyError:
         return None  # of a launcher that was killed before it had made the study, or of other experiments
-    except (RuntimeError, ImportError, sqlalchemy.exc.SQLAlchemyError, AssertionError) as error:
+    except UNREACHABLE as error:
+        raise ConfigError(f"{where} cannot be {'read' if is_file else 'reached'} ({_reason(error)})") from None
+    except ERRORS as error:
         return _refuse(where, _reason(error))
 
 
@@ -99,10 +102,10 @@ def create_study(config: Config, objectives: dict[str, str], sampler: Any = None
 
 
 def _create_study(config: Config, objectives: dict[str, str], sampler: Any, pruner: Any) -> Study:
-    open_study(config)  # refuses a database that is none
+    open_study(config)  # refuses what is not a study's database
     study = optuna.create_study(
         study_name=study_folder(config).name,
-        storage=_storage(config, create=True),
+        storage=make_storage(place_of(config), config.study.heartbeat, config.launch.max_attempts),
         directions=["maximize" if objectives[name] == "max" else "minimize" for name in objectives],
         sampler=sampler or optuna.samplers.RandomSampler(),
         pruner=pruner or optuna.pruners.NopPruner(),
@@ -115,11 +118,14 @@ def _create_study(config: Config, objectives: dict[str, str], sampler: Any, prun
 
 def _refuse(where: str, reason: str) -> Any:
     raise ConfigError(
-        f"{where}: is no study of this version ({reason}); move it away: finished runs are taken from their folders"
+        f"{where}: is not a study of this version ({reason}); move it away: finished runs are taken from their folders"
     )
 
 
 def _reason(error: Exception) -> str:
+    """What the database said, without the statement that Optuna and SQLAlchemy add."""
+    while isinstance(error.__cause__, sqlalchemy.exc.SQLAlchemyError):
+        error = error.__cause__
     text = " ".join(str(getattr(error, "orig", None) or error).split())
     return text if len(text) < 300 else text[:300] + "..."
 
@@ -129,49 +135,6 @@ def _masked(url: str) -> str:
         return sqlalchemy.make_url(url).render_as_string(hide_password=True)
     except sqlalchemy.exc.ArgumentError:
         return url
-
-
-def _storage(config: Config, create: bool) -> RDBStorage | None:
-    """The study's database; with `create=False` None where it has no tables.
-
-    Raises:
-        ConfigError: if it cannot be reached.
-    """
-    url = config.study.storage or f"sqlite:///{study_folder(config) / 'study.db'}"
-    if config.study.storage and not create:
-        try:
-            engine = sqlalchemy.create_engine(url)
-            with engine.connect() as connection:
-                if not sqlalchemy.inspect(connection).has_table("studies"):
-                    return None
-        except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-            raise ConfigError(f"study.storage: {_masked(url)} cannot be reached ({_reason(error)})") from None
-    return make_storage(url, config.study.heartbeat, config.launch.max_attempts)
-
-
-def make_storage(url: str, heartbeat: int = 60, max_retry: int = 3) -> RDBStorage:
-    """Optuna's storage for a URL, with heartbeats; on SQLite each trial is taken once, which takes some care."""
-    storage = RDBStorage(
-        url,
-        engine_kwargs={} if url.startswith("sqlite") else {"pool_pre_ping": True},
-        heartbeat_interval=heartbeat,
-        grace_period=2 * heartbeat,
-        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=max_retry),
-    )
-    if url.startswith("sqlite"):
-        # SQLite locks no rows: two workers that read, then write, take the same trial. With the write lock taken at
-        # BEGIN each trial is taken once; write-ahead logging alone does not help.
-        sqlalchemy.event.listen(storage.engine, "connect", _connect)
-        sqlalchemy.event.listen(storage.engine, "begin", lambda found: found.exec_driver_sql("BEGIN IMMEDIATE"))
-        storage.engine.dispose()
-    return storage
-
-
-def _connect(connection: Any, record: Any) -> None:
-    connection.isolation_level = None  # the driver begins no transaction of its own
-    connection.execute("PRAGMA busy_timeout=60000")
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")  # whole after a power cut; what it lacks is in the runs' folders
 
 
 def beat(study: Study, trial: Trial) -> None:

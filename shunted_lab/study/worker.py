@@ -34,7 +34,8 @@ from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, missing
 from shunted_lab.study.order import Order, Slot, origin
 from shunted_lab.study.plan import WEIGHTS, sources_of
 from shunted_lab.study.slurm import across_nodes
-from shunted_lab.tasks.train import Link, Pruned, Stopped, newest, train
+from shunted_lab.tasks.resume import newest
+from shunted_lab.tasks.train import Link, Pruned, Stopped, train
 
 LINK = "SHUNTED_LAB_LINK"  # environment of a run in a process of its own: where its worker listens
 
@@ -198,7 +199,7 @@ def execute(order: Order, link: Link | None = None, progress: bool = False) -> d
 def _check_weights(run: Run) -> None:
     """Raise ConfigError for weights to begin with that are not those of the plan; later they are not needed."""
     file = run.config.model.checkpoint
-    if file is None or newest(run.folder / "checkpoints") is not None:
+    if file is None or newest(run.folder / "checkpoints", run.config.recipe.select) is not None:
         return
     if not Path(file).exists() or sources_of(run.config)[WEIGHTS] != run.sources[WEIGHTS]:
         raise ConfigError(f"{WEIGHTS}: {file} is gone or has changed since it was planned; the same command plans anew")

@@ -1,5 +1,6 @@
 """LightningModules, one per task, and `train`, the one place where a Trainer is made. Importing this is instant."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from shunted_lab.config import DataConfig, ScalesConfig
@@ -11,7 +12,8 @@ class Goal:
 
     `monitor` and `mode` are the only source for checkpoints, the study's direction and the choice of the best epoch;
     `headline` is the metric of the table, `label` its column, `meaning` its name in a caption. `columns` are further
-    metrics that stand in the table, with their labels. All are fractions, and shown in percent.
+    metrics that stand in the table, with their labels. All are fractions, and shown in percent. `metrics` gives the
+    names of all metrics of a split, without its name, for a configuration of the data and a number of classes.
     """
 
     monitor: str
@@ -19,16 +21,29 @@ class Goal:
     headline: str
     label: str
     meaning: str
+    metrics: Callable[[DataConfig, int], tuple[str, ...]]
     columns: tuple[tuple[str, str], ...] = ()
 
 
-CLASSIFICATION = Goal("val/top1", "max", "test/top1", "Top-1", "Top-1 accuracy")
+def _metrics_of_labels(data: DataConfig, num_classes: int) -> tuple[str, ...]:
+    return ("top1", "top5", "loss") if num_classes > 5 else ("top1", "loss")
+
+
+def _metrics_of_objects(data: DataConfig, num_classes: int) -> tuple[str, ...]:
+    from shunted_lab.data.scales.datasets import bins_of  # torch: 2 s
+
+    assert isinstance(data, ScalesConfig)
+    return ("recall", *(f"recall_{name}" for name in bins_of(data)), "loss")
+
+
+CLASSIFICATION = Goal("val/top1", "max", "test/top1", "Top-1", "Top-1 accuracy", _metrics_of_labels)
 OBJECTS = Goal(
     "val/recall",
     "max",
     "test/recall",
     "Recall",
     "Recall (share of the objects whose class is among the highest scores, as many as the image has objects)",
+    _metrics_of_objects,
     (("test/recall_small", "Small"), ("test/recall_medium", "Medium"), ("test/recall_large", "Large")),
 )
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.trainer.states import TrainerFn
@@ -36,6 +36,7 @@ from shunted_lab.tasks.model import build_model
 from shunted_lab.tasks.objects import Objects
 from shunted_lab.tasks.pictures import attention_sheet, predicted_sheet
 from shunted_lab.tasks.predictions import Predictions
+from shunted_lab.tasks.resume import BATCHES, BEST, LAST, STOPPED, MovableCheckpoint, batches_trained, newest
 
 
 class Link(Protocol):
@@ -57,7 +58,7 @@ class Pruned(Exception):
 
 
 def train(config: RunConfig, folder: Path, link: Link | None = None, progress: bool = False) -> dict[str, Any]:
-    """Train, validate and test one run; go on from its newest checkpoint where there is one.
+    """Train, validate and test one run; resume it from its newest checkpoint where there is one.
 
     Args:
         config: the run's whole configuration.
@@ -85,21 +86,19 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
     data.sampler.group = batch_size * launch.accumulate
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = folder / "checkpoints"
-    start = newest(checkpoints)
+    start = newest(checkpoints, config.recipe.select)
     task = make_task(config, data.class_names, weights=start is None)
     clock, follow = Clock(), Follow(link, checkpoints / STOPPED)
     callbacks = [Divergence(lambda: newest(checkpoints)), clock, History(folder), follow]
     trainer = make_trainer(config, folder, callbacks, progress)
-    if start is not None and start.name == STOPPED:
-        state = torch.load(start, weights_only=True, map_location="cpu")
-        data.sampler.skip = state[BATCHES] * batch_size
+    data.sampler.skip = batches_trained(start) * batch_size
     trainer.fit(task, data, ckpt_path=start, weights_only=True)
     if follow.pruned:
         raise Pruned
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     epoch = config.recipe.epochs - 1
     if config.recipe.select == "best" or config.recipe.ema is not None:  # averages are in checkpoints only
-        name = f"{config.recipe.select}.ckpt"
+        name = BEST if config.recipe.select == "best" else LAST
         chosen = torch.load(checkpoints / name, weights_only=True, map_location="cpu")
         task.load_state_dict(chosen["state_dict"])
         epoch = int(chosen["epoch"])
@@ -178,12 +177,6 @@ def options(config: RunConfig) -> dict[str, Any]:
     return found
 
 
-def newest(checkpoints: Path) -> Path | None:
-    """The checkpoint to go on from: that of the last epoch, or a later one within an epoch."""
-    found = [path for path in (checkpoints / "last.ckpt", checkpoints / STOPPED) if path.exists()]
-    return max(found, key=lambda path: path.stat().st_mtime_ns) if found else None
-
-
 def make_task(config: RunConfig, class_names: Sequence[str], weights: bool = True) -> Classification:
     """The LightningModule of a run, with the initial values that all variants of its seed share.
 
@@ -220,9 +213,9 @@ def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], pro
     check_precision(recipe.precision, find_device(config.launch.accelerator, "launch.accelerator"))
     # Two callbacks: with save_last, one alone writes last.ckpt only when the best one has changed.
     keep: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
-    checkpoints = [ModelCheckpoint(filename="last", **keep)]
+    checkpoints = [MovableCheckpoint(filename=LAST.removesuffix(".ckpt"), **keep)]
     if recipe.select == "best":
-        best = ModelCheckpoint(filename="best", monitor=goal.monitor, mode=goal.mode, **keep)
+        best = MovableCheckpoint(filename=BEST.removesuffix(".ckpt"), monitor=goal.monitor, mode=goal.mode, **keep)
         checkpoints.insert(0, best)
     averages = [] if recipe.ema is None else [Averages(decay=recipe.ema)]  # before those that write checkpoints
     clip = config.model.clip_grad if recipe.clip_grad is None else recipe.clip_grad
@@ -254,8 +247,6 @@ def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], pro
 
 
 SHOWN = 8  # test images with their predictions, in TensorBoard
-STOPPED = "stopped.ckpt"  # written within an epoch, when a run is asked to stop
-BATCHES = "batches_of_epoch"  # its entry that says how many batches of the epoch were trained
 
 
 class Follow(Callback):

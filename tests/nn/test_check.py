@@ -139,8 +139,8 @@ class Unexportable(Good):
 @pytest.mark.parametrize(
     ("component", "message"),
     [
-        (Short, r"mlp 'Short': shapes: at 8 x 8 the shape is \(2, 63, 16\) and not \(2, 64, 16\)"),
-        (Swapped, r"aggregation 'Swapped': shapes: at 7 x 5 the grid is \(2, 3\) and not \(3, 2\)"),
+        (Short, r"mlp 'Short': shapes: at 8 x 8 it returns \(2, 63, 16\); expected \(2, 64, 16\)"),
+        (Swapped, r"aggregation 'Swapped': shapes: at 7 x 5 it returns the grid \(2, 3\); expected \(3, 2\)"),
         (Dropping, r"gradients: at 8 x 8 some tokens take no part"),
         (Unused, r"gradients: at 8 x 8 parameter 'scale' gets none"),
         (Overflowing, r"bf16 autocast: at 8 x 8 the output is not finite"),

@@ -3,6 +3,7 @@
 import csv
 import html.parser
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from shunted_lab.config import ConfigError
 from shunted_lab.report import __main__ as command
 from shunted_lab.report.collect import class_accuracies, curves, image_evidence, load_study, main_effects
 from shunted_lab.report.page import pictures
-from shunted_lab.report.write import write_report
+from shunted_lab.report.write import Target, publish, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -129,9 +130,75 @@ def test_a_study_of_another_version_is_said_and_the_folders_are_reported(make, t
     capsys.readouterr()
     assert command.main(words) == 1  # a run cannot be read: the table is not complete
     errors = capsys.readouterr().err
-    assert "is no study of this version" in errors and "format 1" in errors and "Traceback" not in errors
-    text = (tmp_path / "runs" / "ablate_embed" / "table.md").read_text()
+    assert "is not a study of this version" in errors and "format 1" in errors and "Traceback" not in errors
+    assert "warning: table.md has 9 finished runs and is kept; these overrides have 8 of 9" in errors
+    text = (tmp_path / "runs" / "ablate_embed" / "incomplete" / "table.md").read_text()
     assert "(2 of 3: 1 failed)" in text and "its folder cannot be read" in text
+
+
+def nothing(variant, seed):
+    return None
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """A report in a tenth of the time."""
+    monkeypatch.setattr("shunted_lab.report.page.pictures", lambda data: [])
+
+
+def test_a_complete_table_is_not_replaced_by_one_with_fewer_runs(make, without_figures):
+    data = make().data()
+    folder = data.folder
+    write_report(data)
+    files = [*folder.glob("table.*"), folder / "runs.csv", folder / "report" / "index.html"]
+    before = {path: path.read_bytes() for path in files}
+    written = write_report(make(nothing, "recipe.epochs=9").data())
+    kept = f"table.md has 9 finished runs and is kept; these overrides have 0 of 9: {folder}/incomplete/table.md"
+    assert written.warnings == [kept] and {path: path.read_bytes() for path in before} == before
+    assert set(written.paths) == {folder / "incomplete" / path.relative_to(folder) for path in files}
+    assert "(0 of 3: 3 stale)" in (folder / "incomplete" / "table.md").read_text()
+    written = write_report(make(nothing, "seeds=[0]").data())
+    assert written.warnings == [], "what is complete for its overrides is written"
+    assert not (folder / "incomplete").exists() and "n seeds (0)" in (folder / "table.md").read_text()
+
+
+def test_an_incomplete_table_is_replaced_by_one_with_as_many_runs(make, without_figures):
+    made = make(lambda variant, seed: 0.7 if seed < 2 else None)
+    folder = made.data().folder
+    assert write_report(made.data()).warnings == [] and "(2 of 3: 1 missing)" in (folder / "table.md").read_text()
+    made.fail(made.runs[-1], "ValueError: loss is nan")
+    assert write_report(made.data()).warnings == [] and "(2 of 3: 1 failed)" in (folder / "table.md").read_text()
+    (folder / "table.md").unlink()  # nothing is kept then
+    write_report(make(nothing, "recipe.epochs=9").data())
+    assert "stale" in (folder / "table.md").read_text() and not (folder / "incomplete").exists()
+
+
+def test_links_of_an_incomplete_page_lead_to_the_runs(make, without_figures):
+    write_report(make().data())
+    made = make(lambda variant, seed: 0.7 if seed == 3 else None, "seeds=[3,4]")
+    page = next(path for path in write_report(made.data()).paths if path.name == "index.html")
+    assert page.parent.parent.name == "incomplete"
+    links = [link for link in Page(page).links if "seed" in link and not link.startswith("#")]
+    assert {(page.parent / link).resolve() for link in links} == {run.folder.resolve() for run in made.runs[:3]}
+
+
+def test_a_variant_may_be_named_as_the_folder_of_incomplete_reports(tmp_path):
+    texts = {"table.md": "| the table |"}
+    (tmp_path / "incomplete" / "seed0-1a2b3c4d").mkdir(parents=True)
+    publish(Target(tmp_path / "incomplete", "fewer runs"), texts, [])
+    publish(Target(tmp_path), texts, [])
+    assert [path.name for path in (tmp_path / "incomplete").iterdir()] == ["seed0-1a2b3c4d"]
+
+
+def test_a_disk_that_is_full_is_a_warning(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    written = publish(Target(tmp_path), {"table.md": "| the table |"}, [])
+    assert written.paths == [] and written.warnings == [
+        f"{tmp_path}: the report cannot be written (No space left on device)"
+    ]
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):

@@ -16,7 +16,7 @@ from shunted_lab.compose import Experiment, compose
 from shunted_lab.nn.cost import Cost
 from shunted_lab.report.render import blocks, to_csv, to_latex, to_markdown, to_terminal
 from shunted_lab.report.table import Table, build_table
-from shunted_lab.report.write import write_tables
+from shunted_lab.report.write import TABLES, Target, publish
 from shunted_lab.study.measure import Measured
 from shunted_lab.study.plan import Run, RunState
 
@@ -346,16 +346,18 @@ def test_latex_compiles(tmp_path):
 
 
 def test_a_report_is_written_whole_and_again(tmp_path):
-    paths = write_tables(table(), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.md", "table.tex"]
+    texts = {name: render(table()) for name, render in TABLES.items()}
+    paths = publish(Target(tmp_path), texts, []).paths
+    assert sorted(path.name for path in tmp_path.glob("*.*")) == ["table.csv", "table.md", "table.tex"]
     before = [path.read_text() for path in paths]
-    write_tables(table(), tmp_path)
+    publish(Target(tmp_path), texts, [])
     assert [path.read_text() for path in paths] == before
 
 
 def test_a_report_is_written_as_utf8_whatever_the_locale(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_text", _ascii_by_default(Path.write_text))
-    assert "Δ" in write_tables(table(), tmp_path)[0].read_text(encoding="utf-8")
+    written = publish(Target(tmp_path), {"table.md": to_markdown(table())}, [])
+    assert "Δ" in written.paths[0].read_text(encoding="utf-8")
 
 
 def _ascii_by_default(write_text):

@@ -1,15 +1,18 @@
 """The search: what its points are, that each is tried once, and what is refused before anything is trained."""
 
+import json
 import signal
 
 import pytest
+import torch
 from conftest import Silent
 from optuna.trial import TrialState
 
+from shunted_lab import run as command
 from shunted_lab.compose import compose
 from shunted_lab.config import ConfigError
 from shunted_lab.data import check_data
-from shunted_lab.report.search import build_search_table
+from shunted_lab.report.search import build_search_table, load_search, write_search
 from shunted_lab.study.confirm import take_the_best
 from shunted_lab.study.launch import Launcher
 from shunted_lab.study.order import Slot
@@ -212,6 +215,29 @@ def test_a_lost_study_is_rebuilt_with_its_points(searched, graded_training, tmp_
         rebuild(tmp_path / "experiments")
 
 
+def test_a_search_s_table_is_not_replaced_by_one_with_fewer_trials(searched, graded_training, monkeypatch):
+    monkeypatch.setattr("shunted_lab.report.search.search_pictures", lambda search, study: [])
+    experiment = searched(trials=4)
+    search, study = run_search(experiment)
+    config, folder = experiment.config, search.folder
+    full, empty = (build_search_table(search, found, config) for found in (study, None))
+    assert write_search(search, study, full, config).warnings == []
+    before = (folder / "search.md").read_text()
+    written = write_search(search, None, empty, config)
+    kept = f"search.md has 4 finished trials and is kept; these overrides have 0 of 4: {folder}/incomplete/search.md"
+    assert written.warnings == [kept] and (folder / "search.md").read_text() == before
+    assert "0 of 4 assignments tried" in (folder / "incomplete" / "search.md").read_text()
+    write_search(search, study, full, config)
+    assert not (folder / "incomplete").exists()
+
+
+def test_a_report_of_another_search_is_refused(searched, trained):
+    run_search(searched(trials=2))
+    searched(trials=2, more="  objectives: {val/loss: min}")
+    with pytest.raises(ConfigError, match=r"made for another search \(search\.objectives was"):
+        load_search(["experiment=mine"])
+
+
 CONFIRM = """
 baseline: paper
 seeds: {seeds}
@@ -287,6 +313,12 @@ def test_another_base_configuration_is_refused(searched, trained):
             {"more": "  objectives: {val/top1: up}"},
             r"search\.objectives\.val/top1: 'up' is not known; choices: max, min",
         ),
+        (
+            {"more": "  objectives: {val/top2: max}"},
+            r"search\.objectives: 'val/top2' is not known; did you mean 'val/top5'\? choices: latency, macs, memory, "
+            r"params, val/loss, val/top1, val/top5",
+        ),
+        ({"more": "  objectives: {val/recall: max, macs: min}"}, r"search\.objectives: 'val/recall' is not known"),
         ({"more": "  objectives: {test/top1: max}"}, r"search\.objectives: 'test/top1' cannot be searched for"),
         (
             {"more": "  objectives: {val/top1: max, macs: min}\n  pruner: median"},
@@ -301,6 +333,41 @@ def test_what_cannot_be_searched_is_refused_before_anything_starts(searched, cha
         search_of(searched(**change))
 
 
+def test_no_objectives_are_the_metric_that_chooses_the_task_s_best_epoch(searched, trained):
+    earth, scales = searched(), searched("data=scales", space="{recipe.lr: [1e-3, 1.5e-3]}", more="  pruner: median")
+    assert earth.config.search.objectives is None and search_of(earth).config.objectives == {"val/top1": "max"}
+    search = search_of(scales)
+    study = search.open(scales.config)
+    assert study.metric_names == ["val/recall"] and study.direction.name == "MAXIMIZE"
+    assert json.loads((search.folder / "search.json").read_text())["objectives"] == {"val/recall": "max"}
+    assert build_search_table(search, study, scales.config).head[1] == "val/recall"
+    _, _, config = load_search(["experiment=mine", "data=scales"])
+    assert config.search.objectives == {"val/recall": "max"}
+
+
+def test_a_point_without_the_metric_is_not_trained(searched):
+    search = search_of(
+        searched("data=scales", space="{data.size_ratio: [4, 16]}", more="  objectives: {val/recall_medium: max}")
+    )
+    search.run({"data.size_ratio": 4})
+    with pytest.raises(ConfigError, match=r"search\.objectives: 'val/recall_medium' is not known; did you mean"):
+        search.run({"data.size_ratio": 16})
+
+
+def test_memory_is_not_searched_for_where_the_device_does_not_tell(searched, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(ConfigError, match=r"search\.objectives: 'memory' cannot be measured on this machine's device"):
+        search_of(searched(more="  objectives: {val/top1: max, memory: min}"))
+
+
+def test_an_unknown_metric_is_refused_by_the_plan_too(searched, tmp_path, capsys):
+    searched(more="  objectives: {val/f1: max}")
+    assert command.main(["experiment=mine", "plan_only=true"]) == 1
+    assert capsys.readouterr().err.startswith("error: search.objectives: 'val/f1' is not known; ")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_word_cannot_set_what_is_searched(searched):
     with pytest.raises(ConfigError, match=r"model\.rates=.*searches rates|varies model\.rates"):
         searched("model.rates=[[1],[1],[1],[1]]")
@@ -313,7 +380,6 @@ def test_a_search_has_one_seed(searched):
 
 @pytest.mark.slow
 def test_a_search_has_a_page_with_its_figures(tmp_path, trained, monkeypatch, capsys):
-    from shunted_lab import run as command
     from shunted_lab.report import __main__ as report
     from shunted_lab.study import launch, worker
 

@@ -7,13 +7,13 @@ from collections import namedtuple
 
 import pytest
 import sqlalchemy
-from conftest import COST, Silent, command, complete_once, experiment_of, names, planned, study_of, trials, until
+from conftest import COST, Silent, command, complete_once, experiment_of, names, planned, trials, until
 from optuna.trial import TrialState
 
 from shunted_lab.compose import compose
 from shunted_lab.config import ConfigError
 from shunted_lab.files import is_locked, locked
-from shunted_lab.study import plan, store
+from shunted_lab.study import plan, storage, store
 from shunted_lab.study.launch import Launcher
 from shunted_lab.study.order import Slot
 from shunted_lab.study.queue import Queue
@@ -110,13 +110,13 @@ def test_a_database_of_a_newer_schema_is_refused(tmp_path, trained):
 def test_a_database_that_is_none_is_refused(tmp_path):
     (tmp_path / "runs" / "ablate_embed").mkdir(parents=True)
     (tmp_path / "runs" / "ablate_embed" / "study.db").write_text("not a database, but long enough to be looked at")
-    with pytest.raises(ConfigError, match=r"study\.db: is no study of this version"):
+    with pytest.raises(ConfigError, match=r"study\.db: is not a study of this version"):
         _refuse(tmp_path)
 
 
 def test_a_launcher_that_was_killed_before_it_had_made_the_study_leaves_nothing_in_the_way(tmp_path, trained):
     (tmp_path / "runs" / "ablate_embed").mkdir(parents=True)
-    store.make_storage(f"sqlite:///{tmp_path}/runs/ablate_embed/study.db").engine.dispose()  # tables, and no study
+    storage.make_storage(tmp_path / "runs" / "ablate_embed" / "study.db").engine.dispose()  # tables, and no study
     assert store.open_study(experiment_of(tmp_path).config) is None
     assert names(command(tmp_path, "seeds=[0]")) == ["done"] * 3
 
@@ -184,7 +184,7 @@ def test_a_runs_dir_that_cannot_be_made_is_refused(tmp_path):
 
 def test_trials_that_were_set_aside_are_no_results(tmp_path, trained):
     command(tmp_path, "seeds=[0]")
-    study = study_of(tmp_path)
+    study = store.create_study(experiment_of(tmp_path).config, {"val/top1": "max"})
     done = [t.number for t in study.trials if t.state == TrialState.COMPLETE]
     study.set_user_attr("set_aside", {str(number): "elsewhere" for number in done})
     for path in tmp_path.glob("runs/*/*/seed0-*"):
