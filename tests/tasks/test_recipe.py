@@ -416,6 +416,7 @@ def test_looks_are_rare_on_a_gpu_and_never_too_late_for_a_checkpoint():
 
     optimizer = SimpleNamespace(param_groups=[{"lr": 0.5}])
     trainer = SimpleNamespace(global_step=0, current_epoch=0, world_size=1, optimizers=[optimizer])
+    trainer.accumulate_grad_batches = 1
     look = Divergence(lambda: None)
 
     class OnGPU:
@@ -427,6 +428,9 @@ def test_looks_are_rare_on_a_gpu_and_never_too_late_for_a_checkpoint():
             self.value = value
 
         def detach(self):
+            return self
+
+        def __mul__(self, parts: int):
             return self
 
     stacked = []
