@@ -56,6 +56,7 @@ def build_search_table(search: Search, study: Study | None, config: Config) -> S
     caption = ["SMOKE TEST, not a result: a few batches of training."] if config.smoke else []
     caption += _counts(search, study, trials, over)
     caption += _verdict(search, base, top)
+    caption += _uncertain(done) if "latency" in names else []
     caption.append(
         "One seed, chosen by validation: trials of a search are no evidence. An experiment with "
         f"confirm: {{search: {config.name}}} trains the best again with other seeds."
@@ -196,6 +197,18 @@ def _verdict(search: Search, base: list[FrozenTrial], top: list[FrozenTrial]) ->
         return [f"Nothing was found with a better {name} than the baseline at its MACs or fewer."]
     lead = better[0].values[0] - base[0].values[0]
     return [f"Best at the baseline's MACs or fewer: {better[0].user_attrs['name']}, {name} {lead:+.4f}."]
+
+
+def _uncertain(trials: list[FrozenTrial]) -> list[str]:
+    """How many latencies were measured on a machine that was too busy for them."""
+    costs = [t.user_attrs["result"]["costs"] for t in trials]
+    spreads = [found["latency_spread"] for found in costs if "latency_spread" in found]
+    if not spreads:
+        return []
+    return [
+        f"The latency of {len(spreads)} of {len(trials)} trials is uncertain: rounds differed by up to "
+        f"{100 * max(spreads):.0f} %, the machine was busy."
+    ]
 
 
 def _macs(trial: FrozenTrial) -> float:
