@@ -268,5 +268,5 @@ def _done_before(folder: Path) -> int:
     """Finished trials in the report that is there; 0 if there is none."""
     try:
         return max(0, len((folder / "search.csv").read_text(encoding="utf-8").splitlines()) - 1)
-    except (FileNotFoundError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError):
         return 0

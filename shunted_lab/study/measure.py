@@ -116,8 +116,8 @@ def read_measured(experiment: Experiment) -> dict[str, Measured]:
 def measure_variants(experiment: Experiment, facts: dict[str, DataFacts]) -> dict[str, Measured]:
     """Measure all variants, unless they are all known on this device; nothing in a smoke test.
 
-    `costs.json` in the study's folder keeps what was found. A latency that was not stable is not in it, so that the
-    next command tries again.
+    `costs.json` in the study's folder keeps what was found. A latency that was not stable is null there, with the
+    reason, and the next command tries again.
     """
     if experiment.config.smoke:
         return {}
