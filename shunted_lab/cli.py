@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ def answer(words: list[str] | None, usage: Callable[[], str], act: Callable[[lis
         act: does it, and raises `ConfigError` for what a user can get wrong. It writes files before it prints.
     """
     forgive()
+    # Read when torch is imported, also by workers: threads that spin make small models slow on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = sys.argv[1:] if words is None else words
     if {"-h", "--help"} & set(words):
         print(usage())

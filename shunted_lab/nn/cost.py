@@ -70,7 +70,7 @@ def _cost(module: nn.Module, flops: dict[Any, int]) -> Cost:
 
 @dataclass(frozen=True)
 class Speed:
-    """What a pass over a batch took on a device. `peak_memory` is None where the device cannot tell it."""
+    """What a pass over a batch took on a device. `peak_memory` is None where it was not measured."""
 
     latency: float  # seconds, the median of the repeats
     throughput: float  # images a second
@@ -88,12 +88,13 @@ def measure(
     repeats: int = 20,
     warmup: int = 5,
     training: bool = False,
+    memory: bool = True,
 ) -> Speed:
-    """Time a forward pass (`training`: forward and backward) on a real device, and its peak memory.
+    """Time a forward pass (`training`: forward and backward) on a real device, and, with `memory`, its peak memory.
 
     On a GPU the time is that between two events of the device, and memory that of its allocator; on a CPU, the clock
-    and what torch's allocator has given out. The model is moved to the device and left in the mode that it was in;
-    `training` updates its running statistics and clears its gradients.
+    and what torch's allocator has given out. MPS does not tell its memory. The model is moved to the device and left in
+    the mode that it was in; `training` updates its running statistics and clears its gradients.
     """
     device = torch.device(device)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -113,7 +114,7 @@ def measure(
         for _ in range(warmup):
             step()
         latency = statistics.median(_seconds(step, device) for _ in range(repeats))
-        peak = _peak_memory(step, device)
+        peak = _peak_memory(step, device) if memory else None
     finally:
         model.train(before)
     return Speed(latency, batch_size / latency, peak, device_name(device))

@@ -30,9 +30,7 @@ def report(experiment: Experiment, words: list[str]) -> int:
         raise ConfigError(f"{folder}: there is no such study; run the experiment first, or set runs_dir=...")
     make = _report_search if experiment.config.search is not None else _report_runs
     written, table, complete = make(words)
-    if not written.paths:
-        print(table)
-    print(*written.paths, sep="\n")
+    print("\n".join(map(str, written.paths)) or table)
     for warning in written.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return 0 if complete else 1

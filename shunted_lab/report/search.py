@@ -58,6 +58,7 @@ def build_search_table(search: Search, study: Study | None, config: Config) -> S
     caption += _counts(search, study, trials, over)
     caption += _verdict(search, base, top)
     caption += replaced_images({t.user_attrs["name"]: t.user_attrs["result"] for t in done})
+    caption += _uncertain(done) if "latency" in names else []
     caption.append(
         "One seed, chosen by validation: trials of a search are no evidence. An experiment with "
         f"confirm: {{search: {config.name}}} trains the best again with other seeds."
@@ -200,6 +201,18 @@ def _verdict(search: Search, base: list[FrozenTrial], top: list[FrozenTrial]) ->
     return [f"Best at the baseline's MACs or fewer: {better[0].user_attrs['name']}, {name} {lead:+.4f}."]
 
 
+def _uncertain(trials: list[FrozenTrial]) -> list[str]:
+    """How many latencies were measured on a machine that was too busy for them."""
+    costs = [t.user_attrs["result"]["costs"] for t in trials]
+    spreads = [found["latency_spread"] for found in costs if "latency_spread" in found]
+    if not spreads:
+        return []
+    return [
+        f"The latency of {len(spreads)} of {len(trials)} trials is uncertain: rounds differed by up to "
+        f"{100 * max(spreads):.0f} %, the machine was busy."
+    ]
+
+
 def _macs(trial: FrozenTrial) -> float:
     return trial.user_attrs["result"]["costs"]["macs"]
 
@@ -248,5 +261,5 @@ def _done_before(folder: Path) -> int:
     """Finished trials in the report that is there; 0 if there is none."""
     try:
         return max(0, len((folder / "search.csv").read_text(encoding="utf-8").splitlines()) - 1)
-    except (FileNotFoundError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError):
         return 0

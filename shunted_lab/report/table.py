@@ -37,7 +37,7 @@ class Row:
     paper_cost: Cost | None = None
     paper: Mapping[str, float] = field(default_factory=dict)  # published top1 [%], params [M], flops [G]
     columns: Sequence[Summary | None] = ()  # the goal's further metrics
-    latency: float | None = None  # seconds of one image's forward pass
+    latency: float | None = None  # seconds of one image's forward pass; None also where it could not be told
     memory: float | None = None  # bytes that it holds at most
 
 
@@ -105,9 +105,24 @@ def build_table(
         )
     title = f"{config.name}: {config.description}" if config.description else config.name
     caption = _caption(config, variants, states, rows, goal)
-    if measured:
-        caption.append(f"Latency and peak memory above the weights: forward, one image, alone on {devices[0]}.")
+    caption += _measured_captions(measured)
     return Table(title, goal, rows, caption, *_paper_captions(config, variants))
+
+
+def _measured_captions(measured: Mapping[str, Measured]) -> list[str]:
+    """How latency and memory were measured, and which latencies are not shown."""
+    shown = ["latency"] if any(m.latency is not None for m in measured.values()) else []
+    shown += ["peak memory above the weights"] if any(m.memory is not None for m in measured.values()) else []
+    devices = ", ".join(sorted({m.device for m in measured.values()}))
+    lines = [f"{' and '.join(shown).capitalize()}: forward, one image, alone on {devices}."] if shown else []
+    busy = {name: m for name, m in measured.items() if m.latency is None}
+    if busy:
+        rounds, spread = max(m.rounds for m in busy.values()), max(m.spread for m in busy.values())
+        lines.append(
+            f"Latency of {', '.join(busy)} is not shown: {rounds} rounds differed by "
+            f"{'up to ' if len(busy) > 1 else ''}{100 * spread:.0f} %, the machine is busy."
+        )
+    return lines
 
 
 def headlines(variants: Mapping[str, RunConfig], states: Sequence[RunState]) -> dict[str, dict[int, float]]:

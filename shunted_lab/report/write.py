@@ -119,7 +119,7 @@ def _done_before(folder: Path) -> int:
     """Finished runs in the report that is there; 0 if there is none."""
     try:
         lines = (folder / RUNS).read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError):
         return 0
     return sum(line.get("state") == "done" for line in csv.DictReader(lines))
 

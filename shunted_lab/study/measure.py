@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from shunted_lab.compose import Experiment
 from shunted_lab.config import RunConfig
@@ -13,17 +17,86 @@ from shunted_lab.data import DataFacts
 from shunted_lab.files import write_json
 from shunted_lab.study.plan import study_folder
 
+if TYPE_CHECKING:
+    from shunted_lab.nn import Speed
+
 FILE = "costs.json"
-ROUNDS, REPEATS, WARMUP = 3, 10, 3
+REPEATS, WARMUP = 10, 3  # passes of a round
+AGREEMENT = 0.05  # share by which the two best rounds may differ
+ROUNDS = 3, 20  # at least, at most
+SECONDS = 60.0  # after which no round begins
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one image's forward pass: seconds, and bytes above the weights (None where the device does not tell)."""
+    """Of one image's forward pass: seconds, and bytes above the weights (None where the device does not tell).
 
-    latency: float
+    `latency` is None where the two best of `rounds` differed by `spread`, a share: more than can be trusted.
+    """
+
+    latency: float | None
     memory: float | None
     device: str
+    rounds: int = 0
+    spread: float = 0.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The rounds of one model: the median seconds of each, peak memory in bytes, and the device."""
+
+    medians: list[float]
+    memory: float | None
+    device: str
+
+    @property
+    def best(self) -> float:
+        return min(self.medians)
+
+
+def spread_of(medians: Sequence[float]) -> float:
+    """By which share the two best rounds differ; infinite where there is no second one."""
+    first, second, *_ = [*sorted(medians), math.inf, math.inf]
+    return second / first - 1 if first < math.inf else math.inf
+
+
+def are_stable(medians: Sequence[float]) -> bool:
+    """Whether the two best rounds agree. Something else on the machine makes a round slower and never faster."""
+    return spread_of(medians) <= AGREEMENT
+
+
+def is_over(rounds: Sequence[Sequence[float]], seconds: float) -> bool:
+    """Whether to stop measuring, after so many seconds.
+
+    Args:
+        rounds: of each model the median of every round, as many for each.
+    """
+    least, most = ROUNDS
+    done = len(rounds[0])
+    if done >= least and all(are_stable(medians) for medians in rounds):
+        return True
+    return done >= most or (done >= 2 and seconds >= SECONDS)
+
+
+def time_in_turns(measures: Mapping[str, Callable[[bool], Speed]]) -> dict[str, Timing]:
+    """Measure models in turns, round by round, until the two best rounds of each agree, or it takes too long.
+
+    In turns, a busy moment of the machine does not meet one model only.
+
+    Args:
+        measures: name -> a round of this model; told whether to measure memory too.
+    """
+    found: dict[str, list[Speed]] = {name: [] for name in measures}
+    start = time.monotonic()
+    while not is_over([[s.latency for s in those] for those in found.values()], time.monotonic() - start):
+        for name, measure in measures.items():
+            found[name].append(measure(not found[name]))
+    return {name: _timing(those) for name, those in found.items()}
+
+
+def _timing(rounds: Sequence[Speed]) -> Timing:
+    memory = rounds[0].peak_memory
+    return Timing([s.latency for s in rounds], None if memory is None else float(memory), rounds[0].device)
 
 
 def read_measured(experiment: Experiment) -> dict[str, Measured]:
@@ -41,24 +114,39 @@ def read_measured(experiment: Experiment) -> dict[str, Measured]:
 
 
 def measure_variants(experiment: Experiment, facts: dict[str, DataFacts]) -> dict[str, Measured]:
-    """Measure all variants in turns, unless they are all known on this device; `costs.json` keeps the best medians."""
+    """Measure all variants, unless they are all known on this device; nothing in a smoke test.
+
+    `costs.json` in the study's folder keeps what was found. A latency that was not stable is null there, with the
+    reason, and the next command tries again.
+    """
+    if experiment.config.smoke:
+        return {}
     from shunted_lab.nn import device_name
     from shunted_lab.tasks.device import find_device
 
     device = find_device(experiment.config.launch.accelerator, "launch.accelerator")
-    known = read_measured(experiment)
-    if len(known) == len(experiment.variants) and {m.device for m in known.values()} == {device_name(device)}:
+    known = {name: m for name, m in read_measured(experiment).items() if m.device == device_name(device)}
+    if all(name in known and known[name].latency is not None for name in experiment.variants):
         return known
-    rounds = 1 if experiment.config.smoke else ROUNDS
-    repeats = 2 if experiment.config.smoke else REPEATS
-    found: dict[str, list[Measured]] = {name: [] for name in experiment.variants}
-    for _ in range(rounds):  # in turns, so that a busy moment of the machine does not meet one variant only
-        for name, run in experiment.variants.items():
-            found[name].append(_measure(run, facts[name].num_classes, device, repeats))
-    best = {name: min(those, key=lambda m: m.latency) for name, those in found.items()}
-    note = {name: {"model": _key(experiment.variants[name]), "measured": asdict(m)} for name, m in best.items()}
+    rounds = {n: partial(_measure, run, facts[n].num_classes, device) for n, run in experiment.variants.items()}
+    found = {name: _measured(timing, known.get(name)) for name, timing in time_in_turns(rounds).items()}
+    note = {name: {"model": _key(experiment.variants[name]), "measured": asdict(m)} for name, m in found.items()}
     write_json(study_folder(experiment.config) / FILE, note)
-    return best
+    return found
+
+
+def _measured(timing: Timing, known: Measured | None) -> Measured:
+    """What is kept of a variant: a stable latency, if there is one, of now or before."""
+    if not are_stable(timing.medians) and known is not None and known.latency is not None:
+        return known
+    latency = timing.best if are_stable(timing.medians) else None
+    rounds, spread = len(timing.medians), spread_of(timing.medians)
+    return Measured(latency, timing.memory, timing.device, rounds, spread)
+
+
+def time_run(run: RunConfig, num_classes: int, device: Any) -> Timing:
+    """Measure the model of one run by itself, as `time_in_turns` does."""
+    return time_in_turns({"": partial(_measure, run, num_classes, device)})[""]
 
 
 def can_measure_memory(accelerator: str) -> bool:
@@ -68,13 +156,13 @@ def can_measure_memory(accelerator: str) -> bool:
     return find_device(accelerator, "launch.accelerator").type != "mps"
 
 
-def _measure(run: RunConfig, num_classes: int, device: Any, repeats: int) -> Measured:
+def _measure(run: RunConfig, num_classes: int, device: Any, memory: bool) -> Speed:
+    """A round of a run's model: passes of one image."""
     from shunted_lab.nn import measure
     from shunted_lab.tasks.model import build_model
 
-    side = run.data.image_size
-    speed = measure(build_model(run.model, num_classes), (side, side), 1, str(device), repeats=repeats, warmup=WARMUP)
-    return Measured(speed.latency, None if speed.peak_memory is None else float(speed.peak_memory), speed.device)
+    size, model = run.data.image_size, build_model(run.model, num_classes)
+    return measure(model, (size, size), 1, device, repeats=REPEATS, warmup=WARMUP, memory=memory)
 
 
 def _key(run: RunConfig) -> str:

@@ -97,8 +97,8 @@ def _sqlite_path(where: Path | str) -> Path | None:
     if isinstance(where, Path):
         return where
     url = sqlalchemy.make_url(where)
-    plain = url.get_backend_name() == "sqlite" and url.database and not url.query
-    return Path(str(url.database)) if plain else None
+    is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:") and not url.query
+    return Path(str(url.database)) if is_file else None
 
 
 def _opener(path: Path, mode: str | None) -> Callable[[], sqlite3.Connection]:

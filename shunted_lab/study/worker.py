@@ -31,6 +31,7 @@ from shunted_lab.files import locked, write_json, write_text
 from shunted_lab.paths import expand
 from shunted_lab.streams import forgive
 from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, missing_metrics, read_result
+from shunted_lab.study.measure import are_stable, spread_of, time_run
 from shunted_lab.study.order import Order, Slot, origin
 from shunted_lab.study.plan import WEIGHTS, sources_of
 from shunted_lab.study.slurm import across_nodes
@@ -206,16 +207,20 @@ def _check_weights(run: Run) -> None:
 
 
 def _measured(run: Run, num_classes: int) -> dict[str, float]:
-    """Latency [s] of one image and peak memory [bytes] of a forward pass, on the device that the run was trained on."""
-    from shunted_lab.nn import measure
-    from shunted_lab.tasks.device import find_device
-    from shunted_lab.tasks.model import build_model
+    """Latency [s] of one image and peak memory [bytes] of a forward pass, on the device that the run was trained on.
 
-    device = find_device(run.config.launch.accelerator)
-    side = run.config.data.image_size
-    speed = measure(build_model(run.config.model, num_classes), (side, side), 1, device, repeats=20, warmup=3)
-    memory = {} if speed.peak_memory is None else {"memory": float(speed.peak_memory)}
-    return {"latency": speed.latency} | memory
+    Where no two rounds agree, the latency is that of the best one, and `latency_spread` is the share by which the two
+    best differ: a trial needs a value, and other runs may be training beside it.
+    """
+    from shunted_lab.tasks.device import find_device
+
+    timing = time_run(run.config, num_classes, find_device(run.config.launch.accelerator, "launch.accelerator"))
+    found = {"latency": timing.best}
+    if timing.memory is not None:
+        found["memory"] = timing.memory
+    if not are_stable(timing.medians):
+        found["latency_spread"] = spread_of(timing.medians)
+    return found
 
 
 def execute_apart(order: Order, link: Link) -> dict[str, Any]:

@@ -302,6 +302,19 @@ def test_measured_costs_stand_in_the_table_if_they_are_of_one_device():
     assert blocks(table(measured=other))[0].head == blocks(table())[0].head
 
 
+def test_a_latency_that_was_not_stable_is_a_dash_with_its_reason():
+    measured = {name: Measured(0.01, 7e5, "a CPU") for name in ACCURACY}
+    measured["overlapping"] = Measured(None, 7e5, "a CPU", 20, 0.34)
+    block = blocks(table(measured=measured))[0]
+    assert [line[3:5] for line in block.rows] == [("10.0", "0.7"), ("–", "0.7"), ("10.0", "0.7")]
+    assert "Latency of overlapping is not shown: 20 rounds differed by 34 %, the machine is busy." in block.caption
+    measured = {name: Measured(None, 7e5, "a CPU", 20, 0.1 * i) for i, name in enumerate(ACCURACY, 1)}
+    block = blocks(table(measured=measured))[0]
+    assert block.head[3:5] == ("Memory (MB)", "Top-1 (%)")
+    assert "Peak memory above the weights: forward, one image, alone on a CPU." in block.caption
+    assert "conv_stem is not shown: 20 rounds differed by up to 30 %, the machine is busy." in block.caption
+
+
 def test_rows_across_settings_are_compared_within_their_setting():
     found = compose(["experiment=scale_study", "seeds=[0,1]"])
     value = {"ratio1": 0.5, "ratio4": 0.6, "ratio16": 0.7}

@@ -154,6 +154,15 @@ def test_several_objectives_give_a_front(searched, graded_training):
     assert table.head == ("Assignment", "val/top1", "macs", "Params (M)", "GMACs")
 
 
+def test_a_latency_of_a_busy_machine_is_said(searched, trained, monkeypatch):
+    costs = iter([{"latency": 0.01}, {"latency": 0.02, "latency_spread": 0.34}])
+    monkeypatch.setattr("shunted_lab.study.worker._measured", lambda run: next(costs))
+    experiment = searched(trials=2, more="  objectives: {val/top1: max, latency: min}")
+    search, study = run_search(experiment)
+    caption = " ".join(build_search_table(search, study, experiment.config).caption)
+    assert "The latency of 1 of 2 trials is uncertain: rounds differed by up to 34 %, the machine was busy." in caption
+
+
 def test_a_hopeless_run_is_pruned(searched, trained):
     def curve(config, folder, link):
         from shunted_lab.tasks.train import Pruned

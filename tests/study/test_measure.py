@@ -1,0 +1,135 @@
+"""When a latency is known: rounds in turns, until the two best agree. The rounds are given, nothing is timed."""
+
+import itertools
+import math
+import os
+from unittest import mock
+
+import pytest
+from conftest import experiment_of, planned
+
+from shunted_lab import cli
+from shunted_lab.nn import Speed, device_name, device_of
+from shunted_lab.study import measure, plan, worker
+from shunted_lab.study.order import Order, origin
+
+
+@pytest.mark.parametrize(
+    ("medians", "spread", "stable"),
+    [
+        ([], math.inf, False),
+        ([10.0], math.inf, False),
+        ([10.0, 10.4], 0.04, True),
+        ([10.0, 10.6], 0.06, False),
+        ([990.0, 9.8, 82.9, 9.9], 0.1 / 9.8, True),
+        ([9.7, 82.9, 13.0], 3.3 / 9.7, False),
+    ],
+)
+def test_two_best_rounds_within_five_percent_are_stable(medians, spread, stable):
+    assert measure.spread_of(medians) == pytest.approx(spread) and measure.are_stable(medians) == stable
+
+
+@pytest.mark.parametrize(
+    ("rounds", "seconds", "over"),
+    [
+        ([[], []], 0, False),
+        ([[10.0, 10.0], [20.0, 20.0]], 1, False),  # a busy moment may last for two rounds
+        ([[10.0, 10.0, 10.0], [20.0, 30.0, 20.0]], 1, True),
+        ([[10.0, 10.0, 10.0], [20.0, 30.0, 40.0]], 1, False),
+        ([[10.0] * 20, [1.2**i for i in range(20)]], 1, True),
+        ([[10.0] * 19, [1.2**i for i in range(19)]], 59, False),
+        ([[10.0] * 19, [1.2**i for i in range(19)]], 60, True),
+        ([[10.0]], 300, False),
+        ([[10.0, 10.0]], 300, True),
+    ],
+)
+def test_measuring_ends_when_all_are_stable_or_after_twenty_rounds_or_a_minute(rounds, seconds, over):
+    assert measure.is_over(rounds, seconds) == over
+
+
+def rounds_of(monkeypatch, **medians):
+    """Measured rounds by variant, in turn; afterwards the last one again. Returns what was measured, in order."""
+    seen = []
+    left = {name: itertools.chain(values, itertools.repeat(values[-1])) for name, values in medians.items()}
+
+    def once(run, num_classes, device, memory):
+        name = {"non_overlapping": "a", "overlapping": "b", "conv_stem": "c"}[run.model.patch_embed.rstrip("01")]
+        seen.append(name)
+        return Speed(next(left[name]), 1.0, 1000 if memory else None, device_name(device))
+
+    monkeypatch.setattr(measure, "_measure", once)
+    return seen
+
+
+@pytest.fixture
+def study(tmp_path):
+    """An experiment with its folder, its data, and the names of its variants."""
+    experiment = experiment_of(tmp_path, "seeds=[0]")
+    plan.study_folder(experiment.config).mkdir(parents=True)
+    return experiment, plan.data_facts(experiment), list(experiment.variants)
+
+
+def test_variants_take_turns_and_keep_their_best_round(study, monkeypatch):
+    experiment, facts, names = study
+    seen = rounds_of(monkeypatch, a=[0.5, 0.01, 0.0101, 0.02], b=[0.01], c=[0.03])
+    found = measure.measure_variants(experiment, facts)
+    assert seen == ["a", "b", "c"] * 3
+    assert [found[name].latency for name in names] == [0.01, 0.01, 0.03]
+    assert [found[name].memory for name in names] == [1000.0] * 3
+    assert measure.read_measured(experiment) == found
+    assert measure.measure_variants(experiment, facts) == found and len(seen) == 9, "it is not measured again"
+
+
+def test_a_variant_that_is_not_stable_has_no_number_and_is_tried_again(study, monkeypatch):
+    experiment, facts, names = study
+    unstable = [0.01 * 1.34**i for i in range(20)][::-1]
+    seen = rounds_of(monkeypatch, a=[0.01], b=unstable, c=[0.03])
+    found = measure.measure_variants(experiment, facts)
+    assert [found[name].latency for name in names] == [0.01, None, 0.03] and len(seen) == 60
+    b = measure.read_measured(experiment)[names[1]]
+    assert (b.rounds, round(b.spread, 2), b.memory) == (20, 0.34, 1000.0)
+    seen = rounds_of(monkeypatch, a=unstable, b=[0.02], c=[0.04])
+    found = measure.measure_variants(experiment, facts)
+    assert len(seen) == 60 and [found[name].latency for name in names] == [0.01, 0.02, 0.04], "a keeps what it had"
+
+
+def test_a_smoke_test_measures_nothing(tmp_path, monkeypatch):
+    experiment = experiment_of(tmp_path, "smoke=true")
+    seen = rounds_of(monkeypatch, a=[0.01], b=[0.01], c=[0.01])
+    assert measure.measure_variants(experiment, {}) == {} and seen == []
+    assert not plan.study_folder(experiment.config).exists()
+
+
+@pytest.mark.parametrize(
+    ("medians", "noted"), [([0.02, 0.01, 0.0101], False), ([0.01 * 1.5**i for i in range(20)], True)]
+)
+def test_a_trial_takes_its_best_round_and_notes_that_it_was_not_stable(tmp_path, monkeypatch, medians, noted):
+    run = planned(experiment_of(tmp_path, "seeds=[0]"))[0]
+    rounds_of(monkeypatch, a=medians)
+    monkeypatch.setattr(worker, "train", lambda *args: {"metrics": {"val/top1": 0.5}})
+    costs = worker.execute(Order(run, {}, origin(), measure=True))["costs"]
+    assert costs["latency"] == 0.01 and costs["memory"] == 1000.0
+    assert costs.get("latency_spread") == (pytest.approx(0.5) if noted else None)
+
+
+def test_memory_is_measured_in_the_first_round_only(study, monkeypatch):
+    experiment, facts, names = study
+    asked = []
+
+    def once(*args, memory, **kwargs):
+        asked.append(memory)
+        return Speed(1.0, 1.0, 7, "a CPU")
+
+    monkeypatch.setattr("shunted_lab.nn.measure", once)
+    measure.time_run(experiment.variants[names[0]], facts[names[0]].num_classes, device_of("cpu"))
+    assert asked == [True, False, False]
+
+
+def test_threads_of_a_command_wait_without_spinning():
+    with mock.patch.dict(os.environ):
+        os.environ.pop("OMP_WAIT_POLICY", None)
+        seen = []
+        assert cli.answer([], str, lambda words: seen.append(os.environ["OMP_WAIT_POLICY"]) or 0) == 0
+        os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
+        cli.answer([], str, lambda words: seen.append(os.environ["OMP_WAIT_POLICY"]) or 0)
+    assert seen == ["PASSIVE", "ACTIVE"]
