@@ -6,10 +6,11 @@ import os
 from unittest import mock
 
 import pytest
+import torch
 from conftest import experiment_of, planned
 
 from shunted_lab import cli
-from shunted_lab.nn import Speed, device_name, device_of
+from shunted_lab.nn import Speed, device_name
 from shunted_lab.study import measure, plan, worker
 from shunted_lab.study.order import Order, origin
 
@@ -121,7 +122,7 @@ def test_memory_is_measured_in_the_first_round_only(study, monkeypatch):
         return Speed(1.0, 1.0, 7, "a CPU")
 
     monkeypatch.setattr("shunted_lab.nn.measure", once)
-    measure.time_run(experiment.variants[names[0]], facts[names[0]].num_classes, device_of("cpu"))
+    measure.time_run(experiment.variants[names[0]], facts[names[0]].num_classes, torch.device("cpu"))
     assert asked == [True, False, False]
 
 
