@@ -74,6 +74,8 @@ def test_arrows(path):
         "shunted_lab.dashboard",
         "shunted_lab.usage",
         "shunted_lab.data",
+        "shunted_lab.data.evaluated",
+        "shunted_lab.data.image_splits",
         "shunted_lab.data.shards",
         "shunted_lab.data.tars",
     ],
