@@ -281,7 +281,9 @@ def test_the_test_split_is_enough_where_it_is_tested(net, pictures, tmp_path, ca
     assert alone["metrics"] == with_all["metrics"] and alone["of_images"] == 8
     refused(of_file(tmp_path / "net.pth", tmp_path / "data", "split=val"), r"data\.root: .*/train is absent", capsys)
     shutil.rmtree(tmp_path / "data" / "val" / "cat")
-    refused(of_file(tmp_path / "net.pth", tmp_path / "data"), r"has a head for 2 classes, and the data have 1", capsys)
+    refused(
+        of_file(tmp_path / "net.pth", tmp_path / "data"), r"has 1 class, .dog.; a classifier needs at least 2", capsys
+    )
     shutil.rmtree(tmp_path / "data" / "val")
     refused(of_file(tmp_path / "net.pth", tmp_path / "data"), r"data\.root: .*/val is absent", capsys)
 

@@ -29,11 +29,12 @@ NAMED = 3  # classes that a message names, of each kind
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with the weights of a file, the entry of the file that they are, and how its classes were matched."""
+    """A model with the weights of a file, the entry of the file that they are, and how its classes were matched to
+    those of the data; None where no data were given."""
 
     net: Pyramid
     entry: str | None
-    classes: str
+    classes: str | None
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def load_model(config: ModelConfig, file: Path, class_names: Sequence[str] | Non
             another model, with the first differences, and for a head for other classes.
     """
     checkpoint = _read("checkpoint", file)
-    classes = BY_POSITION if checkpoint.class_names is None else BY_NAME
+    classes = None
     if class_names is not None:
         difference = _difference(checkpoint, class_names)
         if difference is not None:
@@ -127,8 +128,9 @@ def _difference(checkpoint: Checkpoint, class_names: Sequence[str]) -> str | Non
         if checkpoint.num_classes == len(class_names):
             return None
         return f"has a head for {checkpoint.num_classes} classes, and the data have {len(class_names)} classes"
-    lost = [name for name in theirs if name not in set(class_names)]
-    new = [name for name in class_names if name not in set(theirs)]
+    ours, known = set(class_names), set(theirs)
+    lost = [name for name in theirs if name not in ours]
+    new = [name for name in class_names if name not in known]
     if not lost and not new:
         return None
     found = [f"only the file has {_listed(lost, new)}"] if lost else []
@@ -150,7 +152,8 @@ def _ordered(checkpoint: Checkpoint, class_names: Sequence[str]) -> tuple[Checkp
         return checkpoint, BY_POSITION
     if theirs == tuple(class_names):
         return checkpoint, BY_NAME
-    rows = torch.tensor([theirs.index(name) for name in class_names])
+    places = {name: row for row, name in enumerate(theirs)}
+    rows = torch.tensor([places[name] for name in class_names])
     state = {name: value[rows] if name.startswith("head.") else value for name, value in checkpoint.state_dict.items()}
     return replace(checkpoint, state_dict=state, class_names=tuple(class_names)), REORDERED
 

@@ -167,7 +167,10 @@ def trained(monkeypatch) -> list[Path]:
 
 def test_nothing_is_trained_before_the_images_can_be_decoded(root, tmp_path, trained, capsys):
     broken = halve(root / "val" / "dog" / "1.png")
+    (root / "train" / "cat" / "x.heic").touch()
     assert command.main(words(root, tmp_path, "plan_only=true")) == 0  # decodes nothing
+    said = "data=folder: 1 file is not read, by extension: .heic (1); e.g. train/cat/x.heic\n"
+    assert capsys.readouterr().out.endswith(said)
     assert command.main(words(root, tmp_path)) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: data.root: 1 of 8 images of val and test") and str(broken) in error

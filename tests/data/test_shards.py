@@ -107,11 +107,13 @@ def test_tars_have_the_form_of_webdataset(source, finished):
     assert sorted(seen) == sorted(there)
 
 
-def test_other_formats_keep_their_ending(tmp_path):
+def test_other_formats_keep_their_ending(tmp_path, capsys):
     source = photos(tmp_path / "in", train=2, val=1)
     (source / "train" / "cat" / "0.jpg").rename(source / "train" / "cat" / "0.JPEG")
     Image.new("RGB", (40, 40)).save(source / "train" / "cat" / "x.png")
+    (source / "train" / "cat" / "x.heic").touch()
     convert(source, tmp_path / "out")
+    assert capsys.readouterr().err.startswith("data=folder: 1 file is not read, by extension: .heic (1); e.g. ")
     endings = set()
     for path in (tmp_path / "out").glob("train-*.tar"):
         with tarfile.open(path) as tar:
