@@ -14,6 +14,7 @@ import torch
 from conftest import Silent, experiment_of, planned, study_of, until
 
 from shunted_lab.config import ConfigError
+from shunted_lab.files import is_locked
 from shunted_lab.study import folder, plan, store, worker
 from shunted_lab.study.launch import Launcher, plan_slots
 from shunted_lab.study.order import Order, origin
@@ -104,7 +105,7 @@ def test_a_run_over_two_processes_stops_with_a_checkpoint(tmp_path):
     with pytest.raises(worker.Stopped):
         worker.execute_apart(Order(run, {}, origin()), Stop())
     assert (run.folder / "checkpoints" / "last.ckpt").exists() and not (run.folder / "result.json").exists()
-    until(lambda: not folder.is_locked(run.folder / "lock"))
+    until(lambda: not is_locked(run.folder / "lock"))
 
 
 def test_a_search_can_ask_for_latency_and_memory(tmp_path, monkeypatch):
@@ -135,7 +136,7 @@ def test_the_command_keeps_two_workers_busy_and_survives_the_death_of_one(tmp_pa
     )
     until(lambda: len(list(tmp_path.glob("runs/*/*/*/checkpoints/last.ckpt"))) == 2, 120)
     launcher = study_of(tmp_path, *SMALL).trials[0].user_attrs["launcher"]
-    assert folder.is_locked(Path(launcher["lock"]))
+    assert is_locked(Path(launcher["lock"]))
     workers = _workers(tmp_path)
     assert len(workers) == 2
     os.kill(workers.pop(), signal.SIGKILL)
