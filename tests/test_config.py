@@ -190,7 +190,7 @@ def _changed(run: RunConfig, group: str, name: str) -> RunConfig:
     config = getattr(run, group)
     value = getattr(config, name)
     other = {
-        int: lambda: value + 32,
+        int: lambda: 2 * value or 32,  # a batch can still be shared by twice as many devices
         float: lambda: value / 2 + 0.01,
         bool: lambda: not value,
         str: lambda: value + "x",

@@ -327,7 +327,10 @@ def test_images_a_second_leave_the_first_batch_out(monkeypatch):
         (["split=train"], "split: 'train' is not known; choices: test, val"),
         (["device=gpu"], "device: 'gpu' is not known"),
         (["precision=8"], "precision: '8' is not known"),
-        (["precision=16-mixed"], "precision: 16-mixed is not for a CPU; choices: mixed, 32-true, bf16-mixed"),
+        (
+            ["precision=16-mixed"],
+            "precision: '16-mixed' is not available on this machine's cpu; choices: 32-true, bf16-mixed",
+        ),
         (["limit_batches=0"], "limit_batches: 0 is too small"),
         (["num_workers=-1"], "num_workers: -1 is negative"),
         (["out=result.txt"], "out: 'result.txt' is no .json file"),
@@ -354,7 +357,7 @@ def test_words_without_a_checkpoint_are_refused(capsys):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the device is there")
 def test_a_device_that_is_not_there_is_refused(run, capsys):
-    refused([f"checkpoint={run[0]}", "device=cuda"], "device: 'cuda' is not there; choices: cpu", capsys)
+    refused([f"checkpoint={run[0]}", "device=cuda"], "device: this machine has no 'cuda'; choices: cpu", capsys)
 
 
 class Bomb:

@@ -15,18 +15,11 @@ from collections.abc import Callable
 
 import torch
 
+from shunted_lab.config import PRESETS
 from shunted_lab.nn import Pyramid, device_name, init_weights
 from shunted_lab.nn.maps import attention_of, concentration, rollout
 
 SIZE = (800, 1333)
-SHUNTED_S = {
-    "embed_dims": [64, 128, 256, 512],
-    "depths": [2, 4, 12, 1],
-    "num_heads": [2, 4, 8, 16],
-    "mlp_ratios": [8, 8, 4, 4],
-    "rates": [[8, 4], [4, 2], [2, 1], [1]],
-    "patch_embed": "conv_stem1",
-}
 
 
 def timed(name: str, work: Callable[[], object]) -> tuple[float, float]:
@@ -42,7 +35,7 @@ def peak() -> float:
 
 
 def main() -> None:
-    model = Pyramid(**SHUNTED_S)
+    model = Pyramid(**PRESETS["model"]["shunted_s"].options())
     init_weights(model, 0)
     image = torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(SIZE)

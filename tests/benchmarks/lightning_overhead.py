@@ -29,7 +29,7 @@ from shunted_lab.config import RunConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.nn import device_name
 from shunted_lab.tasks import train as module
-from shunted_lab.tasks.classification import lr_at
+from shunted_lab.tasks.schedule import learning_rate
 from shunted_lab.tasks.train import make_task, train
 
 PAIRS = 9
@@ -50,7 +50,7 @@ def bare(config: RunConfig) -> float:
     groups = param_groups_weight_decay(net, config.recipe.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=config.recipe.lr, eps=config.recipe.opt_eps)
     steps = config.recipe.limit_batches or 0
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_at(step, steps, config.recipe, 1.0))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps, config.recipe, 1.0))
     start = 0.0
     for step, (images, labels) in zip(range(steps), data.train_dataloader(), strict=False):
         loss = F.cross_entropy(net(images), labels, label_smoothing=config.recipe.label_smoothing)

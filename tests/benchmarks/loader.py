@@ -58,7 +58,12 @@ def reference(root: Path, recipe: RecipeConfig | None) -> DataLoader[Any]:
     if recipe is None:
         transform = create_transform(SIZE, interpolation="bicubic", crop_pct=0.875)
         return DataLoader(ImageFolder(str(root / "val"), transform), BATCH)
-    options = {"hflip": recipe.hflip, "color_jitter": None, "re_prob": recipe.random_erasing, "re_mode": "pixel"}
+    options: dict[str, Any] = {
+        "hflip": recipe.hflip,
+        "color_jitter": None,
+        "re_prob": recipe.random_erasing,
+        "re_mode": "pixel",
+    }
     options |= {"auto_augment": recipe.rand_augment, "interpolation": "bicubic"}
     transform = create_transform(SIZE, is_training=True, **options)
     return DataLoader(ImageFolder(str(root / "train"), transform), BATCH, shuffle=True)

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "study"))
 
@@ -25,7 +26,7 @@ WORKERS = 4
 def wall(folder: Path, count: int, seconds: float, workers: int, *words: str) -> float:
     """Seconds for `count` runs of `seconds` each."""
 
-    def train(config, where, link=None, progress=False):
+    def train(*args: object, **kwargs: object) -> dict[str, Any]:
         time.sleep(seconds)
         return RESULT
 

@@ -50,7 +50,7 @@ def train(model: nn.Module, images: Tensor) -> None:
     model.zero_grad(set_to_none=True)
 
 
-def seconds(step: Callable[[], None]) -> float:
+def seconds(step: Callable[[], object]) -> float:
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
@@ -114,7 +114,7 @@ def compiled() -> None:
 def memory() -> None:
     for training, name in ((False, "inference"), (True, "training")):
         found = [measure(m, (800, 1344), repeats=1, warmup=0, training=training).peak_memory for m in models()]
-        reference_mb, ours_mb = (peak / 1e6 for peak in found)
+        reference_mb, ours_mb = ((peak or 0) / 1e6 for peak in found)
         share = f"1/{reference_mb / ours_mb:.1f} of the reference's {reference_mb:,.0f} MB"
         print(f"peak memory at 800 x 1344, {name}: {ours_mb:,.0f} MB, {share}")
 

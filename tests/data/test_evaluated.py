@@ -169,7 +169,7 @@ def test_nothing_is_trained_before_the_images_can_be_decoded(root, tmp_path, tra
     broken = halve(root / "val" / "dog" / "1.png")
     (root / "train" / "cat" / "x.heic").touch()
     assert command.main(words(root, tmp_path, "plan_only=true")) == 0  # decodes nothing
-    said = "data=folder: 1 file is not read, by extension: .heic (1); e.g. train/cat/x.heic\n"
+    said = "data=folder: 1 file is not read, by extension: .heic (1); e.g. train/cat/x.heic\n0 of 1 runs done\n"
     assert capsys.readouterr().out.endswith(said)
     assert command.main(words(root, tmp_path)) == 1
     error = capsys.readouterr().err

@@ -20,7 +20,13 @@ from shunted_lab.tasks.train import Stopped
 
 VARIANTS = ["non_overlapping", "overlapping", "conv_stem"]
 COST = Cost(1_000_000, 3, 2, 1)
-RESULT = {"metrics": {"val/top1": 0.5, "test/top1": 0.4}, "headline": "test/top1", "epoch": 0, "device": "none"}
+RESULT = {
+    "metrics": {"val/top1": 0.5, "test/top1": 0.4},
+    "headline": "test/top1",
+    "epoch": 0,
+    "device": "none",
+    "num_classes": 9,
+}
 
 
 class Silent:

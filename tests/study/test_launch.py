@@ -280,7 +280,7 @@ def test_slots_share_gpus_and_threads(monkeypatch):
         ({"gpus": 2, "devices_per_run": 4}, r"launch\.devices_per_run: 4 are more than the 2 that there are"),
         ({"gpus": 4, "devices": 3, "devices_per_run": 2}, r"launch\.devices_per_run: 2 does not divide launch\.dev"),
         ({"devices": 2, "devices_per_run": 4}, r"launch\.devices_per_run: 4 are more than launch\.devices=2"),
-        ({"accelerator": "gpu"}, r"launch\.accelerator: 'gpu' is not there; choices: cpu"),
+        ({"accelerator": "gpu"}, r"launch\.accelerator: this machine has no 'gpu'; choices: cpu"),
     ],
 )
 def test_more_devices_than_there_are_are_refused(monkeypatch, options, message):

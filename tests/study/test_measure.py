@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import experiment_of, planned
+from conftest import RESULT, experiment_of, planned
 
 from shunted_lab import cli
 from shunted_lab.nn import Speed, device_name
@@ -107,7 +107,7 @@ def test_a_smoke_test_measures_nothing(tmp_path, monkeypatch):
 def test_a_trial_takes_its_best_round_and_notes_that_it_was_not_stable(tmp_path, monkeypatch, medians, noted):
     run = planned(experiment_of(tmp_path, "seeds=[0]"))[0]
     rounds_of(monkeypatch, a=medians)
-    monkeypatch.setattr(worker, "train", lambda *args: {"metrics": {"val/top1": 0.5}})
+    monkeypatch.setattr(worker, "train", lambda *args: RESULT | {})
     costs = worker.execute(Order(run, {}, origin(), measure=True))["costs"]
     assert costs["latency"] == 0.01 and costs["memory"] == 1000.0
     assert costs.get("latency_spread") == (pytest.approx(0.5) if noted else None)

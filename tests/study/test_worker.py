@@ -119,7 +119,10 @@ def test_a_search_can_ask_for_latency_and_memory(tmp_path, monkeypatch):
 
 
 def test_devices_that_do_not_divide_the_batch_are_refused_by_hand(tmp_path):
-    run = small(tmp_path, "launch.devices_per_run=3", "launch.devices=3")
+    run = small(tmp_path)
+    note = json.loads((run.folder / "run.json").read_text())
+    note["config"]["launch"] |= {"devices": 3, "devices_per_run": 3}
+    (run.folder / "run.json").write_text(json.dumps(note))
     with pytest.raises(ConfigError, match=r"data\.batch_size: 16 is not divisible by launch\.devices_per_run=3"):
         worker._order(run.folder)
 

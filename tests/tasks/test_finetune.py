@@ -20,8 +20,8 @@ from shunted_lab.data.earth.tiles import CLASS_NAMES
 from shunted_lab.nn import Pyramid, init_weights
 from shunted_lab.nn.official import published_names
 from shunted_lab.run import main
-from shunted_lab.tasks.classification import lr_at
 from shunted_lab.tasks.model import build_model
+from shunted_lab.tasks.schedule import learning_rate
 from shunted_lab.tasks.train import Stopped, make_task, train
 
 TINY = [
@@ -204,7 +204,7 @@ def test_each_layer_has_its_rate_at_every_step():
         seen = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
         assert seen.keys() == above.keys()
         for name, lr in seen.items():
-            assert lr == pytest.approx(lr_at(step, 8, run.recipe, 1.0) * 0.5 ** above[name], rel=1e-12), name
+            assert lr == pytest.approx(learning_rate(step, 8, run.recipe, 1.0) * 0.5 ** above[name], rel=1e-12), name
         optimizer.step()
         schedule.step()
     assert above["head.weight"] == 0 and above["stages.3.blocks.0.attn.q.weight"] == above["stages.3.norm.weight"] == 1
@@ -289,4 +289,6 @@ def test_commands_that_train_nothing_refuse_the_key(command, weights, capsys):
     words = ["model.checkpoint=x.pth"] + ([] if command is cost else [f"checkpoint={weights}"])
     words += ["image=x.png"] if command is attention else []
     assert command.main(words) == 1
-    assert capsys.readouterr().err.startswith("error: model.checkpoint: is what a training begins with")
+    assert capsys.readouterr().err.startswith(
+        "error: model.checkpoint: initializes a training, and this command trains nothing"
+    )

@@ -13,7 +13,7 @@ from shunted_lab.tasks.objects import Objects
 @pytest.mark.parametrize("classes", [2, 5, 6, 1000])
 def test_a_classification_has_top5_above_five_classes(classes):
     data = PRESETS["data"]["earth"]
-    task = Classification(nn.Identity(), LITE_RECIPE, classes, 16, 0)
+    task = Classification(nn.Identity(), LITE_RECIPE, [str(label) for label in range(classes)], 16, 0)
     reported = {*task.metrics["val"], *(f"{split}/loss" for split in task.losses if split == "val")}
     assert {f"val/{name}" for name in goal_of(data).metrics(data, classes)} == reported
     assert goal_of(data).monitor in reported
@@ -22,7 +22,7 @@ def test_a_classification_has_top5_above_five_classes(classes):
 @pytest.mark.parametrize(("ratio", "sizes"), [(1, 3), (4, 3), (16, 2)])
 def test_recall_has_the_sizes_that_the_ratio_has(ratio, sizes):
     data = ScalesConfig(size_ratio=ratio)
-    task = Objects(nn.Identity(), LITE_RECIPE, 6, 16, 0, bins_of(data))
+    task = Objects(nn.Identity(), LITE_RECIPE, [str(label) for label in range(6)], 16, 0, bins_of(data))
     names = goal_of(data).metrics(data, 6)
     assert {f"val/{name}" for name in names} == {*task.metrics["val"], "val/loss"}
     assert len(names) == 2 + sizes and goal_of(data).monitor in {f"val/{name}" for name in names}

@@ -10,6 +10,7 @@ import torch
 
 from shunted_lab.compose import compose
 from shunted_lab.config import ConfigError
+from shunted_lab.data.earth.tiles import CLASS_NAMES
 from shunted_lab.nn import Pyramid
 from shunted_lab.study.folder import Run, describe, find_checkpoint
 from shunted_lab.study.worker import _check_weights
@@ -146,8 +147,8 @@ def test_a_command_that_reads_a_damaged_checkpoint_says_so_in_one_line(folder):
     describe(Run("model", 0, RUN, "0" * 16, folder), {})
     run, file = find_checkpoint(str(folder))
     assert run is not None and file.name == "best.ckpt"
-    assert isinstance(load_model(run.config.model, file, 9), Pyramid)
+    assert isinstance(load_model(run.config.model, file, CLASS_NAMES).net, Pyramid)
     damage(file)
-    with pytest.raises(ConfigError, match=r"checkpoint: .*best\.ckpt: is truncated, or no checkpoint") as error:
-        load_model(run.config.model, file, 9)
+    with pytest.raises(ConfigError, match=r"checkpoint: .*best\.ckpt: is truncated, or not a checkpoint") as error:
+        load_model(run.config.model, file, CLASS_NAMES)
     assert "\n" not in str(error.value)
