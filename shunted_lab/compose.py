@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,9 +26,11 @@ from shunted_lab.config import PRESETS, Config, ConfigError, RunConfig, nearest,
 from shunted_lab.experiment_file import experiment_files, find_experiment, read_experiment
 from shunted_lab.overrides import choices, keys_of, literal
 from shunted_lab.paths import resolve_paths
+from shunted_lab.suggestions import no_such_key
 
 C = TypeVar("C")
 FOLDERS = ("folder", "imagenet", "inat2018", "inat2019")  # what can be converted to shards
+SECTIONS = ("paper", "search", "confirm")  # of an experiment's file; null where it has none
 OF_RUN = "of_run"  # the choice of a group that is the configuration of the run at hand
 
 
@@ -51,7 +55,9 @@ def compose(words: Sequence[str]) -> Experiment:
     name = chosen.get("experiment")
     if name is None:
         raise ConfigError(f"experiment: none is named; experiment=NAME with one of: {', '.join(experiment_files())}")
-    composer = _Composer(_register(name))
+    path, content = _register(name)
+    _check_sections(name, content, chosen)
+    composer = _Composer(path)
     config = variants.flatten(composer.config(words), composer.path)
     variants.check(config, chosen, composer.path)
     config = variants.expand(config, composer.path)
@@ -62,6 +68,23 @@ def compose(words: Sequence[str]) -> Experiment:
         scale = [*literal([f"experiment={name}"], Config), f"model={config.paper.model}"]
         paper = {key: composer.variant(scale, key, changes) for key, changes in config.variants.items()}
     return Experiment(config, runs, paper, lambda changes: composer.variant(words, None, changes))
+
+
+def _check_sections(name: str, content: Mapping[str, Any], chosen: Mapping[str, str]) -> None:
+    """Refuse an override of a section that the experiment's file does not have: nothing could be merged into it."""
+    for key, value in chosen.items():
+        section = key.split(".")[0]
+        if section in SECTIONS and content.get(section) is None and value.lower() != "null":
+            others = [other for other, path in experiment_files().items() if section in _sections_of(path)]
+            have = f"; those with one: {', '.join(sorted(others))}" if others else ""
+            raise ConfigError(f"{key}: experiment={name} has no section `{section}:` in its file{have}")
+
+
+def _sections_of(path: Path) -> Mapping[str, Any]:
+    try:
+        return read_experiment(path)
+    except ConfigError:
+        return {}
 
 
 def _resolve_choices(config: Config) -> None:
@@ -134,39 +157,38 @@ def value_of(key: str, words: Sequence[str]) -> str | None:
 
 def _compose_as(schema: type[C], words: Sequence[str], defaults: Sequence[str] = ()) -> C:
     """`defaults` are overrides that the command has chosen; those of the user win over them."""
-    names = [f.name for f in dataclasses.fields(schema) if f.name != "defaults"]  # type: ignore[arg-type]
     chosen = choices(words, schema)
     if "model.checkpoint" in chosen:
         raise ConfigError("model.checkpoint: initializes a training, and this command trains nothing; leave it out")
-    for key in chosen:
-        if key in PRESETS and key not in names:
-            raise ConfigError(f"{key}: no such key; {nearest(key, names)}")
     _store_groups()
     ConfigStore.instance().store(name="command", node=schema)
-    try:
+    with _in_one_line(schema):
         with hydra.initialize(version_base=None, config_path=None):
             node = hydra.compose("command", overrides=[*defaults, *words])
         config = OmegaConf.to_object(node)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise _one_line(error) from None
     resolve_paths(config)
     return config  # type: ignore[return-value]
 
 
-def _register(name: str) -> Path:
-    """Put the schema, the presets and the one experiment that is asked for into Hydra's store."""
+def _register(name: str) -> tuple[Path, dict[str, Any]]:
+    """Put the schema, the presets and the one experiment that is asked for into Hydra's store.
+
+    Returns:
+        The experiment's file and its content.
+    """
     path = find_experiment(name)
+    content = read_experiment(path)
     try:
-        node = OmegaConf.create(read_experiment(path) | {"name": name})
+        node = OmegaConf.create(content | {"name": name})
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {_one_line(error)}") from None
+        raise ConfigError(f"{path}: {_one_line(error, Config)}") from None
     except RecursionError:
         raise ConfigError(f"{path}: an alias (*NAME) stands inside of what it refers to") from None
     _store_groups()
     store = ConfigStore.instance()
     store.store(name="config", node=Config)
     store.store(group="experiment", name=name, node=node, package="_global_")
-    return path
+    return path, content
 
 
 def _store_groups() -> None:
@@ -184,13 +206,11 @@ class _Composer:
 
     def config(self, words: list[str], changes: Mapping[str, Any] | None = None) -> Config:
         """The checked configuration of `words`, with dotted keys (`changes`) set on top."""
-        try:
+        with _in_one_line(Config, self.path):
             node = copy.deepcopy(self._node(tuple(words)))
             for key, value in (changes or {}).items():
                 OmegaConf.update(node, key, value, merge=False)
             config: Config = OmegaConf.to_object(node)  # type: ignore[assignment]  # the schema is Config
-        except (HydraException, OmegaConfBaseException) as error:
-            raise _one_line(error, self.path) from None
         resolve_paths(config)
         return config
 
@@ -219,22 +239,60 @@ class _Composer:
         return self._nodes[words]
 
 
-def _one_line(error: Exception, path: Path | None = None) -> ConfigError:
+@contextmanager
+def _in_one_line(schema: type, path: Path | None = None) -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise into one line, also where it is not an exception of their own classes.
+
+    An exception from elsewhere, as a check of this package that fails itself, keeps its traceback.
+    """
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _one_line(error, schema, path) from None
+    except ConfigError:
+        raise
+    except Exception as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in ("hydra", "omegaconf"):
+            raise
+        raise ConfigError(f"the overrides cannot be composed: {_first_line(error)}") from None
+
+
+def _one_line(error: Exception, schema: type, path: Path | None = None) -> ConfigError:
     """What Hydra or OmegaConf found, as one line with the key and its choices."""
     if isinstance(error, MissingMandatoryValue):
         return ConfigError(f"{error.full_key}: has no value; give it as {error.full_key}=...")
     where = f"{path}: " if "experiment/" in str(error) else ""
     cause = next((e for e in _chain(error) if isinstance(e, OmegaConfBaseException)), None)
-    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and dataclasses.is_dataclass(cause.object_type):
-        names = [f.name for f in dataclasses.fields(cause.object_type) if f.name != "defaults"]
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         key = cause.full_key or str(cause.key)
-        return ConfigError(f"{where}{key}: no such key; {nearest(key.rpartition('.')[2], names)}")
-    first = str(error).splitlines()[0]
+        if dataclasses.is_dataclass(cause.object_type):
+            return ConfigError(f"{where}{_no_such_key(key, cause.object_type, schema)}")
+        if cause.parent_node is not None:
+            section, _, name = key.rpartition(".")
+            known = f"; {nearest(name, cause.parent_node)}" if len(cause.parent_node) else ""
+            return ConfigError(f"{where}{key}: no such entry of {section}; the experiment's file adds entries{known}")
+    first = _first_line(error)
     if cause is not None:
-        first = f"{cause.full_key}: {str(cause).splitlines()[0]}"
+        first = f"{cause.full_key}: {_first_line(cause)}"
         if cause.object_type is not None and isinstance(error, HydraException) and "override" in str(error):
-            first += f" (in {str(error).splitlines()[0].removeprefix('Error merging override ')})"
+            first += f" (in {_first_line(error).removeprefix('Error merging override ')})"
     return ConfigError(where + first)
+
+
+def _no_such_key(key: str, section: Any, schema: type) -> ConfigError:
+    """The error for a key that a section lacks; another preset of its group may have it."""
+    names = [f.name for f in dataclasses.fields(section) if f.name != "defaults"]
+    group, _, name = key.partition(".")
+    having = [n for n, preset in PRESETS.get(group, {}).items() if name in {f.name for f in dataclasses.fields(preset)}]
+    if having and group in ("data", "launch"):  # the groups whose presets have keys of their own
+        belongs = f"it belongs to {group}={', '.join(having)}"
+        return ConfigError(f"{key}: no such key for {group}={section.name}; {belongs}")
+    return no_such_key(key, list(keys_of(schema)), names)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

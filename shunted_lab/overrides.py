@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 
 from shunted_lab.config import PRESETS, ConfigError, unknown
 from shunted_lab.paths import resolver
+from shunted_lab.suggestions import no_such_key
 
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)  # what Hydra reads as one quoted value
 
@@ -96,20 +97,37 @@ def choices(overrides: Sequence[str], schema: type) -> dict[str, str]:
     """Key -> value as text, of overrides that `literal` has been through. Groups must name a preset.
 
     Raises:
-        ConfigError: for an override that is malformed, or that asks for several values.
+        ConfigError: for an override that is malformed, that asks for several values, or whose key the command lacks.
     """
     chosen: dict[str, str] = {}
+    keys = keys_of(schema)
     for text in overrides:
-        override = _parsed(text, keys_of(schema))
+        override = _parsed(text, keys)
         name, value = override.key_or_group, _text(override)
+        if not _is_known(name, keys):
+            raise no_such_key(name, list(keys))
         if name in PRESETS and value not in PRESETS[name]:
             raise unknown(name, value, PRESETS[name])
         chosen[name] = value
     return chosen
 
 
+def _is_known(name: str, keys: Mapping[str, Key]) -> bool:
+    """Whether a command has a key: one of its own, an element of a list, or an entry of a mapping."""
+    if name in keys:
+        return True
+    parts = name.split(".")
+    parents = [".".join(parts[:count]) for count in range(1, len(parts))]
+    return any(keys[key].type is Any or get_origin(keys[key].type) in (list, dict) for key in parents if key in keys)
+
+
 def _parsed(text: str, keys: Mapping[str, Key]) -> Override:
     name, equals, value = text.partition("=")
+    if name.startswith("-"):
+        known = name.lstrip("-").replace("-", "_")
+        raise no_such_key(name, list(keys)) if known not in keys else _not_an_option(text, known)
+    if equals and (not name or "@" in name):
+        raise ConfigError(f"'{text}' is not of the form key=value, e.g. seeds=[0,1,2]")
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:
@@ -124,6 +142,10 @@ def _parsed(text: str, keys: Mapping[str, Key]) -> Override:
     if name in keys and _takes_text(keys[name]) and isinstance(override.value(), list | dict):
         raise _unquoted(name, value)
     return override
+
+
+def _not_an_option(text: str, key: str) -> ConfigError:
+    return ConfigError(f"'{text}' is not of the form key=value; write {key}=...")
 
 
 def _takes_text(key: Key | None) -> bool:

@@ -111,7 +111,7 @@ def test_a_file_in_the_working_directory_wins(own):
         ("model.num_heads=[5,4,8,16]", r"model\.embed_dims\[0\]: 24 is not divisible by its 5 heads"),
         ("model.embed_dims=[a,b]", r"model\.embed_dims\[0\]: Value 'a'.*Integer"),
         ("data.image_size=16", r"data\.image_size: 16 is too small for four stages: at least 32"),
-        ("data.root=/x", r"data\.root: no such key; choices: batch_size, image_size"),
+        ("data.root=/x", r"data\.root: no such key for data=earth; it belongs to data=imagenet"),
         ("data=imagenet", r"data\.root: has no value; give it as data\.root=\.\.\."),
         ("recipe.epochs=0", r"recipe\.epochs: 0 is too small: at least 1"),
         ("recipe.lr=fast", r"recipe\.lr: Value 'fast'.*Float"),

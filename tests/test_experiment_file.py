@@ -136,7 +136,7 @@ def test_yml_is_found_and_two_files_of_one_name_are_refused(own):
         ),
         (
             "baseline: a\nvariants: {a: {model: {drop: 0.2}}}",
-            r"variants\.a: model\.drop: no such key; did you mean 'drop_",
+            r"variants\.a: model\.drop: no such key; did you mean model\.drop_rate\?",
         ),
         (
             "baseline: a\nvariants: {a: {launch: {threads: 1}}}",

@@ -19,7 +19,7 @@ from shunted_lab.config import Config, ConfigError, ModelConfig
 from shunted_lab.report.table import replaced_images
 from shunted_lab.report.write import PAGE, Coverage, Written, choose_target, publish
 from shunted_lab.study.plan import data_facts, study_folder
-from shunted_lab.study.search import Search, best, finished, tried
+from shunted_lab.study.search import Search, asked_for, best, finished, tried
 from shunted_lab.study.store import open_study
 from shunted_lab.terminal import Grid
 
@@ -89,6 +89,7 @@ def load_search(words: Sequence[str]) -> tuple[Search, Study | None, Config]:
     search = Search(experiment, next(iter(data_facts(experiment).values())))
     study = open_study(experiment.config)
     search.check(study)
+    search.config = replace(search.config, trials=asked_for(study, search.config))
     return search, study, replace(experiment.config, search=search.config)
 
 

@@ -9,7 +9,7 @@ from shunted_lab.compose import Experiment, compose
 from shunted_lab.config import ConfigError
 from shunted_lab.study import store
 from shunted_lab.study.plan import data_facts
-from shunted_lab.study.search import Search, best, tried
+from shunted_lab.study.search import Search, asked_for, best, tried
 from shunted_lab.variants import VARIED
 
 
@@ -29,7 +29,7 @@ def take_the_best(experiment: Experiment, given: Sequence[str] = ()) -> Experime
     words += [word for word in given if word.partition("=")[0].split(".")[0] in VARIED]
     found = compose(words)
     if found.config.search is None:
-        raise ConfigError(f"confirm.search: {confirm.search} is no search")
+        raise ConfigError(f"confirm.search: {confirm.search} is not a search")
     shared = set(config.seeds) & set(found.config.seeds)
     if shared:
         raise ConfigError(
@@ -39,9 +39,10 @@ def take_the_best(experiment: Experiment, given: Sequence[str] = ()) -> Experime
     search = Search(found, next(iter(data_facts(found).values())))
     search.check(study)
     count = len(tried(study.get_trials(deepcopy=False))) if study else 0
-    if study is None or (count < found.config.search.trials and "exhausted" not in study.user_attrs):
+    planned = asked_for(study, found.config.search)
+    if study is None or (count < planned and "exhausted" not in study.user_attrs):
         raise ConfigError(
-            f"confirm.search: {confirm.search} is not finished ({count} of {found.config.search.trials} trials); "
+            f"confirm.search: {confirm.search} is not finished ({count} of {planned} trials); "
             f"run experiment={confirm.search} first"
         )
     baseline = search.run(search.baseline).fingerprint

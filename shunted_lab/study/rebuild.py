@@ -20,7 +20,7 @@ from shunted_lab.paths import expand
 from shunted_lab.streams import forgive
 from shunted_lab.study import store
 from shunted_lab.study.folder import TRACEBACK, Run, load_run, read_result
-from shunted_lab.study.search import SEARCH
+from shunted_lab.study.search import SEARCH, TRIALS
 from shunted_lab.study.space import Space
 from shunted_lab.study.storage import FILE, make_storage
 from shunted_lab.tasks import goal_of
@@ -53,7 +53,7 @@ def rebuild(folder: Path, url: str | None = None) -> dict[str, int]:
         raise ConfigError(f"{folder}: there is a study of this name in {where}; move it away first") from None
     study.set_metric_names(list(objectives))
     if search is not None:
-        for key in ("space", "base"):
+        for key in ("space", "base", TRIALS):
             study.set_user_attr(key, search[key])
     counts: dict[str, int] = {}
     aside = {}

@@ -40,6 +40,7 @@ from shunted_lab.study.store import patient
 from shunted_lab.tasks import goal_of
 
 SEARCH = "search.json"  # in the study's folder: what the study was made for
+TRIALS = "trials"  # in the study's attributes: how many points the search was last asked for
 DRAWS = 2000  # points drawn at random before the space is taken for exhausted
 REJECTIONS = 30  # proposals of a sampler in a row that were tried already, before points are drawn at random
 
@@ -156,8 +157,9 @@ class Search:
         if "space" not in study.user_attrs:
             study.set_user_attr("base", self._base())
             study.set_user_attr("space", self.space.describe())
+        study.set_user_attr(TRIALS, self.config.trials)  # the last command decides: a search may grow or be cut short
         note = {"objectives": self.config.objectives, "space": self.space.describe(), "base": self._base()}
-        write_json(self.folder / SEARCH, note)  # for `study.rebuild`
+        write_json(self.folder / SEARCH, note | {TRIALS: self.config.trials})  # for `study.rebuild`
         return study
 
     def check(self, study: Study | None) -> None:
@@ -359,6 +361,11 @@ def tried(trials: Sequence[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
     """Fingerprint -> the trials of each point that was, or is being trained."""
     real = [t for t in trials if "given_back" not in t.user_attrs and "launcher" in t.user_attrs]
     return store.by_fingerprint(t for t in real if t.state != TrialState.WAITING)
+
+
+def asked_for(study: Study | None, config: SearchConfig) -> int:
+    """The trials that a search is made of: as many as its last command asked for, or `config.trials` before it ran."""
+    return int(study.user_attrs.get(TRIALS, config.trials)) if study else config.trials
 
 
 def finished(study: Study) -> list[FrozenTrial]:

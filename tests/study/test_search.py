@@ -276,6 +276,20 @@ def test_the_best_are_confirmed_with_other_seeds(searched, graded_training, tmp_
         take_the_best(compose(["experiment=again"]))
 
 
+def test_a_search_that_the_command_line_shortened_is_finished(searched, graded_training, tmp_path):
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "again.yaml").write_text(CONFIRM.format(seeds=[1, 2]))
+    run_search(searched("search.trials=3", trials=12))
+    assert list(take_the_best(compose(["experiment=again"])).variants) == ["paper", "best1", "best2"]
+    search, study, config = load_search(["experiment=mine"])
+    table = build_search_table(search, study, config)
+    assert table.complete and "3 of 3" in " ".join(table.caption)
+    study_file = tmp_path / "runs" / "mine" / "study.db"
+    study_file.unlink()
+    rebuild(tmp_path / "runs" / "mine")
+    assert len(take_the_best(compose(["experiment=again"])).variants) == 3
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
