@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from omegaconf._utils import get_yaml_loader
 
-from shunted_lab.config import ConfigError, unknown
+from shunted_lab.config import PRESETS, ConfigError, unknown
 
 SUFFIXES = (".yaml", ".yml")
 NAMES = (("baseline",), ("confirm", "search"))  # where a value is the name of a variant or of an experiment
@@ -44,10 +44,11 @@ def read_experiment(path: Path) -> dict[str, Any]:
     """The content of an experiment's file.
 
     Names are text as they are written: `on`, `1.0` and `null` as keys, or as the value of `baseline`, are variants
-    called so. A variant without a value (`conv_stem:`) changes nothing.
+    called so. A variant without a value (`conv_stem:`) changes nothing. A group (`model: shunted_t`) is a preset's name,
+    which becomes an entry of Hydra's `defaults`, or a mapping; dotted keys (`model.drop_rate: 0.2`) go beside either.
 
     Raises:
-        ConfigError: if the file cannot be read as YAML, or if its variants are not mappings.
+        ConfigError: if the file cannot be read as YAML, names an unknown preset, or has variants that are not mappings.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -59,7 +60,35 @@ def read_experiment(path: Path) -> dict[str, Any]:
     for kind in ("variants", "across"):
         if kind in content:
             content[kind] = _changes(kind, content[kind], path)
-    return content
+    return _nested(_with_presets(content, path), path)
+
+
+def _with_presets(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The content with Hydra's `defaults` in place of groups that name a preset."""
+    named = {group: content[group] for group in PRESETS if group in content and not isinstance(content[group], dict)}
+    for group, preset in named.items():
+        if not isinstance(preset, str) or preset not in PRESETS[group]:
+            raise unknown(f"{path}: {group}", preset, PRESETS[group])
+    if not named:
+        return content
+    rest = {key: value for key, value in content.items() if key not in named}
+    chosen = [{f"override /{group}": preset} for group, preset in named.items()]
+    return rest | {"defaults": [*rest.get("defaults", []), *chosen]}
+
+
+def _nested(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The content with `{model: {drop_rate: 0.2}}` for dotted keys of the file, `model.drop_rate: 0.2`."""
+    found = {key: value for key, value in content.items() if "." not in key}
+    for key in (key for key in content if "." in key):
+        section, _, name = key.partition(".")
+        known = found.get(section) or {}
+        if not isinstance(known, dict):
+            raise ConfigError(f"{path}: {key}: {section} is '{known}', not a mapping")
+        own = _nested({name: content[key]}, path)
+        if both := own.keys() & known.keys():
+            raise ConfigError(f"{path}: {section}.{min(both)} is given twice")
+        found[section] = known | own
+    return found
 
 
 def _changes(kind: str, found: Any, path: Path) -> dict[str, dict[str, Any]]:

@@ -31,8 +31,10 @@ def own(tmp_path, monkeypatch):
 def test_every_shipped_experiment_composes_and_says_its_command(path):
     experiment = compose([f"experiment={path.stem}"])
     assert all(experiment.config.baseline_of(name) in experiment.variants for name in experiment.variants)
-    header = path.read_text().split("\ndefaults:")[0]
+    text = path.read_text()
+    header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
     assert f"python -m shunted_lab.run experiment={path.stem}" in header and "Cost" in header
+    assert "defaults:" not in text  # `model: NAME` is the simple form
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)

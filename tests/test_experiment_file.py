@@ -102,6 +102,42 @@ def test_what_is_nested_under_a_group_is_the_same_as_dotted_keys(own):
     assert found["a-small"].model.attn == {"name": "msa"} and found["t-small"].model.depths == [1, 2, 4, 1]
 
 
+def test_a_group_of_the_file_is_a_presets_name_and_the_command_line_wins(own):
+    rest = "baseline: a\nvariants: {a: {}}\n"
+    own("model: shunted_t\nrecipe: paper\nlaunch: slurm\nmodel.drop_rate: 0.2\nmodel.attn.name: msa\n" + rest)
+    config = compose(["experiment=mine"]).config
+    assert (config.model.depths, config.model.drop_rate) == ([1, 2, 4, 1], 0.2)
+    assert (config.recipe.epochs, config.launch.name, config.data.name) == (300, "slurm", "earth")
+    assert config.model.attn == {"name": "msa"}
+    found = compose(["experiment=mine", "model=shunted_lite", "model.drop_rate=0.1"]).config
+    assert (found.model.depths, found.model.drop_rate) == ([1, 1, 2, 1], 0.1)
+    own("defaults: [override /data: cifar100]\nrecipe: paper\ndata: {root: /d}\n" + rest)  # Hydra's own form
+    assert compose(["experiment=mine"]).config.data.name == "cifar100"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "model: shunted_lit",
+            r"mine\.yaml: model: 'shunted_lit' is not known; did you mean 'shunted_lite'\? choices: ",
+        ),
+        ("launch: 3", r"mine\.yaml: launch: '3' is not known; choices: local, slurm"),
+        ("data:", r"mine\.yaml: data: 'None' is not known"),
+        ("recipe: {lr: 1}\nrecipe.lr: 2", r"mine\.yaml: recipe\.lr is given twice"),
+        ("seeds.0: 2\nseeds: [1]", r"mine\.yaml: seeds\.0: seeds is '\[1\]', not a mapping"),
+        ("recipe.epoch: 2", r"mine\.yaml: recipe\.epoch: no such key; did you mean recipe\.epochs\?"),
+        ("epochs: 2", r"mine\.yaml: epochs: no such key; did you mean recipe\.epochs\?"),
+        ("recipe: {epochs: many}", r"mine\.yaml: recipe\.epochs: Value 'many'"),
+    ],
+)
+def test_a_mistake_in_a_group_of_the_file_is_one_line(own, text, message):
+    own(f"{text}\nbaseline: a\nvariants: {{a: {{}}}}\n")
+    with pytest.raises(ConfigError, match=message) as error:
+        compose(["experiment=mine"])
+    assert "\n" not in str(error.value)
+
+
 def test_yml_is_found_and_two_files_of_one_name_are_refused(own):
     own("baseline: a\nvariants: {a: {}}", "mine.yml")
     assert experiment_files()["mine"] == Path("experiments/mine.yml") and compose(["experiment=mine"]).variants

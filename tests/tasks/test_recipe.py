@@ -456,8 +456,7 @@ def test_a_diverged_run_fails_and_the_others_go_on(tmp_path, monkeypatch, capsys
     (tmp_path / "experiments").mkdir()
     text = "baseline: calm\nseeds: [0]\nvariants: {wild: {recipe.lr: 1.0e+30}, calm: {recipe.lr: 1.0e-3}}\n"
     text += "recipe: {epochs: 1, limit_batches: 4, warmup_epochs: 0}\n"
-    head = "defaults:\n  - override /model: shunted_lite\n  - override /data: earth\n  - override /recipe: lite\n"
-    (tmp_path / "experiments" / "two_rates.yaml").write_text(head + text)
+    (tmp_path / "experiments" / "two_rates.yaml").write_text(text)
     assert main(["experiment=two_rates", "launch.accelerator=cpu"]) == 1
     assert list(tmp_path.glob("runs/two_rates/calm/*/result.json"))
     assert not list(tmp_path.glob("runs/two_rates/wild/*/result.json"))
