@@ -44,7 +44,7 @@ def read_experiment(path: Path) -> dict[str, Any]:
     """The content of an experiment's file.
 
     Names are text as they are written: `on`, `1.0` and `null` as keys, or as the value of `baseline`, are variants
-    called so. A variant without a value (`conv_stem:`) changes nothing. A group (`model: shunted_t`) is a preset's name,
+    called so. A variant without a value (`conv_stem:`) changes nothing. A group is a preset's name (`model: tiny`),
     which becomes an entry of Hydra's `defaults`, or a mapping; dotted keys (`model.drop_rate: 0.2`) go beside either.
 
     Raises:

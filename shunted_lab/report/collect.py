@@ -194,13 +194,13 @@ def image_evidence(data: StudyData) -> Iterator[ImageEvidence]:
 
 
 def main_effects(data: StudyData) -> dict[str, Difference | None]:
-    """The effect of each part in a leave-one-out experiment; empty for another kind of experiment.
+    """The effect of each part in a leave-one-out experiment; empty for another kind of experiment, and for one seed.
 
     It is one where the baseline changes nothing, and at least two variants change one thing each. A variant that makes
     exactly all their changes gives the interaction (see `leave_one_out`).
     """
     config = data.config
-    if config.across or config.baseline is None or config.variants[config.baseline]:
+    if len(config.seeds) == 1 or config.across or config.baseline is None or config.variants[config.baseline]:
         return {}
     without = {name: name for name, changes in config.variants.items() if len(changes) == 1}
     if len(without) < 2 or len({next(iter(config.variants[name])) for name in without}) < len(without):

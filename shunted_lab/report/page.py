@@ -70,16 +70,26 @@ def _costs(data: StudyData) -> Iterator[Picture]:
             yield Picture(
                 f"accuracy_{key}",
                 f"{label} against {COSTS[key]}",
-                "Mean over the seeds, bars: ± one standard deviation; the line is the Pareto front. "
-                "Variants with open runs are left out.",
+                f"{_spread(data, 'bars')} The line is the Pareto front. Variants with unfinished runs are left out.",
                 plots.accuracy_against_cost(points, COSTS[key], label),
             )
+
+
+def _spread(data: StudyData, drawn: str) -> str:
+    """What a figure shows of the seeds."""
+    if len(data.config.seeds) == 1:
+        return "One seed: no spread."
+    return f"Mean over the seeds, {drawn}: ± one standard deviation."
+
+
+def _over_seeds(data: StudyData) -> str:
+    return ", mean over the seeds" if len(data.config.seeds) > 1 else ""
 
 
 def _forest(data: StudyData) -> Iterator[Picture]:
     rows = []
     for row in data.table.rows:
-        if not row.is_baseline:
+        if data.table.compares and not row.is_baseline:
             d = row.difference
             rows.append((row.variant, *((d.mean, d.low, d.high, d.n) if d else (math.nan, math.nan, math.nan, 0))))
     if rows and any(not math.isnan(row[1]) for row in rows):
@@ -110,7 +120,7 @@ def _curves(data: StudyData) -> Iterator[Picture]:
             yield Picture(
                 metric.replace("/", "_"),
                 f"Learning curves: {metric}",
-                "Mean over the seeds, band: ± one standard deviation.",
+                _spread(data, "band"),
                 plots.learning_curves(found, metric, in_percent=percent),
             )
 
@@ -121,7 +131,7 @@ def _classes(data: StudyData) -> Iterator[Picture]:
         yield Picture(
             "classes",
             f"{data.goal.label} of each class",
-            "Share of the test images of each class that were found, mean over the seeds.",
+            f"Share of the test images of each class that were found{_over_seeds(data)}.",
             plots.class_bars(names, found),
         )
 
@@ -154,6 +164,7 @@ def render_page(data: StudyData, made: Sequence[Picture], folder: Path) -> str:
             class_names=names,
             per_class={name: [percent_text(v) for v in values] for name, values in per_class.items()},
             metric=data.goal.label,
+            over_seeds=" of the mean over the seeds" if len(data.config.seeds) > 1 else "",
             variants=[(name, [_run_row(run, folder) for run in data.of(name)]) for name in data.variants],
             failures=[(run, run.traceback) for run in data.runs if run.state.state == "failed"],
             base=yaml.safe_dump(asdict(next(iter(data.variants.values()))), sort_keys=False, allow_unicode=True),

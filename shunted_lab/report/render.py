@@ -45,7 +45,8 @@ def head(table: Table) -> Sequence[str]:
         name for name, there in (("Latency (ms)", has_latency(table)), ("Memory (MB)", has_memory(table))) if there
     ]
     metrics = [f"{label} (%)" for label in (table.goal.label, *(label for _, label in table.goal.columns))]
-    return ("Variant", "Params (M)", "GMACs", *measured, *metrics, "Δ [95 % CI]")
+    differences = ["Δ [95 % CI]"] if table.compares else []
+    return ("Variant", "Params (M)", "GMACs", *measured, *metrics, *differences)
 
 
 def has_latency(table: Table) -> bool:
@@ -60,9 +61,13 @@ def cells(row: Row, table: Table) -> Sequence[str]:
     """A row's text."""
     measured = [_latency(row)] if has_latency(table) else []
     measured += [_memory(row)] if has_memory(table) else []
-    difference = "baseline" if row.is_baseline else difference_text(row.difference, row.planned)
     more = [UNKNOWN if column is None else _mean(column) for column in row.columns]
-    return row.variant, _millions(row.cost.params), _giga(row.cost.macs), *measured, _headline(row), *more, difference
+    more += [_difference(row)] if table.compares else []
+    return row.variant, _millions(row.cost.params), _giga(row.cost.macs), *measured, _headline(row), *more
+
+
+def _difference(row: Row) -> str:
+    return "baseline" if row.is_baseline else difference_text(row.difference, row.planned)
 
 
 def _latency(row: Row) -> str:
@@ -152,29 +157,43 @@ def _escape(text: str) -> str:
 def to_csv(table: Table) -> str:
     """One line a variant with the table's numbers as they are rounded there, each in a column; empty where unknown.
 
-    Accuracies and differences are in percent, as in the table. `runs.csv` has every run in full.
+    Accuracies and differences are in percent, as in the table, and so are the columns: without differences there are
+    none of them. `runs.csv` has every run in full, with fractions.
     """
     key = table.goal.headline.partition("/")[2]
     further = [metric.partition("/")[2] for metric, _ in table.goal.columns]
-    names = ["variant", "baseline", "params_m", "gmacs", "latency_ms", "memory_mb", key, f"{key}_std", "n", "n_planned"]
+    names = [
+        "variant",
+        *(["baseline"] if table.compares else []),
+        "params_m",
+        "gmacs",
+        "latency_ms",
+        "memory_mb",
+        key,
+        f"{key}_std",
+        "n",
+        "n_planned",
+    ]
     names += ["open", *(part for name in further for part in (name, f"{name}_std"))]
-    names += ["difference", "difference_low", "difference_high", "n_pairs", "paper_scale_params_m", "paper_scale_gmacs"]
-    names += ["paper_top1", "paper_params_m", "paper_flops_g"]
+    names += ["difference", "difference_low", "difference_high", "n_pairs"] if table.compares else []
+    names += ["paper_scale_params_m", "paper_scale_gmacs", "paper_top1", "paper_params_m", "paper_flops_g"]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows(_csv_values(row) for row in table.rows)
+    writer.writerows(_csv_values(row, table.compares) for row in table.rows)
     return out.getvalue()
 
 
-def _csv_values(row: Row) -> list[object]:
+def _csv_values(row: Row, compares: bool) -> list[object]:
     d = row.difference
     states = "; ".join(f"{count} {state}" for state, count in row.open.items())
-    values: list[object] = [row.variant, row.is_baseline, _millions(row.cost.params), _giga(row.cost.macs)]
+    values: list[object] = [row.variant, *([row.is_baseline] if compares else [])]
+    values += [_millions(row.cost.params), _giga(row.cost.macs)]
     values += ["" if text == UNKNOWN else text for text in (_latency(row), _memory(row))]
     values += [*_csv_summary(row.summary), row.summary.n if row.summary else 0, row.planned, states]
     values += [text for column in row.columns for text in _csv_summary(column)]
-    values += [percent_text(d.mean), percent_text(d.low), percent_text(d.high), d.n] if d else [""] * 4
+    if compares:
+        values += [percent_text(d.mean), percent_text(d.low), percent_text(d.high), d.n] if d else [""] * 4
     paper = row.paper_cost
     values += [_millions(paper.params), _giga(paper.macs)] if paper else ["", ""]
     return values + [row.paper.get(key, "") for key in ("top1", "params", "flops")]

@@ -56,6 +56,11 @@ class Table:
     def complete(self) -> bool:
         return not any(row.open for row in self.rows)
 
+    @property
+    def compares(self) -> bool:
+        """Whether there are differences: a variant beside the baseline, and more than one seed."""
+        return any(not row.is_baseline and row.planned > 1 for row in self.rows)
+
 
 def build_table(
     config: Config,
@@ -165,19 +170,21 @@ def _caption(
 ) -> list[str]:
     lines = ["SMOKE TEST, not a result: a few batches of training."] if config.smoke else []
     lines += [_incomplete(states)] if any(row.open for row in rows) else []
-    sizes = {(run.data.name, str(run.data)): _sizes(run, states) for run in variants.values()}
-    lines += _shared(
-        {name: _accuracy_of(run, goal, sizes[run.data.name, str(run.data)]) for name, run in variants.items()}
-    )
+    images: dict[str, str] = {}
+    for run in variants.values():
+        images.setdefault(_images_key(run), _images(run, states))
+    lines += _shared({name: _accuracy_of(run, goal, images[_images_key(run)]) for name, run in variants.items()})
     done = [state for state in states if state.result is not None]
     lines += replaced_images({f"{s.run.variant} seed {s.run.seed}": s.result or {} for s in done})
     lines += _shared({name: _training_of(run, _has_new_head(name, states)) for name, run in variants.items()})
     lines += _trained_on(states)
-    lines.append(
-        f"Mean ± standard deviation over n seeds ({', '.join(map(str, config.seeds))}); "
-        f"Δ: paired difference to {_compared(config)} with its 95 % t-interval, in percentage points."
-    )
-    return lines + _proof(config, rows)
+    if len(config.seeds) == 1:
+        return [*lines, f"One seed: no spread, no comparison (seed {config.seeds[0]})."]
+    mean = f"Mean ± standard deviation over n seeds ({', '.join(map(str, config.seeds))})"
+    if all(row.is_baseline for row in rows):
+        return [*lines, f"{mean}."]
+    difference = f"Δ: paired difference to {_compared(config)} with its 95 % t-interval, in percentage points"
+    return [*lines, f"{mean}; {difference}.", *_proof(config, rows)]
 
 
 CONDITIONS = {"device": "device", "precision": "precision", "batch_layout": "batch layout"}  # in a result: its name
@@ -254,14 +261,25 @@ def _training_of(run: RunConfig, new_head: bool) -> str:
     return f"Model {run.model.name}{weights}, recipe {run.recipe.name}, {run.recipe.epochs} epochs; tested: {tested}."
 
 
-def _sizes(run: RunConfig, states: Sequence[RunState]) -> Mapping[str, int] | None:
-    """Images in each split, from any finished run on the same data."""
-    done = [s.result for s in states if s.result is not None and s.run.config.data == run.data]
-    return done[0].get("sizes") if done else None
+def _images_key(run: RunConfig) -> str:
+    """Runs of one key see the same images."""
+    return f"{run.data} {run.recipe.limit_batches} {run.recipe.repeated_aug}"
 
 
-def _accuracy_of(run: RunConfig, goal: Goal, sizes: Mapping[str, int] | None) -> str:
-    images = f" ({sizes['test']:,} images; training {sizes['train']:,}, validation {sizes['val']:,})" if sizes else ""
+def _images(run: RunConfig, states: Sequence[RunState]) -> str:
+    """How many images of each split are used, from any finished run on the same images; empty before there is one."""
+    key = _images_key(run)
+    result = next((s.result for s in states if s.result is not None and _images_key(s.run.config) == key), {})
+    sizes, used = result.get("sizes"), result.get("used")
+    if not sizes:
+        return ""
+    used = used or sizes
+    text = {n: f"{used[n]:,}" + (f" of {size:,}" if used[n] < size else "") for n, size in sizes.items()}
+    epoch = " in each epoch" if used["train"] < sizes["train"] else ""
+    return f" ({text['test']} images; training {text['train']}{epoch}, validation {text['val']})"
+
+
+def _accuracy_of(run: RunConfig, goal: Goal, images: str) -> str:
     size = run.data.image_size
     kind = "SYNTHETIC images, " if run.data.synthetic else ""
     more = f", size ratio {run.data.size_ratio:g}" if isinstance(run.data, ScalesConfig) else ""
@@ -279,30 +297,30 @@ def _incomplete(states: Sequence[RunState]) -> str:
 
 
 def _proof(config: Config, rows: Sequence[Row]) -> list[str]:
-    """What so many seeds can prove, and what they have left open."""
+    """Which differences so many seeds can show, and which are not significant."""
     differences = {row.variant: row.difference for row in rows if row.difference is not None}
     if not differences:
         return []
     if all(difference.n < 2 for difference in differences.values()):
-        return ["One seed proves no difference."]
+        return ["No variant shares two finished seeds with the baseline: no interval."]
     lines = _power(config, {name: d for name, d in differences.items() if d.n > 1 and d.std > TINY})
     same = [name for name, d in differences.items() if d.n > 1 and d.std <= TINY]
     if same:
-        lines.append(f"No spread over seeds, which proves nothing about others: {', '.join(same)}.")
+        lines.append(f"The same difference in every seed, which says nothing about other seeds: {', '.join(same)}.")
     undecided = [name for name, difference in differences.items() if difference.holds_zero]
     if undecided:
-        lines.append(f"Not told apart from {_compared(config)} by these seeds: {', '.join(undecided)}.")
+        lines.append(f"No significant difference from {_compared(config)}: {', '.join(undecided)}.")
     return lines
 
 
 def _power(config: Config, differences: Mapping[str, Difference]) -> list[str]:
-    """From which true difference on each comparison would show it, with the pairs that it has."""
+    """The smallest true difference that each comparison detects, with the pairs that it has."""
     by_n: dict[int, list[str]] = {}
     for name, d in differences.items():
-        by_n.setdefault(d.n, []).append(f"{name} {100 * smallest_difference(d.std, d.n, power=POWER):.1f}")
+        by_n.setdefault(d.n, []).append(f"{100 * smallest_difference(d.std, d.n, power=POWER):.1f} ({name})")
     return [
-        f"With the spread seen here, n = {n} shows a true difference to {config.baseline} with {100 * POWER:.0f} % "
-        f"probability from so many points on: {', '.join(shown)}."
+        f"With this spread, n = {n} detects with {100 * POWER:.0f} % probability a true difference to "
+        f"{config.baseline} of at least {', '.join(shown)} points."
         for n, shown in sorted(by_n.items())
     ]
 

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,9 +69,9 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
     Returns:
         Plain values for `result.json`: `metrics` (fractions in [0, 1], losses), `headline` (the table's metric), the
         `epoch` that was tested, `device`, `devices`, `precision`, `batch_layout` (in words), `sizes` of the splits,
-        `num_classes`, `corrupt_images` (training images that were replaced), `initial_weights` (which weights of
-        `model.checkpoint` were taken, and what became of its head; None without one), `train_seconds` and
-        `images_per_second` of this session's training epochs.
+        images `used` of each (see `images_used`), `num_classes`, `corrupt_images` (training images that were
+        replaced), `initial_weights` (which weights of `model.checkpoint` were taken, and what became of its head; None
+        without one), `train_seconds` and `images_per_second` of this session's training epochs.
 
     Raises:
         Stopped, Pruned: as `link` has decided.
@@ -120,12 +120,23 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
         "precision": trainer.precision,
         "batch_layout": config.batch_layout,
         "sizes": dict(data.sizes),
+        "used": images_used(config, data.sizes),
         "corrupt_images": corrupt,
         "num_classes": data.num_classes,
         "initial_weights": task.initial_weights,
         "train_seconds": round(clock.seconds, 2),
         "images_per_second": round(clock.images * trainer.world_size / clock.seconds, 1) if clock.seconds else None,
     }
+
+
+def images_used(config: RunConfig, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Split -> images that a run sees of it, for training in one epoch: fewer than `sizes` with `limit_batches`."""
+    limit = config.recipe.limit_batches
+    if limit is None:
+        return dict(sizes)
+    seen = limit * config.data.batch_size
+    copies = {"train": config.recipe.repeated_aug}
+    return {split: min(size, -(-seen // copies.get(split, 1))) for split, size in sizes.items()}
 
 
 def corrupt_images(trainer: L.Trainer, data: ImageData) -> list[str]:

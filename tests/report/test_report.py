@@ -159,7 +159,7 @@ def test_a_complete_table_is_not_replaced_by_one_with_fewer_runs(make, without_f
     assert "(0 of 3: 3 stale)" in (folder / "incomplete" / "table.md").read_text()
     written = write_report(make(nothing, "seeds=[0]").data())
     assert written.warnings == [], "what is complete for its overrides is written"
-    assert not (folder / "incomplete").exists() and "n seeds (0)" in (folder / "table.md").read_text()
+    assert not (folder / "incomplete").exists() and "(seed 0)" in (folder / "table.md").read_text()
 
 
 def test_an_incomplete_table_is_replaced_by_one_with_as_many_runs(make, without_figures):

@@ -76,12 +76,12 @@ def test_a_complete_table():
         "Trained on a CPU (2 threads).",
         "over n seeds (0, 1, 2)",
         "paired difference to non_overlapping with its 95 % t-interval",
-        "Not told apart from non_overlapping by these seeds: overlapping, conv_stem.",
+        "No significant difference from non_overlapping: overlapping, conv_stem.",
     ):
         assert text in caption, text
     # three pairs show 3.264 standard deviations of the differences (1 and 0.45 points) with 80 % power
-    assert "n = 3 shows a true difference to non_overlapping with 80 % probability from so many points on" in caption
-    assert "points on: overlapping 3.3, conv_stem 1.5." in caption
+    assert "n = 3 detects with 80 % probability a true difference to non_overlapping of at least" in caption
+    assert "of at least 3.3 (overlapping), 1.5 (conv_stem) points." in caption
     assert "INCOMPLETE" not in caption and "SMOKE" not in caption
 
 
@@ -125,10 +125,66 @@ def test_without_its_baseline_a_row_has_no_difference():
     assert {line[4] for line in blocks(table(runs=runs))[0].rows} == {"baseline", "–"}
 
 
-def test_one_seed_proves_nothing():
+def test_one_seed_has_no_spread_and_no_comparison_in_any_format():
     made = table(experiment("seeds=[1]"))
-    assert blocks(made)[0].rows[1][3:] == ("74.00 (1)", "+2.00 (n = 1)")
-    assert "One seed proves no difference." in blocks(made)[0].caption
+    assert blocks(made)[0].rows[1][3:] == ("74.00 (1)",)
+    caption = blocks(made)[0].caption
+    assert (
+        "One seed: no spread, no comparison (seed 1)." in caption and "interval" not in caption and "±" not in caption
+    )
+    _has_no_differences(made)
+
+
+def test_one_variant_has_no_difference_to_itself_in_any_format():
+    found = compose(["experiment=train"])
+    done = [
+        RunState(Run(name, seed, run, f"{name}{seed}", Path(name)), "done", result(0.7 + 0.01 * seed))
+        for name, run in found.variants.items()
+        for seed in found.config.seeds
+    ]
+    made = table(found, done)
+    assert "Mean ± standard deviation over n seeds (0, 1, 2)." in made.caption
+    assert blocks(made)[0].rows == [("model", "2.00", "0.021", "71.00 ± 1.00 (3)")]
+    _has_no_differences(made)
+
+
+def _has_no_differences(made):
+    texts = [to_markdown(made), to_latex(made), to_csv(made), shown(made)]
+    assert not any(word in text for text in texts for word in ("Δ", "Delta", "CI]", "difference", "baseline,", "n = "))
+    columns = {
+        name for name in pd.read_csv(io.StringIO(to_csv(made))).columns if "difference" in name or "pairs" in name
+    }
+    assert columns == set()
+
+
+def shown(made):
+    from rich.console import Console
+
+    console = Console(width=200, file=io.StringIO())
+    console.print(to_terminal(made))
+    return console.file.getvalue()
+
+
+def test_the_caption_says_how_many_images_were_used():
+    found = experiment("smoke=true")
+    used = {"train": 32, "val": 32, "test": 32}
+    runs = [dataclasses.replace(state, result={**(state.result or {}), "used": used}) for state in states(found)]
+    caption = " ".join(table(found, runs).caption)
+    assert "(32 of 1,550 images; training 32 of 5,484 in each epoch, validation 32 of 868)" in caption
+
+
+def test_variants_that_use_other_images_are_named_in_the_caption():
+    found = experiment("seeds=[0]")
+    short = found.variants["conv_stem"]
+    short = dataclasses.replace(short, recipe=dataclasses.replace(short.recipe, limit_batches=2))
+    found = dataclasses.replace(found, variants=found.variants | {"conv_stem": short})
+    runs = states(found)
+    for state in runs:
+        if state.run.variant == "conv_stem":
+            state.result["used"] = {"train": 128, "val": 128, "test": 128}
+    caption = " ".join(table(found, runs).caption)
+    assert "non_overlapping, overlapping: Top-1 accuracy on the test split of earth (1,550 images;" in caption
+    assert "conv_stem: Top-1 accuracy on the test split of earth (128 of 1,550 images;" in caption
 
 
 def test_a_difference_over_fewer_pairs_shows_their_number():
@@ -141,13 +197,11 @@ def test_the_caption_never_gives_the_power_of_other_pairs():
     for seed in (1, 2):
         runs = replaced(runs, "overlapping", seed, "missing")
     caption = blocks(table(runs=runs))[0].caption
-    assert "n = 1 shows" not in caption
-    assert (
-        "n = 3 shows a true difference to non_overlapping with 80 % probability from so many points on: conv" in caption
-    )
+    assert "n = 1 detects" not in caption
+    assert "n = 3 detects with 80 % probability a true difference to non_overlapping of at least" in caption
     runs = replaced(states(experiment()), "overlapping", 1, "missing")
     caption = blocks(table(runs=runs))[0].caption
-    assert "n = 2 shows" in caption and "n = 3 shows" in caption
+    assert "n = 2 detects" in caption and "n = 3 detects" in caption
 
 
 def test_seeds_without_spread_prove_nothing():
@@ -156,8 +210,8 @@ def test_seeds_without_spread_prove_nothing():
         for s in states(experiment())
     ]
     caption = blocks(table(runs=runs))[0].caption
-    assert "No spread over seeds, which proves nothing about others: overlapping, conv_stem." in caption
-    assert "shows a true difference" not in caption
+    assert "The same difference in every seed, which says nothing about other seeds: overlapping, conv_stem." in caption
+    assert "a true difference" not in caption
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -11,7 +11,8 @@ from shunted_lab.config import PRESETS, ConfigError, RunConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.earth.tiles import CLASS_NAMES
 from shunted_lab.tasks.classification import Classification
-from shunted_lab.tasks.train import Pruned, Stopped, make_task, make_trainer, train
+from shunted_lab.tasks.predictions import read_predictions
+from shunted_lab.tasks.train import Pruned, Stopped, images_used, make_task, make_trainer, train
 
 SMALL = ["experiment=ablate_embed", "launch.accelerator=cpu", "data.batch_size=16"]
 
@@ -244,6 +245,9 @@ def test_a_result_says_what_a_table_needs(tmp_path):
     assert (result["precision"], result["batch_layout"]) == ("32-true", "batches of 16 images")
     assert result["epoch"] == 0 and result["images_per_second"] > 0 and "thread" in result["device"]
     assert result["sizes"].keys() == {"train", "val", "test"}
+    assert result["used"] == {"train": 32, "val": 32, "test": 32}
+    assert len(read_predictions(tmp_path).targets) == result["used"]["test"]
+    assert images_used(variants()["non_overlapping"], result["sizes"]) == result["sizes"]
     assert list(tmp_path.glob("events.out.tfevents*"))
 
 
