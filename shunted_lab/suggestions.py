@@ -190,6 +190,7 @@ ANSWERS = {
 
 LISTED = 3  # keys that an answer names
 CLOSE = 0.7  # similarity of a name to one of another section; below, names share a few letters only
+INSIDE = 0.5  # the same within the section that is written
 
 
 def no_such_key(key: str, keys: Sequence[str], names: Iterable[str] = ()) -> ConfigError:
@@ -212,7 +213,7 @@ def no_such_key(key: str, keys: Sequence[str], names: Iterable[str] = ()) -> Con
     meant = meant or [each for each in keys if each.rpartition(".")[2] == last and each != written]
     if not meant and last.lower() in ANSWERS and "experiment" in keys:
         return ConfigError(f"{key}: no such key; {ANSWERS[last.lower()]}")
-    if not meant and not difflib.get_close_matches(leaf, inside, n=1, cutoff=CLOSE):
+    if not meant and not difflib.get_close_matches(leaf, inside, n=1, cutoff=INSIDE if section else CLOSE):
         leaves = {name: each for name, targets in ELSEWHERE.items() for each in targets if each in keys}
         leaves |= {each.rpartition(".")[2]: each for each in reversed(keys)}
         meant = [leaves[near] for near in difflib.get_close_matches(last, leaves, n=1, cutoff=CLOSE)]

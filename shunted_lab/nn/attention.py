@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from shunted_lab.nn.aggregation import ConvAggregation, FixedPooling
 from shunted_lab.nn.initial import place_seed, seeded
 from shunted_lab.nn.layout import Grid, ResidualDWConv, TokenLinear, to_map, to_tokens
-from shunted_lab.nn.registry import AGGREGATION, ATTENTION, ComponentError, Spec
+from shunted_lab.nn.registry import AGGREGATION, ATTENTION, ComponentError, RatesError, Spec
 
 torch.fx.wrap("enlarge")  # branches on the grid: a leaf for torch.fx
 LOCAL = ("published", "values", "output", "none")
@@ -217,7 +217,8 @@ class SRA(GroupedAttention):
         proj_drop: float = 0.0,
     ):
         if len(set(rates)) > 1:
-            raise ComponentError(f"rates: {list(rates)} differ; sra has one rate for all heads of a stage")
+            message = f"rates: {list(rates)} differ; sra has one rate for all heads of a stage"
+            raise RatesError(message, [max(rates)])
 
         def aggregate(rate: int) -> nn.Module | None:
             return ConvAggregation(dim, rate, gelu=False) if rate > 1 else None
@@ -249,7 +250,8 @@ class LinearSRA(GroupedAttention):
 
 def _require_ones(name: str, rates: Sequence[int]) -> None:
     if set(rates) != {1}:
-        raise ComponentError(f"rates: {list(rates)} would do nothing; {name} does not use rates, so they must be all 1")
+        message = f"rates: {list(rates)} would do nothing; {name} does not use rates, so they must be all 1"
+        raise RatesError(message, [1])
 
 
 @ATTENTION.register("ssa")

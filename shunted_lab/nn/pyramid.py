@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from shunted_lab.nn.attention import spread_rates
 from shunted_lab.nn.initial import init_weights, place_seed, seeded
 from shunted_lab.nn.layout import Grid, to_map, to_tokens
-from shunted_lab.nn.registry import ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED, ComponentError, Spec
+from shunted_lab.nn.registry import ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED, ComponentError, RatesError, Spec
 
 torch.fx.wrap("check_size")  # branches on the size: a leaf for torch.fx
 
@@ -144,7 +144,11 @@ class Pyramid(nn.Module):
                         embed = DOWNSAMPLE.build(downsamples[i - 1], in_chans=embed_dims[i - 1], embed_dim=dim)
                 context: dict[str, Any] = {"dim": dim, "num_heads": heads, "hidden_dim": int(dim * mlp_ratios[i])}
                 context |= common | {"rates": spread_rates(list(rates[i]), heads), "aggregation": aggregations[i]}
-                blocks = _blocks(f"stages.{i}.blocks", depths[i], attns[i], mlps[i], context, drop_path)
+                try:
+                    blocks = _blocks(f"stages.{i}.blocks", depths[i], attns[i], mlps[i], context, drop_path)
+                except RatesError as error:
+                    error.stage = i
+                    raise
                 built.append(Stage(embed, blocks, dim))
             self.stages = nn.Sequential(*built)
             self.head_drop = nn.Dropout(drop_rate)

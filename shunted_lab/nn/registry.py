@@ -22,6 +22,23 @@ class ComponentError(ValueError):
     """A component that is not known, or that cannot be built from what it was given."""
 
 
+class RatesError(ComponentError):
+    """Rates that an attention cannot have.
+
+    Args:
+        message: begins with `rates: `.
+        allowed: rates of the same stage that it can have.
+
+    `stage` is set by the pyramid, counted from 0.
+    """
+
+    stage: int | None = None
+
+    def __init__(self, message: str, allowed: list[int]):
+        super().__init__(message)
+        self.allowed = allowed
+
+
 class Registry:
     """Name -> class (or function) that builds one kind of component, e.g. `ATTENTION`."""
 

@@ -10,7 +10,7 @@ from shunted_lab.config import ConfigError, ModelConfig, RunConfig
 from shunted_lab.nn import ComponentError, Pyramid
 from shunted_lab.nn.attention import GroupedAttention
 from shunted_lab.nn.pyramid import DropPath
-from shunted_lab.nn.registry import import_module
+from shunted_lab.nn.registry import RatesError, import_module
 from shunted_lab.nn.source import SLOTS, component_sources, module_hash
 
 
@@ -23,8 +23,27 @@ def build_model(config: ModelConfig, num_classes: int) -> Pyramid:
     try:
         _import(config)
         return Pyramid(**config.options(), num_classes=num_classes)
+    except RatesError as error:
+        write = f"; write model.rates: {allowed_rates(config)}" if error.stage is not None else ""
+        raise ConfigError(f"model.{error}{write}") from None
     except ComponentError as error:
         raise ConfigError(f"model.{error}") from None  # its message begins with the key
+
+
+def allowed_rates(config: ModelConfig) -> list[list[int]]:
+    """The rates of `config`, where a stage's attention cannot have its own the nearest that it can have."""
+    options = config.options()
+    rates = [list(each) for each in options.pop("rates")]
+    for _ in rates:  # each time the first stage that is refused
+        try:
+            with torch.device("meta"):
+                Pyramid(**options, rates=rates)
+        except RatesError as error:
+            assert error.stage is not None
+            rates[error.stage] = error.allowed
+        except ComponentError:
+            break  # it says something of another key, which is no matter here
+    return rates
 
 
 def model_sources(config: ModelConfig) -> dict[str, str]:
