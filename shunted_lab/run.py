@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from shunted_lab.cli import answer, make_console
 from shunted_lab.compose import Experiment, compose
 from shunted_lab.config import Config, SlurmConfig
+from shunted_lab.schema import counted
 from shunted_lab.terminal import Grid, say
 from shunted_lab.usage import usage
 
@@ -56,6 +57,7 @@ def run(experiment: Experiment, words: list[str]) -> int:
         plan_runs,
         study_folder,
     )
+    from shunted_lab.study.preview import preview, to_train
 
     config = experiment.config
     console = make_console()
@@ -80,9 +82,14 @@ def run(experiment: Experiment, words: list[str]) -> int:
     initial = initial_weights(experiment, facts)
     console.print(_plan(config, states, costs))
     progress = _progress(states, store.other_runs(study, runs))
-    for line in [*_notes(facts), *_by_variant(initial), *low_rates(experiment), progress, *_stale(states)]:
+    stale = _stale(states, config.rerun)
+    for line in [*_notes(facts), *_by_variant(initial), *low_rates(experiment), progress, *stale]:
         say(console, line)
     if config.plan_only:
+        for line in preview(config, states, study):
+            say(console, line)
+        _check_call(config)
+        check_space(config, [state.run for state in to_train(config, states, study)], costs)
         return 0
     if not on_cluster:
         _check_images(experiment, facts, states, console)
@@ -98,6 +105,16 @@ def run(experiment: Experiment, words: list[str]) -> int:
     if any(state.state == "done" for state in states):
         measure_variants(experiment, facts)
     return _report(experiment, states, costs, paper_costs, console)
+
+
+def _check_call(config: Config) -> None:
+    """Refuse what the call without `plan_only` refuses: a folder or a cluster that it cannot use."""
+    from shunted_lab.study.plan import check_runs_dir
+    from shunted_lab.study.slurm import check_submission
+
+    check_runs_dir(config)
+    if isinstance(config.launch, SlurmConfig):
+        check_submission(config)
 
 
 def _submit(words: list[str], config: Config, console: Console) -> bool:
@@ -119,6 +136,7 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
     from shunted_lab.report.search import build_search_table, to_terminal, write_search
     from shunted_lab.study.launch import Launcher, warm_up
     from shunted_lab.study.plan import check_space, data_facts, initial_weights, low_rates, study_folder
+    from shunted_lab.study.preview import preview_jobs
     from shunted_lab.study.search import Search, SearchQueue
     from shunted_lab.study.store import open_study
     from shunted_lab.tasks import goal_of
@@ -134,6 +152,12 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
         say(console, line)
     if config.plan_only:
         console.print(to_terminal(build_search_table(search, study, config)))
+        left = search.left(study)
+        say(console, f"would train up to {counted(left, 'more assignment')}" if left else "would train nothing")
+        for line in preview_jobs(config):
+            say(console, line)
+        _check_call(config)
+        check_space(config, [search.run(search.baseline)] * left, search.baseline_cost())
         return 0
     if slots:
         warm_up()
@@ -168,7 +192,7 @@ def _plan(config: Config, states: list[RunState], costs: dict[str, Cost]) -> Gri
     known = {name: (name, f"{cost.params / 1e6:.2f}", f"{cost.macs / 1e9:.3f}") for name, cost in costs.items()}
     head = ("variant", "params (M)", "GMACs")
     counts = [(*known[name], _counted(found)) for name, found in runs.items()]
-    short = Grid(config.name, (*head, f"{len(config.seeds)} seeds"), counts)
+    short = Grid(config.name, (*head, counted(len(config.seeds), "seed")), counts)
     seeds = [f"seed {seed}" for seed in config.seeds]
     return Grid(config.name, (*head, *seeds), [(*known[name], *found) for name, found in runs.items()], short=short)
 
@@ -217,14 +241,18 @@ def _by_variant(lines: dict[str, str]) -> list[str]:
     return list(names) if len(names) == 1 else [f"{line} ({', '.join(of)})" for line, of in names.items()]
 
 
-def _stale(states: list[RunState]) -> list[str]:
-    """What has changed since the stale runs were trained, and how to train them again."""
+def _stale(states: list[RunState], rerun: str | None) -> list[str]:
+    """What has changed since the stale runs were trained, and what becomes of them."""
     changes: dict[str, list[str]] = {}
     for state in states:
         if state.state == "stale":
             changes.setdefault(state.error or "", []).append(f"{state.run.variant} seed {state.run.seed}")
     lines = [f"stale: {what} ({', '.join(runs)})" for what, runs in changes.items()]
-    return [*lines, "stale runs are kept as they are; rerun=stale trains them anew beside them"] if lines else []
+    if not lines:
+        return []
+    if rerun in ("stale", "all"):
+        return [*lines, f"rerun={rerun}: stale runs are trained again; old results are kept"]
+    return [*lines, "stale runs are not trained again; rerun=stale trains them, and old results are kept"]
 
 
 def _execute(

@@ -36,12 +36,12 @@ ARROWS = {
     "nn": set(),
     "data": {"files", "config"},
     "tasks": {"files", "config", "models", "data", "nn"},
-    "study": {"files", "paths", "streams", "config", "compose", "variants", "data", "nn", "tasks"},
+    "study": {"schema", "files", "paths", "streams", "config", "compose", "variants", "data", "nn", "tasks"},
     "report": {"files", "terminal", "config", "compose", "nn", "tasks", "study"},
     "attention": COMMAND | {"data", "nn", "tasks", "study", "report"},
     "evaluate": COMMAND | {"files", "data", "nn", "tasks", "study", "report"},
     "cost": COMMAND | {"nn", "tasks"},
-    "run": COMMAND | {"data", "nn", "tasks", "study", "report"},
+    "run": COMMAND | {"schema", "data", "nn", "tasks", "study", "report"},
 }
 FORBIDDEN = {"nn": {"lightning", "hydra", "omegaconf", "optuna"}, "report": {"lightning"}, "data": {"optuna", "hydra"}}
 

@@ -39,6 +39,11 @@ class Job:
     measure: bool = False
 
 
+def is_wanted(state: RunState, rerun: str | None) -> bool:
+    """Whether a call trains a run in this state, as far as attempts are left."""
+    return state.state != "done" and (state.state != "stale" or rerun in ("stale", "all"))
+
+
 class Queue:
     """The runs of a plan, in their order. Every launcher of the study has one.
 
@@ -73,8 +78,7 @@ class Queue:
         self._launcher = {"host": socket.gethostname(), "lock": str(self.lock.absolute())}
         self._retry_failed = rerun in ("failed", "all")
         self._failed: set[str] = set()  # in this call: a failure is not tried again at once
-        stale = rerun in ("stale", "all")
-        self.todo = {s.run.fingerprint: s.run for s in states if s.state != "done" and (s.state != "stale" or stale)}
+        self.todo = {state.run.fingerprint: state.run for state in states if is_wanted(state, rerun)}
         self._gone = store.set_aside(study)
         self._stocked = False
         self._beat = time.monotonic()

@@ -138,6 +138,14 @@ class Search:
         """Constraint -> by how much it is broken; at most 0 is allowed."""
         return {name: getattr(cost, name) - bound for name, bound in self.bounds.items()}
 
+    def left(self, study: Study | None) -> int:
+        """How many points are still to be tried."""
+        if study is None:
+            return self.config.trials
+        gone = store.set_aside(study)
+        trials = tried([t for t in study.get_trials(deepcopy=False) if t.number not in gone])
+        return 0 if study.user_attrs.get("exhausted") else max(0, self.config.trials - len(trials))
+
     def measures(self) -> bool:
         """Whether an objective must be measured on the device."""
         return any(name in MEASURED_LATER for name in self.config.objectives)

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import fields
@@ -87,7 +88,29 @@ def submit(words: Sequence[str], config: Config) -> list[Any]:
     """Submit the jobs. Returns submitit's.
 
     Raises:
-        ConfigError: if there is no SLURM here, no submitit, or a storage that nodes cannot share.
+        ConfigError: see `make_executor`.
+    """
+    launch = config.launch
+    assert isinstance(launch, SlurmConfig)
+    executor = make_executor(config, study_folder(config) / "jobs")
+    with executor.batch():
+        return [executor.submit(Command(job_words(words, launch))) for _ in range(launch.nodes // launch.nodes_per_run)]
+
+
+def check_submission(config: Config) -> None:
+    """Raise ConfigError for jobs that `submit` would refuse; nothing is submitted, and nothing left behind."""
+    with tempfile.TemporaryDirectory() as folder:  # submitit makes folders before it submits
+        make_executor(config, Path(folder))
+
+
+def make_executor(config: Config, folder: Path) -> Any:
+    """submitit's executor with all parameters.
+
+    Args:
+        folder: of its scripts and logs.
+
+    Raises:
+        ConfigError: if this machine has no SLURM or no submitit, or for a storage that nodes cannot share.
     """
     launch = config.launch
     assert isinstance(launch, SlurmConfig)
@@ -103,16 +126,14 @@ def submit(words: Sequence[str], config: Config) -> list[Any]:
         import submitit
     except ImportError:
         raise ConfigError("launch: slurm needs submitit; pip install 'shunted_lab[cluster]'") from None
-    folder = study_folder(config) / "jobs"
     try:
         executor = submitit.AutoExecutor(
-            folder=Path(folder).absolute(), cluster=launch.executor, slurm_max_num_timeout=launch.requeue
+            folder=folder.absolute(), cluster=launch.executor, slurm_max_num_timeout=launch.requeue
         )
     except RuntimeError as error:
         raise ConfigError(f"launch.executor: {' '.join(str(error).split())}") from None
     executor.update_parameters(**parameters(config))
-    with executor.batch():
-        return [executor.submit(Command(job_words(words, launch))) for _ in range(jobs)]
+    return executor
 
 
 def parameters(config: Config) -> dict[str, Any]:

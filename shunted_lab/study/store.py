@@ -157,16 +157,13 @@ def set_aside(study: Study) -> dict[int, str]:
 
 
 def set_all_aside(study: Study, runs: Sequence[Run]) -> None:
-    """Make room for all runs to be trained again: what is there is kept, its folder renamed.
+    """Make room for all runs to be trained again: old results are kept, their folders renamed.
 
-    A rerun that was not finished is gone on with: only what it has not set aside yet is.
+    A rerun that was not finished is resumed: only runs that it has not set aside yet are.
     """
-    gone, begun = set_aside(study), set(study.user_attrs.get("rerun", []))
+    gone, begun = set_aside(study), begun_again(study, runs)
     known = by_fingerprint(t for t in study.get_trials(deepcopy=False) if t.number not in gone)
     planned = {run.fingerprint: run for run in runs}
-    complete = {f for f in planned if any(t.state == TrialState.COMPLETE for t in known.get(f, []))}
-    if not (begun & planned.keys()) - complete:
-        begun = set()  # the last rerun is finished, or there was none
     for fingerprint, run in planned.items():
         if fingerprint in begun:
             continue
@@ -176,6 +173,15 @@ def set_all_aside(study: Study, runs: Sequence[Run]) -> None:
         begun.add(fingerprint)
         study.set_user_attr("set_aside", {str(number): folder for number, folder in gone.items()})
         study.set_user_attr("rerun", sorted(begun))
+
+
+def begun_again(study: Study, runs: Sequence[Run]) -> set[str]:
+    """Fingerprints of the runs that a rerun of all has set aside and not finished yet; none where the last is over."""
+    gone, begun = set_aside(study), set(study.user_attrs.get("rerun", []))
+    known = by_fingerprint(t for t in study.get_trials(deepcopy=False) if t.number not in gone)
+    planned = {run.fingerprint for run in runs}
+    complete = {f for f in planned if any(t.state == TrialState.COMPLETE for t in known.get(f, []))}
+    return begun if (begun & planned) - complete else set()
 
 
 def _move_away(folder: Path) -> str:
