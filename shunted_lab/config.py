@@ -32,6 +32,7 @@ from shunted_lab.datasets import (
     ShardsConfig,
 )
 from shunted_lab.models import COMPONENTS, MODELS, ModelConfig
+from shunted_lab.quantities import counted
 from shunted_lab.recipes import FINETUNE_RECIPE, LITE_RECIPE, PAPER_RECIPE, PRECISIONS, RecipeConfig
 from shunted_lab.schema import ConfigError, nearest, option, path_option, require, unknown
 from shunted_lab.studies import (
@@ -210,7 +211,7 @@ class RunConfig:
         """How a batch is trained, in words."""
         pieces = {"devices": self.launch.ranks, "parts": self.launch.accumulate}
         cut = [f"{count} {name}" for name, count in pieces.items() if count > 1]
-        images = f"{self.per_device_batch_size} images"
+        images = counted(self.per_device_batch_size, "image")
         return " x ".join([*cut, images]) if cut else f"batches of {images}"
 
     def smoke(self) -> RunConfig:

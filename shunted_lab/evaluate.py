@@ -12,6 +12,7 @@ from shunted_lab.cli import answer, make_console
 from shunted_lab.commands import EvaluateConfig
 from shunted_lab.compose import compose_evaluate, value_of
 from shunted_lab.config import LITE_RECIPE, ConfigError, FolderConfig, LaunchConfig, RunConfig
+from shunted_lab.quantities import cell_text, value_text
 from shunted_lab.terminal import Grid
 from shunted_lab.usage import evaluate_usage
 
@@ -156,9 +157,9 @@ def _grid(config: EvaluateConfig, found: dict[str, Any], run: RunConfig | None) 
         interval = ""
         if name == "top1":
             low, high = found["top1_interval"]
-            interval = f"  [{100 * low:.2f}, {100 * high:.2f}] (95 %, over images)"
-        rows.append((f"{labels.get(f'test/{name}', name)} (%)", f"{100 * value:.2f}{interval}"))
-    rows.append(("Loss", f"{found['metrics'][loss]:.4f}"))
+            interval = f"  [{cell_text(key, low)}, {cell_text(key, high)}] (95 %, over images)"
+        rows.append((f"{labels.get(f'test/{name}', name)} (%)", f"{cell_text(key, value)}{interval}"))
+    rows.append(("Loss", value_text(loss, found["metrics"][loss])))
     speed = "–, one batch is not timed"
     if found["images_per_second"] is not None:
         speed = f"{found['images_per_second']:.1f}, forward passes without the first"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shunted_lab.quantities import counted
 from shunted_lab.schema import ConfigError, fractions, option, path_option, require, unknown
 
 # Names of the components that ship with the package. They stand here so that a misspelt one is refused before torch is
@@ -65,10 +66,15 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         stages = len(self.depths)
-        require(stages == 4, "model.depths", self.depths, f"has {stages} stages; the pyramid has 4")
+        require(stages == 4, "model.depths", self.depths, f"has {counted(stages, 'stage')}; the pyramid has 4")
         for name in ("embed_dims", "num_heads", "mlp_ratios", "rates"):
             value = getattr(self, name)
-            require(len(value) == stages, f"model.{name}", value, f"has {len(value)} entries for {stages} stages")
+            require(
+                len(value) == stages,
+                f"model.{name}",
+                value,
+                f"has {counted(len(value), 'entry', 'entries')} for {stages} stages",
+            )
         for name in ("embed_dims", "depths", "num_heads"):
             require(min(getattr(self, name)) >= 1, f"model.{name}", getattr(self, name), "has an entry below 1")
         require(min(self.mlp_ratios) > 0, "model.mlp_ratios", self.mlp_ratios, "has an entry that is not above 0")
@@ -81,13 +87,16 @@ class ModelConfig:
     @staticmethod
     def _check_stage(stage: int, dim: int, heads: int, rates: list[int]) -> None:
         key = f"model.rates[{stage}]"
-        require(dim % heads == 0, f"model.embed_dims[{stage}]", dim, f"is not divisible by its {heads} heads")
+        require(
+            dim % heads == 0, f"model.embed_dims[{stage}]", dim, f"is not divisible by its {counted(heads, 'head')}"
+        )
         require(all(r >= 1 for r in rates), key, rates, "has a rate that is not a positive integer")
         require(
             bool(rates) and heads % len(rates) == 0,
             key,
             rates,
-            f"has {len(rates)} rates for {heads} heads; as many as heads, or a number that divides them",
+            f"has {counted(len(rates), 'rate')} for {counted(heads, 'head')}; write one for each head, or a number of "
+            "rates that divides the heads",
         )
 
     def _check_slot(self, slot: str) -> None:
@@ -95,7 +104,12 @@ class ModelConfig:
         if isinstance(value, list):
             if places == 1:
                 raise ConfigError(f"{key}: {value} is a list; there is one place for it, so one name")
-            require(len(value) == places, key, value, f"has {len(value)} entries; one name, or {places}")
+            require(
+                len(value) == places,
+                key,
+                value,
+                f"has {counted(len(value), 'entry', 'entries')}; one name, or {places}",
+            )
         for place, spec in enumerate(value if isinstance(value, list) else [value]):
             where = f"{key}[{place}]" if isinstance(value, list) else key
             name = spec.get("name") if isinstance(spec, Mapping) else spec

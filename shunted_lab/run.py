@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from shunted_lab.cli import answer, make_console
 from shunted_lab.compose import Experiment, compose
 from shunted_lab.config import Config, SlurmConfig
-from shunted_lab.schema import counted
+from shunted_lab.quantities import counted
 from shunted_lab.terminal import Grid, say
 from shunted_lab.usage import usage
 
@@ -208,10 +208,11 @@ def _progress(states: list[RunState], others: int) -> str:
     from shunted_lab.report.progress import time_left
 
     left = sum(state.state != "done" for state in states)
-    parts = [f"{len(states) - left} of {len(states)} runs done"]
+    parts = [f"{len(states) - left} of {counted(len(states), 'run')} done"]
     parts += time_left([state.result["seconds"] for state in states if state.result], left)
     if others:
-        parts.append(f"{others} finished runs of other seeds or configurations are kept, and are not in this table")
+        kept = counted(others, "finished run")
+        parts.append(f"{kept} of other seeds or configurations: old results are kept, and are not in this table")
     return "; ".join(parts)
 
 
@@ -308,7 +309,7 @@ def _failures(states: list[RunState], limit: int) -> list[str]:
     lines = []
     for run, attempts in ((state.run, state.attempts) for state in states if state.state == "failed"):
         again = f"{'the same command' if attempts < limit else 'rerun=failed'} tries again"
-        tried = f"{attempts} of {limit} attempts"
+        tried = f"{attempts} of {counted(limit, 'attempt')}"
         lines.append(f"failed: {run.variant}, seed {run.seed}, {tried}; {run.folder / TRACEBACK}; {again}")
     return lines
 

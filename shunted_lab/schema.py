@@ -30,16 +30,6 @@ def unknown(what: str, value: object, choices: Iterable[object]) -> ConfigError:
     return ConfigError(f"{what}: '{value}' is not known; {nearest(value, choices)}")
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 epoch`, `3 epochs`, `1,550 images`: a number with its noun, whose plural has an s."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def percent(fraction: float) -> str:
-    """`45.83 %`: a share or an accuracy, as people are shown it everywhere. Files keep fractions."""
-    return f"{100 * fraction:.2f} %"
-
-
 def option(default: Any, help: str, *, result: bool = True, **metadata: Any) -> Any:
     """A field with its line of help.
 

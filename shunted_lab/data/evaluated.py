@@ -51,7 +51,7 @@ def check_evaluated(data: DataConfig, identity: str, say: Callable[[str], None])
     if broken:
         more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
         raise ConfigError(
-            f"data.root: {len(broken)} of {count} images of val and test cannot be decoded: "
+            f"data.root: {len(broken):,} of {count:,} images of val and test cannot be decoded: "
             f"{', '.join(broken[:NAMED])}{more}; evaluation leaves no image out: repair or remove them before training"
         )
     mark.parent.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ from shunted_lab.data.decode import Undecodable, decode
 from shunted_lab.data.identity import sizes as sizes_of_files
 from shunted_lab.data.layout import check_data
 from shunted_lab.files import atomic, locked
+from shunted_lab.quantities import counted
 from shunted_lab.usage import convert_usage
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def convert(config: ConvertConfig) -> str:
             file.write(json.dumps(index, indent=1).encode())
         out.fs.rm_file(out.join(UNFINISHED))
     images = sum(len(shard.paths) for shard in plan)
-    return f"{images} images in {len(plan)} shards, {sum(s.bytes for s in plan) / 1e9:.3g} GB: {config.out}"
+    size = sum(shard.bytes for shard in plan) / 1e9
+    return f"{counted(images, 'image')} in {counted(len(plan), 'shard')}, {size:.3g} GB: {config.out}"
 
 
 def _write_all(config: ConvertConfig, out: Root, sizes: dict[str, int | None], plan: Sequence[Planned]) -> list[Table]:
@@ -134,7 +136,7 @@ def _write_all(config: ConvertConfig, out: Root, sizes: dict[str, int | None], p
     if broken:
         more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
         raise ConfigError(
-            f"data.root: {len(broken)} images cannot be read: {', '.join(broken[:NAMED])}{more}; "
+            f"data.root: {counted(len(broken), 'image')} cannot be read: {', '.join(broken[:NAMED])}{more}; "
             f"repair or remove them, delete '{config.out}', and convert again"
         )
     return tables

@@ -16,6 +16,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from shunted_lab.config import Config
+from shunted_lab.quantities import counted, unit_of, value_text
 from shunted_lab.report import plots
 from shunted_lab.report.collect import (
     RunData,
@@ -30,7 +31,7 @@ from shunted_lab.report.render import UNKNOWN, Block, blocks, difference_text, p
 from shunted_lab.report.search import SearchTable, rates_of_heads
 from shunted_lab.report.statistics import Difference
 
-COSTS = {"macs": "MACs", "latency": "latency of one image (s)", "memory": "peak memory of one image (bytes)"}
+COSTS = {"macs": "MACs", "latency": "latency of one image (ms)", "memory": "peak memory of one image (MB)"}
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ def _costs(data: StudyData) -> Iterator[Picture]:
     label = data.goal.label
     costs: dict[str, Callable[[Any], float | None]] = {
         "macs": lambda row: float(row.cost.macs),
-        "latency": lambda row: row.latency,
-        "memory": lambda row: row.memory,
+        "latency": lambda row: None if row.latency is None else row.latency * unit_of("latency").scale,
+        "memory": lambda row: None if row.memory is None else row.memory * unit_of("memory").scale,
     }
     for key, cost_of in costs.items():
         points = []
@@ -220,8 +221,10 @@ def _run_row(run: RunData, folder: Path) -> dict[str, Any]:
         "state": state.state,
         "error": state.error or "",
         "value": percent_text(number(run.value)),
-        "metrics": {key: f"{value:.4f}" for key, value in sorted(metrics.items()) if key.startswith(("test/", "val/"))},
-        "epoch": state.result.get("epoch", "") if state.result else "",
+        "metrics": {
+            key: value_text(key, value) for key, value in sorted(metrics.items()) if key.startswith(("test/", "val/"))
+        },
+        "epoch": state.result["epoch"] + 1 if state.result and "epoch" in state.result else "",  # from 1, as figures
         "seconds": state.result.get("seconds", "") if state.result else "",
         "device": state.result.get("device", "") if state.result else "",
         "link": quote(os.path.relpath(state.run.folder, folder)) if state.run.folder.exists() else "",
@@ -236,4 +239,6 @@ def _origins(runs: Sequence[RunData]) -> list[tuple[str, str]]:
         if run.note:
             text = json.dumps({"git": run.note.get("git"), **run.note.get("versions", {})})
             found.setdefault(text, []).append(f"{run.state.run.variant} seed {run.state.run.seed}")
-    return [(text, f"{len(names)} runs" if len(found) == 1 else ", ".join(names)) for text, names in found.items()]
+    return [
+        (text, counted(len(names), "run") if len(found) == 1 else ", ".join(names)) for text, names in found.items()
+    ]

@@ -15,7 +15,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from shunted_lab.compose import compose
-from shunted_lab.config import Config, ConfigError, ModelConfig
+from shunted_lab.config import MEASURED_LATER, Config, ConfigError, ModelConfig
+from shunted_lab.quantities import cell_text, counted, difference_text, head_text, unit_of
 from shunted_lab.report.table import replaced_images
 from shunted_lab.report.write import PAGE, Coverage, Written, choose_target, publish
 from shunted_lab.study.plan import data_facts, study_folder
@@ -46,11 +47,11 @@ class SearchTable:
 def build_search_table(search: Search, study: Study | None, config: Config) -> SearchTable:
     """The table of a search; of an empty one where there is no study yet."""
     names = list(search.config.objectives)
-    head = ("Assignment", *names, "Params (M)", "GMACs")
+    head = ("Assignment", *map(head_text, names), "Params (M)", "GMACs")
     done = finished(study) if study else []
     top = best(study, SHOWN) if study else []
     base = [t for t in done if t.user_attrs["name"] == search.space.label(search.baseline)]
-    rows = [_row(search, t) for t in rows_of(search, study)]
+    rows = [_row(search, names, t) for t in rows_of(search, study)]
     trials = tried(study.get_trials(deepcopy=False)) if study else {}
     over = study is not None and bool(study.user_attrs.get("exhausted"))
     complete = over or len(trials) >= search.config.trials
@@ -60,7 +61,7 @@ def build_search_table(search: Search, study: Study | None, config: Config) -> S
     caption += replaced_images({t.user_attrs["name"]: t.user_attrs["result"] for t in done})
     caption += _uncertain(done) if "latency" in names else []
     caption.append(
-        "One seed, chosen by validation: trials of a search are no evidence. An experiment with "
+        "One seed, chosen by validation: trials of a search are not evidence. An experiment with "
         f"confirm: {{search: {config.name}}} trains the best again with other seeds."
     )
     title = f"{config.name}: {config.description}" if config.description else config.name
@@ -111,11 +112,19 @@ def front_figure(search: Search, study: Study) -> Figure | None:
         return None
     base = next((i for i, t in enumerate(done) if t.user_attrs["name"] == search.space.label(search.baseline)), None)
     labels = [t.user_attrs["name"] for t in done]
-    other = [t.values[1] if len(names) > 1 else _macs(t) for t in done]
-    xlabel, xway = names[1] if len(names) > 1 else ("MACs", "min")
-    ylabel, yway = names[0]
-    values = [t.values[0] for t in done]
+    (xlabel, xway), other = ("MACs", "min"), [_macs(t) for t in done]
+    if len(names) > 1:
+        (_, xway), (xlabel, other) = names[1], _axis(names[1][0], [t.values[1] for t in done])
+    yway = names[0][1]
+    ylabel, values = _axis(names[0][0], [t.values[0] for t in done])
     return search_front(other, values, labels, [True] * len(done), base, xlabel, ylabel, (xway, yway))
+
+
+def _axis(metric: str, values: list[float]) -> tuple[str, list[float]]:
+    """The label and values of an axis: milliseconds and megabytes; its ticks scale fractions and counts."""
+    if metric not in MEASURED_LATER:
+        return metric, values
+    return head_text(metric), [value * unit_of(metric).scale for value in values]
 
 
 def importance_of(study: Study) -> dict[str, float]:
@@ -147,7 +156,9 @@ def search_pictures(search: Search, study: Study | None) -> list[Picture]:
         made.append(Picture("front", "Pareto front of the search", "Every trial that is done; one seed each.", front))
     weights = importance_of(study)
     if any(weights.values()):
-        text = "PED-ANOVA of the first objective: how much the best trials agree on it. No evidence of effects."
+        text = (
+            "PED-ANOVA of the first objective: how much the best trials agree on it. It is not evidence of an effect."
+        )
         made.append(Picture("importance", "Importance of parameters", text, importance(weights)))
     chosen = [(t.user_attrs["name"], rates_of_heads(_model(t))) for t in rows_of(search, study)]
     if chosen and "rates" in search.config.space:
@@ -160,11 +171,11 @@ def _model(trial: FrozenTrial) -> ModelConfig:
     return ModelConfig(**trial.user_attrs["config"]["model"])
 
 
-def _row(search: Search, trial: FrozenTrial) -> Sequence[str]:
+def _row(search: Search, names: Sequence[str], trial: FrozenTrial) -> Sequence[str]:
     costs = trial.user_attrs["result"]["costs"]
     name = trial.user_attrs["name"]
     shown = f"{name} ({search.names[name]})" if name in search.names else name
-    values = (f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}" for value in trial.values)
+    values = (cell_text(metric, value) for metric, value in zip(names, trial.values, strict=True))
     return shown, *values, f"{costs['params'] / 1e6:.3f}", f"{costs['macs'] / 1e9:.4f}"
 
 
@@ -172,18 +183,20 @@ def _counts(search: Search, study: Study | None, trials: dict[str, list[FrozenTr
     states = [ts[-1].state for ts in trials.values()]
     done = sum(any(t.state == TrialState.COMPLETE for t in ts) for ts in trials.values())
     pruned = states.count(TrialState.PRUNED)
-    lines = [f"{len(trials)} of {search.config.trials} assignments tried: {done} trained, {pruned} pruned."]
+    planned = counted(search.config.trials, "assignment")
+    lines = [f"{len(trials)} of {planned} tried: {done} trained, {pruned} pruned."]
     rest = len(trials) - done - pruned
     if rest:
-        lines.append(f"INCOMPLETE: {rest} are running, interrupted or failed.")
+        lines.append(f"INCOMPLETE: {rest} {'is' if rest == 1 else 'are'} running, interrupted or failed.")
     if over:
-        lines.append("There is no other one that is allowed.")
+        lines.append("No other assignment satisfies the constraints.")
     given = study.get_trials(deepcopy=False) if study else []
     broken = sum(str(t.user_attrs.get("given_back", "")).startswith("more ") for t in given)
     if broken:
-        lines.append(f"{broken} proposals broke a constraint and were rejected before training.")
+        verb = "violates a constraint and was" if broken == 1 else "violate a constraint and were"
+        lines.append(f"{counted(broken, 'proposal')} {verb} rejected before training.")
     for name, bound in search.bounds.items():
-        lines.append(f"Allowed: {name} up to {bound:,.0f}.")
+        lines.append(f"Constraint: {name} at most {bound:,.0f}.")
     return lines
 
 
@@ -199,7 +212,9 @@ def _verdict(search: Search, base: list[FrozenTrial], top: list[FrozenTrial]) ->
     if not better:
         return [f"Nothing was found with a better {name} than the baseline at its MACs or fewer."]
     lead = better[0].values[0] - base[0].values[0]
-    return [f"Best at the baseline's MACs or fewer: {better[0].user_attrs['name']}, {name} {lead:+.4f}."]
+    return [
+        f"Best at the baseline's MACs or fewer: {better[0].user_attrs['name']}, {name} {difference_text(name, lead)}."
+    ]
 
 
 def _uncertain(trials: list[FrozenTrial]) -> list[str]:
@@ -209,7 +224,7 @@ def _uncertain(trials: list[FrozenTrial]) -> list[str]:
     if not spreads:
         return []
     return [
-        f"The latency of {len(spreads)} of {len(trials)} trials is uncertain: rounds differed by up to "
+        f"The latency of {len(spreads)} of {counted(len(trials), 'trial')} is uncertain: rounds differed by up to "
         f"{100 * max(spreads):.0f} %, the machine was busy."
     ]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from shunted_lab.config import Config, RunConfig, ScalesConfig
 from shunted_lab.nn.cost import Cost
+from shunted_lab.quantities import counted
 from shunted_lab.report.statistics import Difference, Summary, paired_difference, smallest_difference, summarize
 from shunted_lab.study.measure import Measured
 from shunted_lab.study.plan import RunState
@@ -239,7 +240,7 @@ def replaced_images(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
             runs.setdefault(names, []).append(run)
     lines = []
     for names, of in runs.items():
-        count = "1 training image" if len(names) == 1 else f"{len(names)} training images"
+        count = counted(len(names), "training image")
         where = "" if len(of) == len(results) else f" in {', '.join(of)}"
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         verb = "was" if len(names) == 1 else "were"
@@ -258,7 +259,8 @@ def _training_of(run: RunConfig, new_head: bool) -> str:
     tested = {"last": "the last epoch", "best": "the epoch that was best on the validation split"}[run.recipe.select]
     weights = "" if run.model.checkpoint is None else f" with the weights of {run.model.checkpoint}"
     weights += " (new head)" if new_head else ""
-    return f"Model {run.model.name}{weights}, recipe {run.recipe.name}, {run.recipe.epochs} epochs; tested: {tested}."
+    epochs = counted(run.recipe.epochs, "epoch")
+    return f"Model {run.model.name}{weights}, recipe {run.recipe.name}, {epochs}; tested: {tested}."
 
 
 def _images_key(run: RunConfig) -> str:
@@ -293,7 +295,8 @@ def _incomplete(states: Sequence[RunState]) -> str:
         for s in states
         if s.state != "done"
     ]
-    return f"INCOMPLETE, {len(missing)} of {len(states)} runs are not done: {'; '.join(missing)}."
+    of = f"{len(missing)} of {counted(len(states), 'run')}"
+    return f"INCOMPLETE, {of} not done: {'; '.join(missing)}."
 
 
 def _proof(config: Config, rows: Sequence[Row]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from shunted_lab.compose import Experiment, compose
 from shunted_lab.config import ConfigError
+from shunted_lab.quantities import counted
 from shunted_lab.study import store
 from shunted_lab.study.plan import data_facts
 from shunted_lab.study.search import Search, asked_for, best, tried
@@ -42,7 +43,7 @@ def take_the_best(experiment: Experiment, given: Sequence[str] = ()) -> Experime
     planned = asked_for(study, found.config.search)
     if study is None or (count < planned and "exhausted" not in study.user_attrs):
         raise ConfigError(
-            f"confirm.search: {confirm.search} is not finished ({count} of {planned} trials); "
+            f"confirm.search: {confirm.search} is not finished ({count} of {counted(planned, 'trial')}); "
             f"run experiment={confirm.search} first"
         )
     baseline = search.run(search.baseline).fingerprint

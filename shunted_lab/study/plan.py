@@ -12,6 +12,7 @@ from shunted_lab import RESULTS_VERSION
 from shunted_lab.compose import Experiment
 from shunted_lab.config import Config, ConfigError, RunConfig
 from shunted_lab.data import DataFacts, check_data
+from shunted_lab.quantities import counted
 from shunted_lab.study.folder import Run, find_checkpoint
 from shunted_lab.tasks.schedule import highest_rate, peak_rate
 
@@ -214,8 +215,8 @@ def low_rates(experiment: Experiment) -> list[str]:
         recipe, peak = run.recipe, peak_rate(run.recipe, run.data.batch_size)
         if (highest := highest_rate(recipe, peak)) < NEARLY * peak:
             line = (
-                f"recipe.warmup_epochs: {recipe.warmup_epochs:g} of {recipe.epochs} epochs; the learning rate reaches "
-                f"{highest:.2g}, {100 * highest / peak:.0f} % of {peak:.2g}"
+                f"recipe.warmup_epochs: {recipe.warmup_epochs:g} of {counted(recipe.epochs, 'epoch')}; the learning "
+                f"rate reaches {highest:.2g}, {100 * highest / peak:.0f} % of {peak:.2g}"
             )
             found.setdefault(line, []).append(name)
     return [f"warning: {line} ({', '.join(names)})" for line, names in found.items()]
@@ -248,6 +249,6 @@ def check_space(config: Config, missing: list[Run], costs: dict[str, Cost]) -> N
     free = shutil.disk_usage(check_runs_dir(config)).free
     if free < need:
         raise ConfigError(
-            f"runs_dir: {config.runs_dir} has {free / 1e6:,.0f} MB free; {len(missing)} runs need about "
-            f"{need / 1e6:,.0f} MB; free some, or choose another with runs_dir=..."
+            f"runs_dir: {config.runs_dir} has {free / 1e6:,.0f} MB free; training {counted(len(missing), 'run')} needs "
+            f"about {need / 1e6:,.0f} MB; free some, or choose another with runs_dir=..."
         )

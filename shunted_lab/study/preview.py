@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from shunted_lab.config import Config, SlurmConfig
-from shunted_lab.schema import counted
+from shunted_lab.quantities import counted
 from shunted_lab.study.queue import is_wanted
 from shunted_lab.study.store import begun_again
 

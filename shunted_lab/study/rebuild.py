@@ -17,6 +17,7 @@ from optuna.trial import TrialState, create_trial
 
 from shunted_lab.config import ConfigError
 from shunted_lab.paths import expand
+from shunted_lab.quantities import counted
 from shunted_lab.streams import forgive
 from shunted_lab.study import store
 from shunted_lab.study.folder import TRACEBACK, Run, load_run, read_result
@@ -101,7 +102,7 @@ def main(words: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(", ".join(f"{count} trials {state}" for state, count in counts.items()) or "no run was finished")
+    print(", ".join(f"{counted(count, 'trial')} {state}" for state, count in counts.items()) or "no run was finished")
     return 0
 
 

@@ -62,6 +62,7 @@ class Divergence(Callback):
         step, epoch, batch, lr = places[first]
         good = self.newest()
         raise Diverged(
-            f"train/loss is {value:g} in step {step} (epoch {epoch}, batch {batch}) at the learning rate {lr:.3g}; "
+            f"train/loss is {value:g} in step {step} (epoch {epoch + 1}, batch {batch + 1}) at the learning rate "
+            f"{lr:.3g}; "
             + ("there is no checkpoint before it" if good is None else f"the last good checkpoint is {good}")
         )

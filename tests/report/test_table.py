@@ -99,7 +99,7 @@ def test_a_run_that_is_not_done_shows_in_its_row_and_in_the_caption(state):
     made = table(runs=runs)
     assert not made.complete
     for text in (to_markdown(made), to_latex(made)):
-        assert f"(2 of 3: 1 {state})" in text and "INCOMPLETE, 1 of 9 runs are not done" in text
+        assert f"(2 of 3: 1 {state})" in text and "INCOMPLETE, 1 of 9 runs not done" in text
     assert blocks(made)[0].rows[1][3] == f"74.00 ± 4.24 (2 of 3: 1 {state})"
     assert f"overlapping seed 1 {state}" in blocks(made)[0].caption
     assert ("(ValueError: loss is nan)" in blocks(made)[0].caption) == (state == "failed")

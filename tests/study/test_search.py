@@ -143,7 +143,7 @@ def test_more_than_the_baselines_macs_are_rejected_before_training(searched, gra
     assert all(t.state == TrialState.PRUNED and t.constraints["macs"] > 0 for t in broken)
     assert len(graded_training.all()) == 10
     table = build_search_table(search, study, searched(trials=10).config)
-    assert table.complete and "no evidence" in " ".join(table.caption)
+    assert table.complete and "not evidence" in " ".join(table.caption)
 
 
 def test_several_objectives_give_a_front(searched, graded_training):
@@ -151,7 +151,7 @@ def test_several_objectives_give_a_front(searched, graded_training):
     search, study = run_search(experiment)
     assert len(study.best_trials) >= 1 and all(len(t.values) == 2 for t in finished(study))
     table = build_search_table(search, study, experiment.config)
-    assert table.head == ("Assignment", "val/top1", "macs", "Params (M)", "GMACs")
+    assert table.head == ("Assignment", "val/top1 (%)", "macs (G)", "Params (M)", "GMACs")
 
 
 def test_a_latency_of_a_busy_machine_is_said(searched, trained, monkeypatch):
@@ -363,7 +363,7 @@ def test_no_objectives_are_the_metric_that_chooses_the_task_s_best_epoch(searche
     study = search.open(scales.config)
     assert study.metric_names == ["val/recall"] and study.direction.name == "MAXIMIZE"
     assert json.loads((search.folder / "search.json").read_text())["objectives"] == {"val/recall": "max"}
-    assert build_search_table(search, study, scales.config).head[1] == "val/recall"
+    assert build_search_table(search, study, scales.config).head[1] == "val/recall (%)"
     _, _, config = load_search(["experiment=mine", "data=scales"])
     assert config.search.objectives == {"val/recall": "max"}
 

@@ -395,7 +395,7 @@ def poison(monkeypatch, at: int, value: float) -> None:
 def test_a_loss_that_is_no_number_ends_the_run_and_names_the_last_good_checkpoint(tmp_path, monkeypatch, value):
     words = ("recipe.epochs=3", "recipe.limit_batches=4", "recipe.warmup_epochs=0", "recipe.schedule=epoch")
     poison(monkeypatch, 6, value)
-    good = r"step 6 \(epoch 1, batch 1\) at the learning rate 0\.00113; the last good checkpoint is .*last\.ckpt$"
+    good = r"step 6 \(epoch 2, batch 2\) at the learning rate 0\.00113; the last good checkpoint is .*last\.ckpt$"
     with pytest.raises(Diverged, match=rf"^train/loss is {value:g} in {good}"):
         train(config(*words), tmp_path)
     last = saved(tmp_path)
@@ -404,7 +404,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_last_good_checkpoin
 
 def test_a_first_epoch_that_diverges_says_that_there_is_no_checkpoint(tmp_path, monkeypatch):
     poison(monkeypatch, 2, math.nan)
-    with pytest.raises(Diverged, match=r"in step 2 \(epoch 0, batch 1\) .*; there is no checkpoint before it$"):
+    with pytest.raises(Diverged, match=r"in step 2 \(epoch 1, batch 2\) .*; there is no checkpoint before it$"):
         train(config(*SHORT), tmp_path)
     assert not list(tmp_path.glob("checkpoints/*.ckpt"))
 
@@ -461,5 +461,5 @@ def test_a_diverged_run_fails_and_the_others_go_on(tmp_path, monkeypatch, capsys
     assert list(tmp_path.glob("runs/two_rates/calm/*/result.json"))
     assert not list(tmp_path.glob("runs/two_rates/wild/*/result.json"))
     (traceback,) = tmp_path.glob("runs/two_rates/wild/*/traceback.txt")
-    assert "Diverged: train/loss is nan in step 2 (epoch 0, batch 1) at the learning rate" in traceback.read_text()
+    assert "Diverged: train/loss is nan in step 2 (epoch 1, batch 2) at the learning rate" in traceback.read_text()
     assert "Diverged: train/loss is nan in step 2" in (tmp_path / "runs" / "two_rates" / "table.md").read_text()

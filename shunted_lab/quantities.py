@@ -1,0 +1,69 @@
+"""Numbers as people are shown them: one form in lines, tables, pages and figures. Files keep fractions and base units.
+
+Metrics are named as in results: `val/top1` is a fraction, `val/loss` a plain number; `latency` is in seconds and
+`memory` in bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What people are shown a quantity in: value x `scale`, with so many `digits` after the point."""
+
+    symbol: str
+    scale: float
+    digits: int
+
+
+PERCENT = Unit("%", 100, 2)
+UNITS = {
+    "loss": Unit("", 1, 4),
+    "latency": Unit("ms", 1e3, 1),
+    "memory": Unit("MB", 1e-6, 1),
+    "params": Unit("M", 1e-6, 2),
+    "macs": Unit("G", 1e-9, 3),
+    "macs_attention": Unit("G", 1e-9, 3),
+}
+
+
+def unit_of(metric: str) -> Unit:
+    """The unit of a metric or a cost; what is not known is a fraction, as all metrics of a task but its loss."""
+    return UNITS.get(metric.rpartition("/")[2], PERCENT)
+
+
+def value_text(metric: str, value: float) -> str:
+    """`45.83 %`, `11.2 ms`, and `0.8123` for a loss."""
+    symbol = unit_of(metric).symbol
+    return cell_text(metric, value) + (f" {symbol}" if symbol else "")
+
+
+def cell_text(metric: str, value: float) -> str:
+    """The number of `value_text`, for a column whose head has the unit."""
+    unit = unit_of(metric)
+    return f"{value * unit.scale:,.{unit.digits}f}"
+
+
+def head_text(metric: str) -> str:
+    """The head of a column: `val/top1 (%)`, `latency (ms)`, `val/loss`."""
+    symbol = unit_of(metric).symbol
+    return f"{metric} ({symbol})" if symbol else metric
+
+
+def difference_text(metric: str, value: float) -> str:
+    """A difference with its sign: `+1.23 percentage points`, `−0.4 ms`."""
+    unit = unit_of(metric)
+    symbol = {"": "", "%": " percentage points"}.get(unit.symbol, f" {unit.symbol}")
+    return f"{value * unit.scale:+,.{unit.digits}f}".replace("-", "−") + symbol
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 epoch`, `3 epochs`, `1,550 images`; `plural` where it is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def percent(fraction: float) -> str:
+    """`45.83 %`."""
+    return value_text("", fraction)

@@ -1,0 +1,29 @@
+"""Numbers as people are shown them."""
+
+import pytest
+
+from shunted_lab.quantities import cell_text, counted, difference_text, head_text, percent, value_text
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "head", "cell", "text", "difference"),
+    [
+        ("val/top1", 0.45833, "val/top1 (%)", "45.83", "45.83 %", "+45.83 percentage points"),
+        ("test/recall_small", 0.2, "test/recall_small (%)", "20.00", "20.00 %", "+20.00 percentage points"),
+        ("val/loss", 1.23456, "val/loss", "1.2346", "1.2346", "+1.2346"),
+        ("latency", 0.0112, "latency (ms)", "11.2", "11.2 ms", "+11.2 ms"),
+        ("memory", 7.5e8, "memory (MB)", "750.0", "750.0 MB", "+750.0 MB"),
+        ("params", 22_401_256, "params (M)", "22.40", "22.40 M", "+22.40 M"),
+        ("macs", 4_993_077_312, "macs (G)", "4.993", "4.993 G", "+4.993 G"),
+    ],
+)
+def test_every_quantity_has_one_form(metric, value, head, cell, text, difference):
+    assert (head_text(metric), cell_text(metric, value), value_text(metric, value)) == (head, cell, text)
+    assert difference_text(metric, value) == difference
+    assert difference_text(metric, -value) == difference.replace("+", "−")
+
+
+def test_a_number_with_its_noun():
+    assert [counted(n, "epoch") for n in (0, 1, 2, 1550)] == ["0 epochs", "1 epoch", "2 epochs", "1,550 epochs"]
+    assert (counted(1, "entry", "entries"), counted(2, "entry", "entries")) == ("1 entry", "2 entries")
+    assert percent(0.4583333) == "45.83 %"
