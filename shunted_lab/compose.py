@@ -61,6 +61,8 @@ def compose(words: Sequence[str]) -> Experiment:
     config = variants.flatten(composer.config(words), composer.path)
     variants.check(config, chosen, composer.path)
     config = variants.expand(config, composer.path)
+    if config.confirm is None:  # its variants are not known yet
+        variants.chosen(config)
     _resolve_choices(config)
     runs = {key: composer.variant(words, key, changes) for key, changes in config.variants.items()}
     paper = {}

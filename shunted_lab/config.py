@@ -117,6 +117,7 @@ class Config:
     search: SearchConfig | None = option(None, "a search, in place of variants that are all trained")
     confirm: ConfirmConfig | None = option(None, "take the best of a finished search as variants")
     study: StudyConfig = field(default_factory=StudyConfig)
+    only: Any = option(None, "train only this variant, or these: [a,b]; the table has all rows", result=False)
     rerun: str | None = option(None, "train again what is kept: stale, failed, all", result=False)
     runs_dir: str = path_option("runs", "folder of all results", result=False)
     smoke: bool = option(False, "one epoch of two small batches: does everything work?")
@@ -128,7 +129,11 @@ class Config:
         require(len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "has a seed twice")
         if self.rerun not in (None, *RERUNS):
             raise unknown("rerun", self.rerun, RERUNS)
+        names = self.only if isinstance(self.only, list) else [self.only]
+        good = bool(names) and not any(isinstance(name, list | dict) or name == "" for name in names)
+        require(good, "only", self.only, "is neither a variant's name nor a list of names")
         if self.search is not None:
+            require(self.only is None, "only", self.only, "is not for a search, which has no rows to choose from")
             require(len(self.seeds) == 1, "seeds", self.seeds, "are too many for a search: its trials share one seed")
             require(self.confirm is None, "confirm", "", "and search exclude each other")
             require(not self.across, "across", list(self.across), "is not for a search")

@@ -16,6 +16,7 @@ from shunted_lab.config import Config, SlurmConfig
 from shunted_lab.quantities import counted
 from shunted_lab.terminal import Grid, say
 from shunted_lab.usage import usage
+from shunted_lab.variants import chosen
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +38,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def run(experiment: Experiment, words: list[str]) -> int:
-    """Plan, train what is missing, and report. Returns 1 if the table is not complete.
+    """Plan, train what is missing, and report. Returns 1 if the table is not complete, as far as `only` chooses rows.
 
     `words` are the overrides that `experiment` was composed of; the jobs of a cluster are given them.
     """
@@ -91,10 +92,12 @@ def run(experiment: Experiment, words: list[str]) -> int:
         _check_call(config)
         check_space(config, [state.run for state in to_train(config, states, study)], costs)
         return 0
+    only = chosen(config)
+    todo = [state for state in states if state.run.variant in only]
     if not on_cluster:
-        _check_images(experiment, facts, states, console)
+        _check_images(experiment, facts, todo, console)
     paper_costs = count_paper_costs(experiment)
-    check_space(config, [state.run for state in states if state.state != "done"], costs)
+    check_space(config, [state.run for state in todo if state.state != "done"], costs)
     study_folder(config).mkdir(parents=True, exist_ok=True)
     if not on_cluster:
         states = _execute(experiment, runs, costs, slots, console)
@@ -270,9 +273,11 @@ def _execute(
     config = experiment.config
     goal = goal_of(next(iter(experiment.variants.values())).data)
     study = store.create_study(config, {goal.monitor: goal.mode})
+    only = chosen(config)
+    todo = [run for run in runs if run.variant in only]
     if config.rerun == "all":
-        store.set_all_aside(study, runs)
-    states = store.read_states(runs, study)
+        store.set_all_aside(study, todo)
+    states = store.read_states(todo, study)
     limit, beat = config.launch.max_attempts, config.study.heartbeat
     queue = Queue(study, states, costs, study_folder(config), limit, config.rerun, beat)
     queue.prepare(states)
@@ -299,7 +304,8 @@ def _report(
     warnings = [f"warning: {problem}" for problem in [*data.problems, *written.warnings]]
     for line in [*map(str, written.paths), *warnings, *_failures(states, experiment.config.launch.max_attempts)]:
         say(console, line)
-    return 0 if data.table.complete else 1
+    only = chosen(experiment.config)
+    return 0 if not any(row.open for row in data.table.rows if row.variant in only) else 1
 
 
 def _failures(states: list[RunState], limit: int) -> list[str]:

@@ -24,6 +24,7 @@ quotes of its own: 'description="a, b"'.
   python -m shunted_lab.run experiment=ablate_embed
   python -m shunted_lab.run experiment=ablate_embed smoke=true
   python -m shunted_lab.run experiment=ablate_embed plan_only=true seeds=[0,1,2,3,4]
+  python -m shunted_lab.run experiment=ablate_embed only=conv_stem
   python -m shunted_lab.run experiment=search_rates launch.devices=2
   python -m shunted_lab.run experiment=ablate_embed model=shunted_s recipe=paper data=imagenet data.root=/data/imagenet
 

@@ -60,6 +60,25 @@ def expand(config: Config, path: Path) -> Config:
     return dataclasses.replace(config, variants=variants)
 
 
+def chosen(config: Config) -> list[str]:
+    """The variants that `only` chooses, all without it. With `across`, a variant's name chooses it in every setting.
+
+    Raises:
+        ConfigError: for a name that no variant has.
+    """
+    if config.only is None:
+        return list(config.variants)
+    wanted = [str(name) for name in (config.only if isinstance(config.only, list) else [config.only])]
+    for name in wanted:
+        if not any(_is_named(variant, name, config) for variant in config.variants):
+            raise unknown("only", name, config.variants)
+    return [variant for variant in config.variants if any(_is_named(variant, name, config) for name in wanted)]
+
+
+def _is_named(variant: str, name: str, config: Config) -> bool:
+    return variant == name or variant in {f"{name}-{setting}" for setting in config.across}
+
+
 def check(config: Config, chosen: Mapping[str, str], path: Path) -> None:
     """Refuse an experiment without variants or baseline, and an override of what is varied.
 

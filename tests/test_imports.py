@@ -42,7 +42,7 @@ ARROWS = {
     "attention": COMMAND | {"data", "nn", "tasks", "study", "report"},
     "evaluate": COMMAND | {"files", "quantities", "data", "nn", "tasks", "study", "report"},
     "cost": COMMAND | {"nn", "tasks"},
-    "run": COMMAND | {"quantities", "data", "nn", "tasks", "study", "report"},
+    "run": COMMAND | {"quantities", "variants", "data", "nn", "tasks", "study", "report"},
 }
 FORBIDDEN = {"nn": {"lightning", "hydra", "omegaconf", "optuna"}, "report": {"lightning"}, "data": {"optuna", "hydra"}}
 

@@ -9,6 +9,7 @@ from shunted_lab.config import Config, SlurmConfig
 from shunted_lab.quantities import counted
 from shunted_lab.study.queue import is_wanted
 from shunted_lab.study.store import begun_again
+from shunted_lab.variants import chosen
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -21,6 +22,8 @@ NAMED = 6  # variants that a line names
 def to_train(config: Config, states: Sequence[RunState], study: Study | None) -> list[RunState]:
     """The runs that a call would train, in their order."""
     limit, rerun = config.launch.max_attempts, config.rerun
+    only = chosen(config)
+    states = [state for state in states if state.run.variant in only]
     begun = begun_again(study, [state.run for state in states]) if study is not None and rerun == "all" else set()
     return [
         state
@@ -32,12 +35,15 @@ def to_train(config: Config, states: Sequence[RunState], study: Study | None) ->
 
 def preview(config: Config, states: Sequence[RunState], study: Study | None) -> Iterator[str]:
     """Lines that say what a call would do with runs in these states; without `plan_only` it does the same."""
-    chosen = to_train(config, states, study)
-    if chosen:
-        yield f"would train {len(chosen)} of {counted(len(states), 'run')}: {_by_variant(chosen)}"
+    todo, only = to_train(config, states, study), chosen(config)
+    if todo:
+        yield f"would train {len(todo)} of {counted(len(states), 'run')}: {_by_variant(todo)}"
     else:
         yield "would train nothing"
-    if running := [state for state in states if state.state == "running" and state not in chosen]:
+    if others := [state for state in states if state.run.variant not in only and state.state != "done"]:
+        yield f"would not train, because of only={','.join(only)}: {_by_variant(others)}"
+    states = [state for state in states if state.run.variant in only]
+    if running := [state for state in states if state.state == "running" and state not in todo]:
         yield f"{counted(len(running), 'run')} in training by another call: {_by_variant(running)}"
     given_up = [state for state in states if _is_given_up(state, config.launch.max_attempts, config.rerun)]
     if given_up:

@@ -4,8 +4,11 @@ import pytest
 from conftest import command, experiment_of, planned
 
 from shunted_lab import run as main_command
+from shunted_lab.compose import compose
+from shunted_lab.config import ConfigError
 from shunted_lab.study import store
 from shunted_lab.study.preview import preview, preview_jobs, to_train
+from shunted_lab.variants import chosen
 
 
 def plan_of(tmp_path, *words):
@@ -49,6 +52,38 @@ def test_a_rerun_of_all_that_was_stopped_is_resumed(tmp_path, trained):
 def test_a_finished_study_would_train_nothing(tmp_path, trained):
     command(tmp_path, "seeds=[0]")
     assert plan_of(tmp_path, "seeds=[0]") == (set(), ["would train nothing"])
+
+
+def test_only_the_chosen_rows_are_trained_and_the_table_has_all(tmp_path, trained, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["experiment=ablate_embed", "seeds=[0]", "launch.accelerator=cpu"]
+    chosen, lines = plan_of(tmp_path, "seeds=[0]", "only=[conv_stem,overlapping]")
+    assert chosen == {("overlapping", 0), ("conv_stem", 0)}
+    assert lines[1] == "would not train, because of only=overlapping,conv_stem: non_overlapping (seed 0)"
+    assert main_command.main([*words, "only=conv_stem"]) == 0  # what was asked for is done
+    assert trained.all() == [("conv_stem", 0)]
+    out = " ".join(capsys.readouterr().out.split())
+    assert "INCOMPLETE, 2 of 3 runs not done: non_overlapping seed 0 missing; overlapping seed 0 missing." in out
+    table = (tmp_path / "runs" / "ablate_embed" / "table.md").read_text()
+    assert "| overlapping | " in table and "(0 of 1: 1 missing)" in table
+    assert main_command.main([*words, "only=conv_stem", "rerun=all"]) == 0  # of the chosen row only
+    assert trained.all() == [("conv_stem", 0)] * 2
+    assert main_command.main([*words, "only=[conv_stm]"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: only: 'conv_stm' is not known; did you mean 'conv_stem'? choices: ")
+    assert main_command.main(["experiment=search_rates", "only=paper"]) == 1
+    assert capsys.readouterr().err.startswith("error: only: paper is not for a search")
+
+
+def test_a_variant_is_chosen_in_one_setting_or_in_all():
+    def of(only):
+        return chosen(compose(["experiment=scale_study", f"only={only}"]).config)
+
+    assert of("ssa") == ["ssa-ratio1", "ssa-ratio4", "ssa-ratio16"]
+    assert of("[ssa-ratio4,msa]") == ["msa-ratio1", "msa-ratio4", "ssa-ratio4", "msa-ratio16"]
+    for wrong in ("[]", "[[a]]", "{a: b}"):
+        with pytest.raises(ConfigError, match=r"^only: .* is neither a variant's name nor a list of names"):
+            of(wrong)
 
 
 SLURM = ["launch=slurm", "launch.nodes=4", "launch.gpus=2", "launch.memory=64", "launch.nodes_per_run=2"]
