@@ -168,11 +168,13 @@ def memory(batch: int, size: int, passes: int, official: str) -> None:
 def profile(batch: int, size: int, passes: int, official: str) -> None:
     images = torch.randn(batch, 3, size, size)
     for name, model in models(size, official).items():
-        infer(model.eval(), images)
-        with torch.profiler.profile() as found:
-            infer(model, images)
-        print(f"\n{name}: where the time of an eager forward pass goes")
-        print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=48))
+        for step, title in ((infer, "forward pass"), (train, "training step")):
+            model.train(step is train)
+            step(model, images)
+            with torch.profiler.profile() as found:
+                step(model, images)
+            print(f"\n{name}: where the time of an eager {title} goes")
+            print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=48))
 
 
 PARTS = {"eager": eager, "compiled": compiled, "memory": memory, "profile": profile}
