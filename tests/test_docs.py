@@ -145,8 +145,8 @@ def test_commands_within_sentences_compose(page, tmp_path, monkeypatch):
         words = shlex.split(command)
         if words[0] == "shunted-lab":
             words = ["python", "-m", f"shunted_lab.{words[1]}", *words[2:]]
-        if words == ["python", "-m", "shunted_lab"]:
-            continue
+        if words[:3] == ["python", "-m", "shunted_lab"]:
+            words = ["python", "-m", f"shunted_lab.{words[3]}", *words[4:]] if words[3:] else ["pip"]
         if placeholders:
             assert (found := ours(words)) and importlib.util.find_spec(f"shunted_lab.{found[0]}"), command
         else:
