@@ -312,6 +312,21 @@ def test_the_attention_of_the_readme_is_sound_and_trains(tmp_path):
     assert "| rows |" in (tmp_path / "runs" / "row_attention-smoke" / "table.md").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["howto/own-component.md", "howto/search.md", "reference/experiments.md"])
+def test_the_experiments_of_a_page_are_built(page, tmp_path):
+    """A plan builds every variant, with the components of the page; those that are trained elsewhere are left out."""
+    found = fences(DOCS / page)
+    for fence in found:
+        write_files(fence, tmp_path)
+    names = [Path(fence.file).stem for fence in found if fence.language == "yaml" and "confirm:" not in fence.text]
+    assert names
+    for name in names:
+        command = [sys.executable, "-m", "shunted_lab.run", f"experiment={name}", "plan_only=true"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 def script(page: Path) -> str:
     """The blocks of Python of a page, one after another; without the export where its libraries are absent."""
     blocks = [fence.text for fence in fences(page) if fence.language == "python" and fence.file is None]
