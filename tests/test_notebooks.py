@@ -14,7 +14,7 @@ SCENES = ["data.train_images=64", "data.val_images=32", "data.test_images=32"]
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory):
-    """An ablation, a search and a study of scenes, each cut down to seconds: (folder, words of each)."""
+    """An ablation, a search and a study of scenes, each cut down to seconds: (folder, overrides of each)."""
     folder = tmp_path_factory.mktemp("studies")
     words = {
         "ablation": ["experiment=ablate_embed", "seeds=[0,1]", *SMALL],
@@ -44,8 +44,8 @@ def test_a_notebook_runs(path, studies, tmp_path):
     papermill = pytest.importorskip("papermill")
     folder, words = studies
     parameters = {
-        "01_ablation_tables": {"WORDS": words["ablation"]},
-        "02_rate_search": {"WORDS": words["search"]},
+        "01_ablation_tables": {"OVERRIDES": words["ablation"]},
+        "02_rate_search": {"OVERRIDES": words["search"]},
         "03_attention_scales": {"RUNS": f"{folder}/runs/train", "SCENES": 2},
         "04_own_component": {"RUNS": f"{tmp_path}/runs", "EPOCHS": 1, "BATCHES": 3},
     }[path.stem]
