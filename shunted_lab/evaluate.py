@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shunted_lab.cli import answer, make_console
 from shunted_lab.commands import EvaluateConfig
@@ -15,9 +15,6 @@ from shunted_lab.config import LITE_RECIPE, ConfigError, FolderConfig, LaunchCon
 from shunted_lab.quantities import cell_text, value_text
 from shunted_lab.terminal import Grid
 from shunted_lab.usage import evaluate_usage
-
-if TYPE_CHECKING:
-    import torch
 
 
 def main(words: list[str] | None = None) -> int:
@@ -72,17 +69,20 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
     from shunted_lab.data import check_data, make_datamodule
 
     class_names = check_data(config.data, tested_only=config.split == "test").class_names  # before torch is imported
+    import torch
+
     from shunted_lab.data.splits import stats_of
+    from shunted_lab.files import digest_of
     from shunted_lab.nn import device_name
     from shunted_lab.report.statistics import wilson
     from shunted_lab.study.order import origin
     from shunted_lab.tasks import evaluate as passes
-    from shunted_lab.tasks.checkpoint import digest_of, entry_text, load_model
+    from shunted_lab.tasks.checkpoint import entry_text, load_model
     from shunted_lab.tasks.device import find_device
     from shunted_lab.tasks.train import task_of
 
-    device = find_device(config.device)
-    precision = _precision(config, run, device)
+    device = torch.device(find_device(config.device))
+    precision = _precision(config, run, device.type)
     model = load_model(config.model, file, class_names)
     task = task_of(model.net, RunConfig(config.model, config.data, LITE_RECIPE, LaunchConfig(), 0), class_names)
     data = make_datamodule(config.data, LITE_RECIPE, 0, config.num_workers)
@@ -108,7 +108,7 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
     }
 
 
-def _precision(config: EvaluateConfig, run: RunConfig | None, device: torch.device) -> str:
+def _precision(config: EvaluateConfig, run: RunConfig | None, device: str) -> str:
     """What is asked for, or that of the run; where this device does not have the run's, 32-true. It is printed."""
     from shunted_lab.tasks.device import check_precision, supports
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -111,3 +113,15 @@ def is_locked(path: Path) -> bool:
         if error.errno != errno.EROFS:
             raise
         return True
+
+
+def digest_of(file: str | Path) -> str:
+    """SHA-256 of the content of a file in hex digits; not read again while its time and size stay."""
+    state = Path(file).stat()
+    return _digest(str(file), state.st_mtime_ns, state.st_size)
+
+
+@lru_cache
+def _digest(file: str, time: int, size: int) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -110,7 +110,7 @@ class ModelConfig:
                 value,
                 f"has {counted(len(value), 'entry', 'entries')}; one name, or {places}",
             )
-        for place, spec in enumerate(value if isinstance(value, list) else [value]):
+        for place, spec in enumerate(_as_list(value)):
             where = f"{key}[{place}]" if isinstance(value, list) else key
             name = spec.get("name") if isinstance(spec, Mapping) else spec
             if not isinstance(name, str):
@@ -118,12 +118,24 @@ class ModelConfig:
             if name not in COMPONENTS[slot] and "." not in name and not self.imports:
                 raise unknown(where, name, COMPONENTS[slot])
 
+    @property
+    def has_own_components(self) -> bool:
+        """Whether a component may be a user's: it is none of this package's names, or a user's module is imported."""
+        values = [getattr(self, slot) for slot in COMPONENTS]
+        specs = [(slot, spec) for slot, v in zip(COMPONENTS, values, strict=True) for spec in _as_list(v)]
+        names = [(slot, spec["name"] if isinstance(spec, Mapping) else spec) for slot, spec in specs]
+        return bool(self.imports) or any(name not in COMPONENTS[slot] for slot, name in names)
+
     def options(self) -> dict[str, Any]:
         """The keyword arguments of `nn.Pyramid`."""
         options = dataclasses.asdict(self)
         for name in ("name", "imports", "clip_grad", "checkpoint"):
             del options[name]
         return options
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _pvt_v2(variant: str, depths: list[int], drop_path_rate: float, **changes: Any) -> ModelConfig:

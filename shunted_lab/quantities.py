@@ -67,3 +67,24 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 def percent(fraction: float) -> str:
     """`45.83 %`."""
     return value_text("", fraction)
+
+
+def duration(seconds: float) -> str:
+    """A time in the two largest units that matter: `45 s`, `6 min`, `2 h 10 min`, `3 days 4 h`."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    if (minutes := round(seconds / 60)) < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(round(hours + minutes / 60), 24)
+    return f"{days} days {hours} h" if hours else f"{days} days"
+
+
+def file_size(size: float) -> str:
+    """Bytes in the unit that suits: `900 kB`, `14 MB`, `1.2 GB`."""
+    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if size >= one:
+            return f"{size / one:.3g} {unit}"
+    return f"{size / 1e3:.0f} kB"

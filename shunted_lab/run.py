@@ -6,15 +6,13 @@ python -m shunted_lab.run experiment=ablate_embed
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from shunted_lab.cli import answer, make_console
 from shunted_lab.compose import Experiment, compose
 from shunted_lab.config import Config, SlurmConfig
 from shunted_lab.quantities import counted
-from shunted_lab.terminal import Grid, say
+from shunted_lab.terminal import say
 from shunted_lab.usage import usage
 from shunted_lab.variants import chosen
 
@@ -23,8 +21,9 @@ if TYPE_CHECKING:
 
     from shunted_lab.data import DataFacts
     from shunted_lab.nn import Cost
+    from shunted_lab.report.shown import Shown
     from shunted_lab.study.folder import Run
-    from shunted_lab.study.order import Slot
+    from shunted_lab.study.forecast import Forecast
     from shunted_lab.study.plan import RunState
 
 
@@ -42,8 +41,8 @@ def run(experiment: Experiment, words: list[str]) -> int:
 
     `words` are the overrides that `experiment` was composed of; the jobs of a cluster are given them.
     """
+    from shunted_lab.report.lines import by_variant, data_notes, plan_grid, progress_line, stale_lines
     from shunted_lab.study import store
-    from shunted_lab.study.confirm import take_the_best
     from shunted_lab.study.launch import plan_slots, warm_up
     from shunted_lab.study.measure import measure_variants
     from shunted_lab.study.plan import (
@@ -65,49 +64,57 @@ def run(experiment: Experiment, words: list[str]) -> int:
     if not config.plan_only:  # a plan only reads
         check_runs_dir(config)
     on_cluster = isinstance(config.launch, SlurmConfig)
-    slots = [] if on_cluster else plan_slots(config.launch)
     if not on_cluster:
+        plan_slots(config.launch)  # refuses devices that this machine does not have
         check_precision(experiment)
     if config.search is not None:
-        return _search(experiment, words, slots, console)
+        return _search(experiment, words, console)
     if config.confirm is not None:
+        from shunted_lab.study.confirm import take_the_best
+
         experiment = take_the_best(experiment, words)
         config = experiment.config
     facts = data_facts(experiment)
     runs = plan_runs(experiment, facts)
     study = store.open_study(config)
     states = store.read_states(runs, study)
-    if slots and not config.plan_only and any(state.state != "done" for state in states):
+    todo = to_train(config, states, study)
+    if todo and not on_cluster and not config.plan_only:
         warm_up()
     costs = count_costs(experiment, facts)
     initial = initial_weights(experiment, facts)
-    console.print(_plan(config, states, costs))
-    progress = _progress(states, store.other_runs(study, runs))
-    stale = _stale(states, config.rerun)
-    for line in [*_notes(facts), *_by_variant(initial), *low_rates(experiment), progress, *stale]:
+    console.print(plan_grid(config, states, costs))
+    progress = progress_line(states, store.other_runs(study, runs))
+    stale = stale_lines(states, config.rerun)
+    for line in [*data_notes(facts), *by_variant(initial), *low_rates(experiment), progress, *stale]:
         say(console, line)
+    expected = None
+    if todo and not on_cluster:
+        from shunted_lab.study.forecast import forecast, forecast_line
+
+        names = [state.run.variant for state in todo]
+        expected = forecast(config.launch, experiment.variants, costs, facts, names, states)
+        say(console, forecast_line(config, expected, todo, costs))
     if config.plan_only:
         for line in preview(config, states, study):
             say(console, line)
         _check_call(config)
-        check_space(config, [state.run for state in to_train(config, states, study)], costs)
+        check_space(config, [state.run for state in todo], costs)
         return 0
-    only = chosen(config)
-    todo = [state for state in states if state.run.variant in only]
     if not on_cluster:
         _check_images(experiment, facts, todo, console)
+    check_space(config, [state.run for state in todo], costs, 1 if expected is None else len(expected.slots))
     paper_costs = count_paper_costs(experiment)
-    check_space(config, [state.run for state in todo if state.state != "done"], costs)
     study_folder(config).mkdir(parents=True, exist_ok=True)
     if not on_cluster:
-        states = _execute(experiment, runs, costs, slots, console)
+        states = _execute(experiment, runs, costs, expected, console)
     elif _submit(words, config, console):
         states = store.read_states(runs, store.open_study(config))
     else:
         return 0
     if any(state.state == "done" for state in states):
-        measure_variants(experiment, facts)
-    return _report(experiment, states, costs, paper_costs, console)
+        measure_variants(experiment, facts, trained=bool(todo))
+    return _report(experiment, words, states, costs, paper_costs, console)
 
 
 def _check_call(config: Config) -> None:
@@ -132,11 +139,13 @@ def _submit(words: list[str], config: Config, console: Console) -> bool:
     return config.launch.wait
 
 
-def _search(experiment: Experiment, words: list[str], slots: list[Slot], console: Console) -> int:
+def _search(experiment: Experiment, words: list[str], console: Console) -> int:
     """Try the points of a search until it has enough, and report. Returns 1 if it has not."""
     from shunted_lab.data.evaluated import check_evaluated
+    from shunted_lab.report.lines import by_variant, data_notes
     from shunted_lab.report.progress import Progress
     from shunted_lab.report.search import build_search_table, to_terminal, write_search
+    from shunted_lab.study.forecast import forecast
     from shunted_lab.study.launch import Launcher, warm_up
     from shunted_lab.study.plan import check_space, data_facts, initial_weights, low_rates, study_folder
     from shunted_lab.study.preview import preview_jobs
@@ -151,7 +160,7 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
     search = Search(experiment, next(iter(facts.values())))
     study = open_study(config)
     search.check(study)
-    for line in [*_notes(facts), *_by_variant(initial_weights(experiment, facts)), *low_rates(experiment)]:
+    for line in [*data_notes(facts), *by_variant(initial_weights(experiment, facts)), *low_rates(experiment)]:
         say(console, line)
     if config.plan_only:
         console.print(to_terminal(build_search_table(search, study, config)))
@@ -162,7 +171,7 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
         _check_call(config)
         check_space(config, [search.run(search.baseline)] * left, search.baseline_cost())
         return 0
-    if slots:
+    if not isinstance(config.launch, SlurmConfig):
         warm_up()
         study = search.open(config)
         limit, beat = config.launch.max_attempts, config.study.heartbeat
@@ -171,8 +180,17 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
         queue.prepare([])
         if queue.planned():
             check_evaluated(search.base.data, search.facts.identity, lambda line: say(console, line))
-        with Progress(console, queue.planned(), len(slots), goal.monitor) as progress:
-            Launcher(queue, slots, progress).run()
+        name = config.baseline or ""
+        todo = [name] * queue.planned()
+        expected = forecast(
+            config.launch,
+            {name: experiment.variants[name]},
+            {name: next(iter(search.baseline_cost().values()))},
+            {name: search.facts},
+            todo,
+        )
+        with Progress(console, todo, len(expected.slots), goal, expected.seconds) as progress:
+            Launcher(queue, expected.slots, progress).run()
         if queue.exhausted:
             study.set_user_attr("exhausted", True)
     elif _submit(words, config, console):
@@ -187,85 +205,20 @@ def _search(experiment: Experiment, words: list[str], slots: list[Slot], console
     return 0 if table.complete else 1
 
 
-def _plan(config: Config, states: list[RunState], costs: dict[str, Cost]) -> Grid:
-    """The plan as a table: per variant its costs and the state of each seed, or how many seeds are in each state."""
-    runs: dict[str, list[str]] = {name: [] for name in costs}
-    for state in states:
-        runs[state.run.variant].append(state.state)
-    known = {name: (name, f"{cost.params / 1e6:.2f}", f"{cost.macs / 1e9:.3f}") for name, cost in costs.items()}
-    head = ("variant", "params (M)", "GMACs")
-    counts = [(*known[name], _counted(found)) for name, found in runs.items()]
-    short = Grid(config.name, (*head, counted(len(config.seeds), "seed")), counts)
-    seeds = [f"seed {seed}" for seed in config.seeds]
-    return Grid(config.name, (*head, *seeds), [(*known[name], *found) for name, found in runs.items()], short=short)
-
-
-def _counted(states: Sequence[str]) -> str:
-    """`12 done, 18 missing`."""
-    found = Counter(states)
-    return ", ".join(f"{found[state]} {state}" for state in sorted(found, key=lambda state: (state != "done", state)))
-
-
-def _progress(states: list[RunState], others: int) -> str:
-    """How many runs are done, and how long the others may take."""
-    from shunted_lab.report.progress import time_left
-
-    left = sum(state.state != "done" for state in states)
-    parts = [f"{len(states) - left} of {counted(len(states), 'run')} done"]
-    parts += time_left([state.result["seconds"] for state in states if state.result], left)
-    if others:
-        kept = counted(others, "finished run")
-        parts.append(f"{kept} of other seeds or configurations: old results are kept, and are not in this table")
-    return "; ".join(parts)
-
-
-def _check_images(
-    experiment: Experiment, facts: dict[str, DataFacts], states: list[RunState], console: Console
-) -> None:
+def _check_images(experiment: Experiment, facts: dict[str, DataFacts], todo: list[RunState], console: Console) -> None:
     """See to it that all images can be decoded on which the runs that are to be trained are evaluated."""
     from shunted_lab.data.evaluated import check_evaluated
 
-    rerun = experiment.config.rerun
-    kept = {None: ("done", "stale"), "failed": ("done", "stale"), "stale": ("done",), "all": ()}[rerun]
-    for name in dict.fromkeys(state.run.variant for state in states if state.state not in kept):
+    for name in dict.fromkeys(state.run.variant for state in todo):
         data = experiment.variants[name].data
         check_evaluated(data, facts[name].identity, lambda line: say(console, line))
 
 
-def _notes(facts: dict[str, DataFacts]) -> list[str]:
-    """What is to be said of the data sets, each line once."""
-    return list(dict.fromkeys(note for found in facts.values() for note in found.notes))
-
-
-def _by_variant(lines: dict[str, str]) -> list[str]:
-    """Each line once, with the names of its variants where variants differ."""
-    names: dict[str, list[str]] = {}
-    for name, line in lines.items():
-        names.setdefault(line, []).append(name)
-    return list(names) if len(names) == 1 else [f"{line} ({', '.join(of)})" for line, of in names.items()]
-
-
-def _stale(states: list[RunState], rerun: str | None) -> list[str]:
-    """What has changed since the stale runs were trained, and what becomes of them."""
-    changes: dict[str, list[str]] = {}
-    for state in states:
-        if state.state == "stale":
-            changes.setdefault(state.error or "", []).append(f"{state.run.variant} seed {state.run.seed}")
-    lines = [f"stale: {what} ({', '.join(runs)})" for what, runs in changes.items()]
-    if not lines:
-        return []
-    if rerun in ("stale", "all"):
-        return [*lines, f"rerun={rerun}: stale runs are trained again; old results are kept"]
-    return [*lines, "stale runs are not trained again; rerun=stale trains them, and old results are kept"]
-
-
 def _execute(
-    experiment: Experiment, runs: list[Run], costs: dict[str, Cost], slots: list[Slot], console: Console
+    experiment: Experiment, runs: list[Run], costs: dict[str, Cost], expected: Forecast | None, console: Console
 ) -> list[RunState]:
-    """Train what is missing on this machine's workers, one line for each finished run; the states afterwards."""
-    from shunted_lab.report.progress import Progress
+    """Train what is missing on this machine's workers; the states afterwards."""
     from shunted_lab.study import store
-    from shunted_lab.study.launch import Launcher
     from shunted_lab.study.plan import study_folder
     from shunted_lab.study.queue import Queue
     from shunted_lab.tasks import goal_of
@@ -281,43 +234,68 @@ def _execute(
     limit, beat = config.launch.max_attempts, config.study.heartbeat
     queue = Queue(study, states, costs, study_folder(config), limit, config.rerun, beat)
     queue.prepare(states)
-    if queue.todo:
-        with Progress(console, queue.planned(), len(slots), goal.monitor) as progress:
-            Launcher(queue, slots, progress).run()
+    if queue.todo and expected is not None:
+        from shunted_lab.report.progress import Progress
+        from shunted_lab.study.launch import Launcher
+
+        names = [run.variant for run in queue.todo.values()]
+        with Progress(console, names, len(expected.slots), goal, expected.seconds) as progress:
+            Launcher(queue, expected.slots, progress).run()
     return store.read_states(runs, study)
 
 
 def _report(
     experiment: Experiment,
+    words: list[str],
     states: list[RunState],
     costs: dict[str, Cost],
     paper_costs: dict[str, Cost],
     console: Console,
 ) -> int:
+    """Print the table and write its files, then the page. What has not changed since the last command is kept."""
+    from shunted_lab.report.lines import failure_lines, next_steps
+    from shunted_lab.report.shown import keep_shown, read_shown, stamp_of
+
+    stamp = stamp_of(experiment, states, costs, paper_costs)
+    shown = read_shown(experiment, stamp)
+    if shown is None:
+        shown = _make_report(experiment, states, costs, paper_costs, console)
+        keep_shown(experiment, stamp, shown)
+    else:
+        for table in shown.tables:
+            console.print(table)
+    warnings = [f"warning: {problem}" for problem in shown.warnings]
+    for line in [*shown.paths, *warnings, *failure_lines(states, experiment.config.launch.max_attempts)]:
+        say(console, line)
+    for line in next_steps(experiment.config, words, shown):
+        say(console, line)
+    return 1 if set(shown.open) & set(chosen(experiment.config)) else 0
+
+
+def _make_report(
+    experiment: Experiment,
+    states: list[RunState],
+    costs: dict[str, Cost],
+    paper_costs: dict[str, Cost],
+    console: Console,
+) -> Shown:
+    """Write the table's files, print it, and write the page."""
     from shunted_lab.report.collect import collect
-    from shunted_lab.report.render import to_terminal
-    from shunted_lab.report.write import write_report
+    from shunted_lab.report.finding import finding
+    from shunted_lab.report.render import grids
+    from shunted_lab.report.shown import Shown
+    from shunted_lab.report.write import write_page, write_tables
 
     data = collect(experiment, states, costs, paper_costs)
-    written = write_report(data)
-    console.print(to_terminal(data.table))
-    warnings = [f"warning: {problem}" for problem in [*data.problems, *written.warnings]]
-    for line in [*map(str, written.paths), *warnings, *_failures(states, experiment.config.launch.max_attempts)]:
-        say(console, line)
-    only = chosen(experiment.config)
-    return 0 if not any(row.open for row in data.table.rows if row.variant in only) else 1
-
-
-def _failures(states: list[RunState], limit: int) -> list[str]:
-    """A line for each failed run: where its traceback is, and how it is tried again."""
-    from shunted_lab.study.folder import TRACEBACK
-
-    lines = []
-    for run, attempts in ((state.run, state.attempts) for state in states if state.state == "failed"):
-        again = f"{'the same command' if attempts < limit else 'rerun=failed'} tries again"
-        tried = f"{attempts} of {counted(limit, 'attempt')}"
-        lines.append(f"failed: {run.variant}, seed {run.seed}, {tried}; {run.folder / TRACEBACK}; {again}")
-    return lines
+    target, tables = write_tables(data)
+    shown = grids(data.table)
+    for table in shown:
+        console.print(table)
+    page = write_page(data, target)
+    warnings = list(dict.fromkeys([*data.problems, *tables.warnings, *page.warnings]))
+    unfinished = [row.variant for row in data.table.rows if row.open]
+    paths = [str(path) for path in tables.paths + page.paths]
+    return Shown(shown, paths, warnings, finding(data.table, experiment.config), unfinished)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 
 from shunted_lab.schema import ConfigError, at_least, option, require, unknown
 
+KEPT = ("auto", "weights", "all", "none")
 RERUNS = ("stale", "failed", "all")
 
 
@@ -30,6 +31,12 @@ class LaunchConfig:
     compile: bool = option(False, "torch.compile for the model: faster steps, after minutes of compiling", result=False)
     threads: Any = option("auto", "CPU threads of a worker; auto: its share of the cores", result=False)
     num_workers: int = option(0, "processes that load images, per worker", result=False)
+    keep: str = option(
+        "auto",
+        "checkpoints of a finished run: weights (without the optimizer's state), all, none; auto: weights, and none of "
+        "a smoke test",
+        result=False,
+    )
     max_attempts: int = option(3, "how often a run that fails or dies is tried, over all calls", result=False)
 
     def __post_init__(self) -> None:
@@ -38,10 +45,17 @@ class LaunchConfig:
         choices = ("auto", "cpu", "gpu", "mps")
         if self.accelerator not in choices:
             raise unknown("launch.accelerator", self.accelerator, choices)
+        if self.keep not in KEPT:
+            raise unknown("launch.keep", self.keep, KEPT)
         for name in ("devices", "threads"):
             value = getattr(self, name)
             good = value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
             require(good, f"launch.{name}", value, "is neither 'auto' nor a positive number")
+
+    @property
+    def kept(self) -> str:
+        """Which checkpoints are kept of a finished run that is not a smoke test's: weights, all or none."""
+        return "weights" if self.keep == "auto" else self.keep
 
     @property
     def ranks(self) -> int:

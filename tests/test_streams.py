@@ -138,6 +138,6 @@ def test_files_are_written_before_anything_is_printed(quick, tmp_path, monkeypat
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("shunted_lab.report.render.to_terminal", interrupted)
+    monkeypatch.setattr("shunted_lab.report.render.grids", interrupted)
     assert command.main(quick) == 130
     assert (tmp_path / "runs" / "train" / "table.md").exists()

@@ -6,11 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 
 from shunted_lab.compose import compose
 from shunted_lab.nn.cost import Cost
-from shunted_lab.report.render import Block, to_terminal
+from shunted_lab.report.render import Block, grids
 from shunted_lab.report.statistics import Difference, Summary
 from shunted_lab.report.table import Row, Table
 from shunted_lab.run import _plan
@@ -75,7 +75,7 @@ def test_every_number_of_a_result_is_whole_at_any_width(width, names):
     from shunted_lab.report.render import blocks
 
     table = result(names)
-    text = shown(to_terminal(table), width)
+    text = shown(Group(*grids(table)), width)
     assert len(names) == 60
     found: list[Block] = blocks(table)
     assert tokens(text) >= numbers([row for block in found for row in block.rows])
@@ -109,7 +109,7 @@ def test_thirty_seeds_of_a_plan_are_counted_and_three_are_listed(width):
 
 
 def test_a_file_gets_one_line_for_each_row_and_captions_of_120_columns():
-    text = shown(to_terminal(result(LONG)), WIDE)
+    text = shown(Group(*grids(result(LONG))), WIDE)
     assert sum(name in line for name in LONG for line in text.splitlines()) == 120
     captions = [line for line in text.splitlines() if line.startswith("Accuracy.")]
     framed = max(len(line) for line in text.splitlines())

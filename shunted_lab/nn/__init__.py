@@ -1,15 +1,21 @@
-"""Components and the pyramid: torch and timm, usable without the rest of the package."""
+"""Components and the pyramid: torch and timm, usable without the rest of the package.
+
+Importing this is instant: torch is imported with the first name that needs it.
+"""
 
 import importlib
+from typing import TYPE_CHECKING, Any
 
 import wrapt
 
-from shunted_lab.nn import aggregation, attention, embed, ffn  # noqa: F401  # each registers its components
-from shunted_lab.nn.check import check_component
-from shunted_lab.nn.cost import Cost, Speed, count_cost, count_parts, device_name, measure
-from shunted_lab.nn.initial import init_weights
-from shunted_lab.nn.pyramid import Pyramid
-from shunted_lab.nn.registry import AGGREGATION, ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED, ComponentError
+if TYPE_CHECKING:
+    from shunted_lab.nn.check import check_component
+    from shunted_lab.nn.cost import Cost, Speed
+    from shunted_lab.nn.count import count_cost, count_parts
+    from shunted_lab.nn.initial import init_weights
+    from shunted_lab.nn.pyramid import Pyramid
+    from shunted_lab.nn.registry import AGGREGATION, ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED, ComponentError
+    from shunted_lab.nn.speed import device_name, measure
 
 __all__ = [
     "AGGREGATION",
@@ -28,6 +34,22 @@ __all__ = [
     "init_weights",
     "measure",
 ]
+_NAMES = {  # module -> what is taken from it
+    "check": ["check_component"],
+    "cost": ["Cost", "Speed"],
+    "count": ["count_cost", "count_parts"],
+    "initial": ["init_weights"],
+    "pyramid": ["Pyramid"],
+    "registry": ["AGGREGATION", "ATTENTION", "DOWNSAMPLE", "MLP", "PATCH_EMBED", "ComponentError"],
+    "speed": ["device_name", "measure"],
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _NAMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @wrapt.when_imported("timm")

@@ -1,23 +1,8 @@
-"""What a model costs: counted on the `meta` device, without arithmetic, and measured on a real one."""
+"""What a model costs, as numbers. Importing this imports no torch."""
 
 from __future__ import annotations
 
-import platform
-import statistics
-import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-
-from shunted_lab.nn.contract import checked_outputs, has_own_components
-
-Size = int | tuple[int, int]
-"""Pixels: the side of a square, or height and width."""
 
 
 @dataclass(frozen=True)
@@ -34,40 +19,6 @@ class Cost:
     macs_attention: int
 
 
-def count_cost(make: Callable[[], nn.Module], image_size: Size, in_chans: int = 3) -> Cost:
-    """The cost of the model that `make()` builds, for one image of `image_size`."""
-    return count_parts(make, image_size, in_chans)[""]
-
-
-def count_parts(make: Callable[[], nn.Module], image_size: Size, in_chans: int = 3) -> dict[str, Cost]:
-    """Name of each module -> its cost, what it contains included; "" is the whole model.
-
-    Raises:
-        ComponentError: for a component of a `Pyramid` that returns another shape than its contract says. Users'
-            components are passed a batch of two as well: what they return for one may broadcast over a batch.
-    """
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    with torch.device("meta"):
-        model = make().eval()
-        image = torch.empty(1, in_chans, height, width)
-    # On a CPU the counter sees fused attention as zero; on meta it does not.
-    with checked_outputs(model), FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(image)
-    if has_own_components(model):
-        with checked_outputs(model), torch.no_grad():
-            model(image.expand(2, -1, -1, -1))
-    counts: dict[str, dict[Any, int]] = dict(counter.get_flop_counts())
-    root = type(model).__name__
-    parts = {name: _cost(module, counts.get(f"{root}.{name}", {})) for name, module in model.named_modules()}
-    return parts | {"": _cost(model, counts["Global"])}
-
-
-def _cost(module: nn.Module, flops: dict[Any, int]) -> Cost:
-    macs = sum(flops.values()) // 2  # the counter has multiply and add
-    attention = sum(count for op, count in flops.items() if "bmm" in str(op) or "attention" in str(op)) // 2
-    return Cost(sum(p.numel() for p in module.parameters()), macs, macs - attention, attention)
-
-
 @dataclass(frozen=True)
 class Speed:
     """What a pass over a batch took on a device. `peak_memory` is None where it was not measured."""
@@ -76,98 +27,3 @@ class Speed:
     throughput: float  # images a second
     peak_memory: int | None  # bytes above weights, buffers and the batch
     device: str
-
-
-def measure(
-    model: nn.Module,
-    image_size: Size = 224,
-    batch_size: int = 1,
-    device: torch.device | str = "cpu",
-    *,
-    in_chans: int = 3,
-    repeats: int = 20,
-    warmup: int = 5,
-    training: bool = False,
-    memory: bool = True,
-) -> Speed:
-    """Time a forward pass (`training`: forward and backward) on a real device, and, with `memory`, its peak memory.
-
-    On a GPU the time is that between two events of the device, and memory that of its allocator; on a CPU, the clock
-    and what torch's allocator has given out. MPS does not tell its memory. The model is moved to the device and left in
-    the mode that it was in; `training` updates its running statistics and clears its gradients.
-    """
-    device = torch.device(device)
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    before = model.training
-    model = model.to(device).train(training)
-    images = torch.randn(batch_size, in_chans, height, width, device=device)
-
-    def step() -> None:
-        if training:
-            _sum_all(model(images)).backward()
-            model.zero_grad(set_to_none=True)
-        else:
-            with torch.inference_mode():
-                model(images)
-
-    try:
-        for _ in range(warmup):
-            step()
-        latency = statistics.median(_seconds(step, device) for _ in range(repeats))
-        peak = _peak_memory(step, device) if memory else None
-    finally:
-        model.train(before)
-    return Speed(latency, batch_size / latency, peak, device_name(device))
-
-
-def _sum_all(output: Tensor | Iterable[Tensor]) -> Tensor:
-    return output.float().sum() if isinstance(output, Tensor) else sum(_sum_all(part) for part in output)  # type: ignore[return-value]
-
-
-def _seconds(step: Callable[[], None], device: torch.device) -> float:
-    if device.type != "cuda":
-        start = time.perf_counter()
-        step()
-        if device.type == "mps":
-            torch.mps.synchronize()
-        return time.perf_counter() - start
-    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    first.record()
-    step()
-    last.record()
-    torch.cuda.synchronize(device)
-    return first.elapsed_time(last) / 1e3
-
-
-def _peak_memory(step: Callable[[], None], device: torch.device) -> int | None:
-    """Bytes that `step` holds at most, above what was held before."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        held = torch.cuda.memory_allocated(device)
-        step()
-        return torch.cuda.max_memory_allocated(device) - held
-    if device.type != "cpu":
-        return None
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        step()
-    assert profile.profiler is not None and profile.profiler.kineto_results is not None
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
-
-
-def device_name(device: torch.device) -> str:
-    """The name that stands in a table's caption, e.g. `NVIDIA H100` or `AMD EPYC (2 threads)`."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type != "cpu":
-        return f"{platform.machine()} {device.type}"
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        name = lines[0] if lines else name
-    return f"{name} ({torch.get_num_threads()} threads)"

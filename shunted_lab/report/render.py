@@ -14,7 +14,7 @@ from shunted_lab.report.table import Row, Table
 from shunted_lab.terminal import Grid
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    pass
 
 PAPER_HEAD = ("Variant", "Params (M)", "GMACs", "Paper: top-1 (%)", "Paper: params (M)", "Paper: FLOPs (G)")
 UNKNOWN = "–"
@@ -208,8 +208,6 @@ def percent_text(fraction: float) -> str:
     return "" if math.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
-def to_terminal(table: Table) -> Group:
-    """For `rich.print`."""
-    from rich.console import Group
-
-    return Group(*(Grid(block.title, block.head, block.rows, block.caption) for block in blocks(table)))
+def grids(table: Table) -> list[Grid]:
+    """The table, and that of the paper's scale, for a terminal."""
+    return [Grid(block.title, block.head, block.rows, block.caption) for block in blocks(table)]

@@ -47,15 +47,26 @@ def write_report(data: StudyData) -> Written:
 
     An incomplete report never replaces one with more finished runs; it goes to `incomplete/` then.
     """
-    from shunted_lab.report.page import pictures, render_page  # matplotlib: 1 s
+    target, tables = write_tables(data)
+    page = write_page(data, target)
+    return Written(tables.paths + page.paths, list(dict.fromkeys(tables.warnings + page.warnings)))
 
+
+def write_tables(data: StudyData) -> tuple[Target, Written]:
+    """Write the tables and `runs.csv`, which take no time; and say where the rest of the report belongs."""
     done = sum(run.state.state == "done" for run in data.runs)
     coverage = Coverage("runs", done, len(data.runs), data.table.complete)
     target = choose_target(data.folder / "table.md", _done_before(data.folder), coverage)
+    texts = {name: render(data.table) for name, render in TABLES.items()} | {RUNS: runs_csv(data)}
+    return target, publish(target, texts, [])
+
+
+def write_page(data: StudyData, target: Target) -> Written:
+    """Write the page with its figures."""
+    from shunted_lab.report.page import pictures, render_page  # matplotlib: 1 s
+
     made = list(pictures(data))
-    texts = {name: render(data.table) for name, render in TABLES.items()}
-    texts |= {RUNS: runs_csv(data), PAGE: render_page(data, made, target.folder / "report")}
-    return publish(target, texts, made)
+    return publish(target, {PAGE: render_page(data, made, target.folder / "report")}, made)
 
 
 @dataclass(frozen=True)
@@ -89,8 +100,6 @@ def publish(target: Target, texts: Mapping[str, str], made: Sequence[Picture]) -
 
     A folder that cannot be written is a warning: what was found can still be shown.
     """
-    from shunted_lab.report.plots import save
-
     paths: list[Path] = []
     figures = target.folder / "report" / "figures"
     try:
@@ -98,6 +107,8 @@ def publish(target: Target, texts: Mapping[str, str], made: Sequence[Picture]) -
         for name, text in texts.items():
             paths.append(write_text(target.folder / name, text))
         for picture in made:
+            from shunted_lab.report.plots import save  # matplotlib: 1 s
+
             save(picture.figure, figures, picture.name)
         if target.reason is None:
             _remove_incomplete(target.folder / INCOMPLETE, texts)

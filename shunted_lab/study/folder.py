@@ -82,7 +82,9 @@ def find_checkpoint(checkpoint: str) -> tuple[Run | None, Path]:
         run = load_run(path)
         file = path / "checkpoints" / ("best.ckpt" if run.config.recipe.select == "best" else "last.ckpt")
         if not file.exists():
-            raise ConfigError(f"checkpoint: {file} does not exist; the run has not finished an epoch")
+            gone = (path / "result.json").exists()
+            why = "the run has kept none (launch.keep=weights does)" if gone else "the run has not finished an epoch"
+            raise ConfigError(f"checkpoint: {file} does not exist; {why}")
         return run, file
     folder = path.absolute().parent.parent  # RUN_FOLDER/checkpoints/last.ckpt
     own = path.suffix == ".ckpt" and (folder / "run.json").exists()

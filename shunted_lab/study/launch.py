@@ -5,9 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -16,11 +16,12 @@ from typing import Any, Protocol
 
 from shunted_lab.config import ConfigError, LaunchConfig
 from shunted_lab.files import locked
-from shunted_lab.study.order import Order, Slot, origin, start
+from shunted_lab.study.machine import count_cores, free_memory
+from shunted_lab.study.order import CONTEXT, Order, Slot, origin, start
 from shunted_lab.study.queue import Job, Queue
+from shunted_lab.tasks.device import find_device
+from shunted_lab.tasks.listener import Status
 
-# A server that imports torch once, and of which each worker is a fork. macOS's libraries do not survive a fork.
-CONTEXT = "spawn" if sys.platform == "darwin" else "forkserver"
 POLL = 0.2  # seconds between looks at Ctrl-C and at the screen
 
 
@@ -28,39 +29,72 @@ class Progress(Protocol):
     """Hears what happens; `report` has one for the terminal."""
 
     def started(self, slot: int, job: Job) -> None: ...
+    def step(self, slot: int, job: Job, status: Status) -> None: ...
     def epoch(self, slot: int, job: Job, epoch: int, metrics: dict[str, float]) -> None: ...
     def ended(self, slot: int, job: Job, outcome: str, result: dict[str, Any] | None) -> None: ...
     def refresh(self) -> None: ...
 
 
-def plan_slots(config: LaunchConfig) -> list[Slot]:
+@dataclass(frozen=True)
+class Load:
+    """What the workers of a CPU will have to do, where their number is left to this package.
+
+    Args:
+        runs: to be trained.
+        small: whether one thread is enough for each (`pace.is_small`).
+        memory: bytes that a worker needs at most.
+    """
+
+    runs: int
+    small: bool
+    memory: int = 10**9
+
+
+def plan_slots(config: LaunchConfig, load: Load | None = None) -> list[Slot]:
     """The workers of this machine.
+
+    On a CPU, small runs get one thread each, however many workers there are, so that their numbers do not depend on it.
+
+    Args:
+        load: None refuses what cannot be, before more is known.
 
     Raises:
         ConfigError: for a device that this machine does not have, and for more of them than it has.
     """
-    import torch
-
-    from shunted_lab.tasks.device import find_device
-
     nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", 1))
     if config.nodes_per_run > nodes:
         raise ConfigError(
             f"launch.nodes_per_run: {config.nodes_per_run} are more than the {nodes} of this job; launch=slurm asks "
             "for as many"
         )
+    device = find_device(config.accelerator, "launch.accelerator")
+    return _gpu_slots(config) if device == "cuda" else _cpu_slots(config, device, load)
+
+
+def _cpu_slots(config: LaunchConfig, device: str, load: Load | None) -> list[Slot]:
     wanted, each = config.devices, config.devices_per_run
-    device = find_device(config.accelerator, "launch.accelerator").type
-    if device != "cuda":
-        if device == "mps" and each > 1:
-            raise ConfigError(f"launch.devices_per_run: {each} are more than the 1 that there is")
-        count = each if wanted == "auto" else wanted
-        _divides(count, each)
-        if device == "mps" and count > 1:
-            raise ConfigError(f"launch.devices: {count} are more than the 1 that there is")
-        cores = torch.get_num_threads()
-        threads = max(1, cores // count) if config.threads == "auto" else config.threads
-        return [Slot(i, (), threads if count > 1 or config.threads != "auto" else None) for i in range(count // each)]
+    if device == "mps" and each > 1:
+        raise ConfigError(f"launch.devices_per_run: {each} are more than the 1 that there is")
+    cores = count_cores()
+    small = load is not None and load.small and device == "cpu"
+    count = wanted
+    if wanted == "auto":
+        count = each
+        if small and load is not None:
+            count *= max(1, min(load.runs, cores // each, free_memory() // (load.memory * each)))
+    _divides(count, each)
+    if device == "mps" and count > 1:
+        raise ConfigError(f"launch.devices: {count} are more than the 1 that there is")
+    threads = config.threads
+    if threads == "auto":
+        threads = 1 if small else max(1, cores // count) if count > 1 else None
+    return [Slot(i, (), threads) for i in range(count // each)]
+
+
+def _gpu_slots(config: LaunchConfig) -> list[Slot]:
+    import torch
+
+    wanted, each = config.devices, config.devices_per_run
     there = visible_gpus(torch.cuda.device_count())
     count = len(there) if wanted == "auto" else wanted
     if count > len(there):
@@ -221,6 +255,8 @@ class Launcher:
     def _hear(self, worker: Worker, message: tuple[Any, ...]) -> None:
         kind, job = message[0], worker.job
         assert job is not None
+        if kind == "step":
+            return self.progress.step(worker.slot.index, job, message[1])
         if kind == "epoch":
             _, epoch, metrics = message
             worker.send(self.queue.epoch(job, epoch, metrics))

@@ -15,7 +15,7 @@ from shunted_lab.compose import Experiment
 from shunted_lab.config import RunConfig
 from shunted_lab.data import DataFacts
 from shunted_lab.files import write_json
-from shunted_lab.study.plan import study_folder
+from shunted_lab.study.plan import component_sources, study_folder
 
 if TYPE_CHECKING:
     from shunted_lab.nn import Speed
@@ -113,19 +113,26 @@ def read_measured(experiment: Experiment) -> dict[str, Measured]:
         return {}  # not measured, or by another version
 
 
-def measure_variants(experiment: Experiment, facts: dict[str, DataFacts]) -> dict[str, Measured]:
-    """Measure all variants, unless they are all known on this device; nothing in a smoke test.
+def measure_variants(experiment: Experiment, facts: dict[str, DataFacts], trained: bool = True) -> dict[str, Measured]:
+    """Measure all variants, unless they are known; nothing in a smoke test.
 
     `costs.json` in the study's folder keeps what was found. A latency that was not stable is null there, with the
     reason, and the next command tries again.
+
+    Args:
+        trained: whether runs were trained just now, on this machine's device; else what was measured on another device
+            is kept.
     """
     if experiment.config.smoke:
         return {}
+    known = read_measured(experiment)
+    if not trained and all(name in known and known[name].latency is not None for name in experiment.variants):
+        return known
     from shunted_lab.nn import device_name
     from shunted_lab.tasks.device import find_device
 
     device = find_device(experiment.config.launch.accelerator, "launch.accelerator")
-    known = {name: m for name, m in read_measured(experiment).items() if m.device == device_name(device)}
+    known = {name: m for name, m in known.items() if m.device == device_name(device)}
     if all(name in known and known[name].latency is not None for name in experiment.variants):
         return known
     rounds = {n: partial(_measure, run, facts[n].num_classes, device) for n, run in experiment.variants.items()}
@@ -151,9 +158,9 @@ def time_run(run: RunConfig, num_classes: int, device: Any) -> Timing:
 
 def can_measure_memory(accelerator: str) -> bool:
     """Whether the device that `launch.accelerator` means on this machine can tell its peak memory."""
-    from shunted_lab.tasks.device import find_device  # torch: 2 s
+    from shunted_lab.tasks.device import find_device
 
-    return find_device(accelerator, "launch.accelerator").type != "mps"
+    return find_device(accelerator, "launch.accelerator") != "mps"
 
 
 def _measure(run: RunConfig, num_classes: int, device: Any, memory: bool) -> Speed:
@@ -167,8 +174,6 @@ def _measure(run: RunConfig, num_classes: int, device: Any, memory: bool) -> Spe
 
 def _key(run: RunConfig) -> str:
     """Tells models and image sizes apart, with the source of their components."""
-    from shunted_lab.tasks.model import model_sources  # torch: 2 s
-
     model = {**asdict(run.model), "name": "", "checkpoint": None}  # which change no cost
-    parts = [model, run.data.image_size, model_sources(run.model)]
+    parts = [model, run.data.image_size, component_sources(run.model)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

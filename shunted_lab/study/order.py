@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
+import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
@@ -14,6 +16,8 @@ import shunted_lab
 from shunted_lab.streams import forgive
 from shunted_lab.study.folder import Run
 
+# A server that imports torch once, and of which each worker is a fork. macOS's libraries do not survive a fork.
+CONTEXT = "spawn" if sys.platform == "darwin" else "forkserver"
 LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "optuna", "numpy")
 
 
@@ -34,6 +38,17 @@ class Order:
     costs: dict[str, float]
     origin: dict[str, Any]
     measure: bool = False
+
+
+def take(slot: Slot) -> None:
+    """Make a process use its share of the machine; before it has used a device."""
+    if slot.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)
+    if slot.threads is not None:
+        import torch
+
+        os.environ["OMP_NUM_THREADS"] = str(slot.threads)
+        torch.set_num_threads(slot.threads)
 
 
 def start(connection: Connection, slot: Slot) -> None:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shunted_lab import RESULTS_VERSION
 from shunted_lab.compose import Experiment
-from shunted_lab.config import Config, ConfigError, RunConfig
+from shunted_lab.config import Config, ConfigError, ModelConfig, RunConfig
 from shunted_lab.data import DataFacts, check_data
+from shunted_lab.files import digest_of
+from shunted_lab.nn import Cost
 from shunted_lab.quantities import counted
 from shunted_lab.study.folder import Run, find_checkpoint
+from shunted_lab.study.memo import remember
 from shunted_lab.tasks.schedule import highest_rate, peak_rate
 
 if TYPE_CHECKING:
-    from shunted_lab.nn import Cost
     from shunted_lab.tasks.checkpoint import InitialWeights
 
 IMAGENET_CLASSES = 1000
@@ -110,15 +113,26 @@ def sources_of(config: RunConfig) -> dict[str, str]:
     Raises:
         ConfigError: for a component that is not known.
     """
-    from shunted_lab.tasks.checkpoint import digest_of
-    from shunted_lab.tasks.model import batch_layout, model_sources  # torch: 2 s
-
-    found = {RESULTS: str(RESULTS_VERSION)} | model_sources(config.model)
+    found = {RESULTS: str(RESULTS_VERSION)} | component_sources(config.model)
     if config.model.checkpoint is not None:
         found[WEIGHTS] = digest_of(config.model.checkpoint)[:16]
-    if layout := batch_layout(config):
-        found[LAYOUT] = layout
+    if config.launch.parts > 1:
+        from shunted_lab.tasks.model import batch_layout  # torch: 2 s
+
+        if layout := batch_layout(config):
+            found[LAYOUT] = layout
     return found
+
+
+def component_sources(model: ModelConfig) -> dict[str, str]:
+    """The hash of the source of each component of a model, by slot and name (`tasks.model.model_sources`)."""
+
+    def compute() -> dict[str, str]:
+        from shunted_lab.tasks.model import model_sources  # torch: 2 s
+
+        return model_sources(model)
+
+    return compute() if model.has_own_components else remember("sources", model.options(), compute)
 
 
 def count_costs(experiment: Experiment, facts: dict[str, DataFacts]) -> dict[str, Cost]:
@@ -170,16 +184,22 @@ def model_cost(where: str, run: RunConfig, image_size: int, num_classes: int) ->
         ConfigError: for a model that cannot be built, and for a component that breaks its contract. An exception of a
             user's component keeps its traceback, with `where` as a note.
     """
-    from shunted_lab.nn import ComponentError, count_cost  # torch: 2 s
-    from shunted_lab.tasks.model import build_model
 
-    try:
-        return count_cost(lambda: build_model(run.model, num_classes), image_size)
-    except (ConfigError, ComponentError) as error:
-        raise ConfigError(f"{where}: {error}") from None
-    except Exception as error:
-        error.add_note(f"while planning {where}")
-        raise
+    def count() -> dict[str, int]:
+        from shunted_lab.nn import ComponentError, count_cost  # torch: 2 s
+        from shunted_lab.tasks.model import build_model
+
+        try:
+            return asdict(count_cost(lambda: build_model(run.model, num_classes), image_size))
+        except (ConfigError, ComponentError) as error:
+            raise ConfigError(f"{where}: {error}") from None
+        except Exception as error:
+            error.add_note(f"while planning {where}")
+            raise
+
+    if run.model.has_own_components:  # the user's code may depend on anything
+        return Cost(**count())
+    return Cost(**remember("cost", [run.model.options(), image_size, num_classes], count))
 
 
 def check_weights(where: str, run: RunConfig, facts: DataFacts) -> InitialWeights | None:
@@ -236,19 +256,28 @@ def check_runs_dir(config: Config) -> Path:
     return there
 
 
-def check_space(config: Config, missing: list[Run], costs: dict[str, Cost]) -> None:
-    """Refuse to begin what the disk cannot hold: weights and two AdamW moments per checkpoint, and logs.
+def needed_space(missing: Sequence[Run], costs: Mapping[str, Cost], workers: int) -> float:
+    """Bytes that runs will need at most: while a run trains its weights and two moments of AdamW, in two or three
+    checkpoints; of a finished one what `launch.keep` says; and 2 MB for logs, pictures and predictions of each.
+    """
+    if not missing:
+        return 0.0
+    training = max(12 * costs[run.variant].params * (3 if run.config.recipe.select == "best" else 2) for run in missing)
+    bytes_of = {"all": 12, "weights": 4, "none": 0}
+    kept = sum(bytes_of[run.config.launch.kept] * costs[run.variant].params + 2e6 for run in missing)
+    return min(workers, len(missing)) * training + kept
+
+
+def check_space(config: Config, missing: Sequence[Run], costs: Mapping[str, Cost], workers: int = 1) -> None:
+    """Refuse to begin what the disk cannot hold.
 
     Raises:
         ConfigError: if the disk of `runs_dir` has too little space.
     """
-    if not missing:
-        return
-    checkpoints = 3 if any(run.config.recipe.select == "best" for run in missing) else 2  # one more while it is written
-    need = sum(costs[run.variant].params * 4 * 3 * checkpoints + 5e6 for run in missing)
-    free = shutil.disk_usage(check_runs_dir(config)).free
+    need = needed_space(missing, costs, workers)
+    free = shutil.disk_usage(check_runs_dir(config)).free if missing else need
     if free < need:
         raise ConfigError(
-            f"runs_dir: {config.runs_dir} has {free / 1e6:,.0f} MB free; training {counted(len(missing), 'run')} needs "
-            f"about {need / 1e6:,.0f} MB; free some, or choose another with runs_dir=..."
+            f"runs_dir: {config.runs_dir} has {free / 1e6:,.0f} MB free; {counted(len(missing), 'run')} need up to "
+            f"{need / 1e6:,.0f} MB; free some, or choose another with runs_dir=..."
         )

@@ -202,14 +202,14 @@ def read_states(runs: Sequence[Run], study: Study | None) -> list[RunState]:
     gone = set_aside(study) if study else {}
     trials = [t for t in study.get_trials(deepcopy=False) if t.number not in gone] if study else []
     known = by_fingerprint(trials)
-    finished: dict[tuple[str, int], FrozenTrial] = {}
+    finished: dict[tuple[str, int], list[FrozenTrial]] = {}
     for trial in trials:
         if trial.state == TrialState.COMPLETE and "variant" in trial.user_attrs:
-            finished[trial.user_attrs["variant"], trial.user_attrs["seed"]] = trial
-    return [_state(run, known.get(run.fingerprint, []), finished.get((run.variant, run.seed))) for run in runs]
+            finished.setdefault((trial.user_attrs["variant"], trial.user_attrs["seed"]), []).append(trial)
+    return [_state(run, known.get(run.fingerprint, []), finished.get((run.variant, run.seed), [])) for run in runs]
 
 
-def _state(run: Run, trials: list[FrozenTrial], other: FrozenTrial | None) -> RunState:
+def _state(run: Run, trials: list[FrozenTrial], others: list[FrozenTrial]) -> RunState:
     for trial in trials:
         if trial.state == TrialState.COMPLETE:
             return RunState(run, "done", trial.user_attrs["result"])
@@ -228,8 +228,9 @@ def _state(run: Run, trials: list[FrozenTrial], other: FrozenTrial | None) -> Ru
         return RunState(run, "failed", error=problem, attempts=attempts)
     if ended or any(t.state == TrialState.WAITING for t in trials):
         return RunState(run, "interrupted" if ended else "missing", attempts=attempts)
-    if other is not None:
-        return RunState(run, "stale", error=difference(run, other))
+    for other in reversed(others):
+        if has_same_configuration(run, other):
+            return RunState(run, "stale", error=difference(run, other))
     return RunState(run, "missing")
 
 
@@ -249,17 +250,22 @@ def is_alive(trial: FrozenTrial) -> bool:
     return launcher["host"] != socket.gethostname() or is_locked(Path(launcher["lock"]))
 
 
-def difference(run: Run, other: FrozenTrial) -> str:
-    """What a stale run was trained with and is not any more, e.g. `recipe.lr was 0.001`."""
+def has_same_configuration(run: Run, other: FrozenTrial) -> bool:
+    """Whether a finished trial was trained with all that a user has chosen for `run`: the configuration as far as it
+    changes a result, the layout of a batch, and which file of weights. Then only code or files have changed since.
+    """
     old, new = flatten(other.user_attrs["config"]), flatten(dataclasses.asdict(run.config))
-    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and matters(key)]
-    found = [f"{key} was {old.get(key)}" for key in keys]
-    found += _sources(other.user_attrs.get("sources", {}), run.sources)
-    return ", ".join(found) or "the data have changed"
+    if any(old.get(key) != new.get(key) for key in old.keys() | new.keys() if matters(key) or key == WEIGHTS):
+        return False
+    return other.user_attrs.get("sources", {}).get(LAYOUT) == run.sources.get(LAYOUT)
+
+
+def difference(run: Run, other: FrozenTrial) -> str:
+    """What has changed since a stale run was trained, e.g. `the source of attn: ssa has changed`."""
+    return ", ".join(_sources(other.user_attrs.get("sources", {}), run.sources)) or "the data have changed"
 
 
 def _sources(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
-    """What has changed of what a result depends on beside its configuration."""
     for name in sorted(old.keys() | new.keys()):
         before, now = old.get(name), new.get(name)
         if before == now:
@@ -267,10 +273,8 @@ def _sources(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
         if name == RESULTS:
             yield f"shunted_lab gives other numbers since (results version {before}, now {now})"
         elif name == WEIGHTS:
-            yield f"{name} was {'none' if before is None else f'a file of other content ({before})'}"
-        elif name == LAYOUT:
-            yield f"{name} was {before or 'a whole batch on one device'}"
-        elif before is not None and now is not None:
+            yield f"the content of {name} has changed (it was {before})"
+        else:
             yield f"the source of {name} has changed"
 
 

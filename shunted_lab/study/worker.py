@@ -23,8 +23,6 @@ from multiprocessing.connection import Client, Connection, Listener, wait
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from shunted_lab.config import ConfigError
 from shunted_lab.data.corrupt import CorruptImages
 from shunted_lab.files import locked, write_json, write_text
@@ -32,17 +30,18 @@ from shunted_lab.paths import expand
 from shunted_lab.streams import forgive
 from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, missing_metrics, read_result
 from shunted_lab.study.measure import are_stable, spread_of, time_run
-from shunted_lab.study.order import Order, Slot, origin
+from shunted_lab.study.order import Order, Slot, origin, take
 from shunted_lab.study.plan import WEIGHTS, sources_of
 from shunted_lab.study.slurm import across_nodes
-from shunted_lab.tasks.resume import newest
-from shunted_lab.tasks.train import Link, Pruned, Stopped, train
+from shunted_lab.tasks.listener import RunListener, Status
+from shunted_lab.tasks.resume import keep_weights, newest
+from shunted_lab.tasks.train import Pruned, Stopped, train
 
 LINK = "SHUNTED_LAB_LINK"  # environment of a run in a process of its own: where its worker listens
 
 
-class Pipe:
-    """The link of a run to a launcher at the other end of a connection. A launcher that is gone stops the run."""
+class Pipe(RunListener):
+    """Passes on to the launcher, over a connection, what a run says. A launcher that is gone stops the run."""
 
     def __init__(self, connection: Connection):
         self.connection = connection
@@ -53,6 +52,10 @@ class Pipe:
         while not self._stop and self.connection.poll():
             self._receive()
         return self._stop
+
+    def step(self, status: Status) -> None:
+        with suppress(OSError):  # the launcher is gone: the next batch notices
+            self.connection.send(("step", status))
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> bool:
         """Waits for the answer: whether to prune."""
@@ -90,30 +93,16 @@ def _launcher_lives() -> bool:
     return launcher is None or launcher.is_alive()
 
 
-class Mute:
-    """The link of all ranks but the first: they hear from it what was decided."""
-
-    def stopping(self) -> bool:
-        return False
-
-    def epoch(self, epoch: int, metrics: dict[str, float]) -> bool:
-        return False
-
-
 def serve(connection: Connection, slot: Slot) -> None:
     """Train what comes over the connection until it closes. To be called in a process of its own.
 
-    Messages to the launcher: `("epoch", epoch, metrics)`, answered by whether to prune, and at the end of a run one of
-    `("done", result)`, `("failed", traceback)`, `("refused", message)`, `("pruned",)` and `("stopped",)`. After a
-    failure the process ends: whatever the run has broken goes with it.
+    Messages to the launcher: `("step", status)`; `("epoch", epoch, metrics)`, answered by whether to prune; and at the
+    end of a run one of `("done", result)`, `("failed", traceback)`, `("refused", message)`, `("pruned",)` and
+    `("stopped",)`. After a failure the process ends: whatever the run has broken goes with it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the launcher says what to do
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if slot.gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)
-    if slot.threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(slot.threads)
-        torch.set_num_threads(slot.threads)
+    take(slot)
     while True:
         try:
             while not connection.poll(1):
@@ -160,7 +149,7 @@ def _attempt(order: Order, connection: Connection) -> tuple[Any, ...]:
         return ("failed", traceback.format_exc())
 
 
-def execute(order: Order, link: Link | None = None, progress: bool = False) -> dict[str, Any]:
+def execute(order: Order, link: RunListener | None = None, progress: bool = False) -> dict[str, Any]:
     """Train a run in its folder; `result.json` is written last, and only when everything has gone well.
 
     A result that another process has written meanwhile is returned as it is. A run over several devices has one such
@@ -194,6 +183,7 @@ def execute(order: Order, link: Link | None = None, progress: bool = False) -> d
         result["costs"] = order.costs | (_measured(run, result["num_classes"]) if order.measure else {})
         result |= order.origin
         write_json(run.folder / "result.json", result)
+        keep_weights(run.folder / "checkpoints", run.config.recipe.select, run.config.launch.kept)
         return result
 
 
@@ -223,7 +213,7 @@ def _measured(run: Run, num_classes: int) -> dict[str, float]:
     return found
 
 
-def execute_apart(order: Order, link: Link) -> dict[str, Any]:
+def execute_apart(order: Order, link: RunListener) -> dict[str, Any]:
     """Train a run over several devices: in a process of its own, so that Lightning can start the others from it. Over
     several nodes it is one on each.
 
@@ -273,7 +263,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _relay(listener: Listener, process: subprocess.Popen[bytes], link: Link) -> int | None:
+def _relay(listener: Listener, process: subprocess.Popen[bytes], link: RunListener) -> int | None:
     """Pass on what the run's first rank says, until its process ends. Returns the status that it has said it ends with:
     that of `srun` may be of another rank.
     """
@@ -289,6 +279,8 @@ def _relay(listener: Listener, process: subprocess.Popen[bytes], link: Link) -> 
                 message = connection.recv()
                 if message[0] == "end":
                     ending = message[1]
+                elif message[0] == "step":
+                    link.step(message[1])
                 else:
                     connection.send(link.epoch(*message[1:]))
             except (EOFError, OSError):
@@ -355,13 +347,13 @@ def _is_first() -> bool:
     return not int(os.environ.get("LOCAL_RANK", 0)) and not int(os.environ.get("NODE_RANK", 0))
 
 
-def _link() -> Link | None:
+def _link() -> RunListener | None:
     """The link to the worker that has started this process; None by hand."""
     address, _, key = os.environ.get(LINK, "").rpartition(":")
     if not address:
         return None
     if not _is_first():
-        return Mute()
+        return RunListener()
     return Pipe(Client(address, "AF_UNIX", authkey=bytes.fromhex(key)))
 
 

@@ -7,10 +7,8 @@ runs do, and by position where it does not.
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -156,15 +154,3 @@ def _ordered(checkpoint: Checkpoint, class_names: Sequence[str]) -> tuple[Checkp
     rows = torch.tensor([places[name] for name in class_names])
     state = {name: value[rows] if name.startswith("head.") else value for name, value in checkpoint.state_dict.items()}
     return replace(checkpoint, state_dict=state, class_names=tuple(class_names)), REORDERED
-
-
-def digest_of(file: str | Path) -> str:
-    """SHA-256 of the content of a file in hex digits; not read again while its time and size stay."""
-    state = Path(file).stat()
-    return _digest(str(file), state.st_mtime_ns, state.st_size)
-
-
-@lru_cache
-def _digest(file: str, time: int, size: int) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from shunted_lab.tasks.history import batch_loss
+from shunted_lab.tasks.recorder import batch_loss
 
 EVERY = 50  # batches between looks on a GPU: each look waits for it
 

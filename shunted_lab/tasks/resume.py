@@ -10,10 +10,14 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from shunted_lab.files import atomic
+
 LAST = "last.ckpt"  # written after each epoch
 STOPPED = "stopped.ckpt"  # written within an epoch, when a run is asked to stop
 BEST = "best.ckpt"  # of the epoch that validation chose so far
 BATCHES = "batches_of_epoch"  # a checkpoint's entry: how many batches of its epoch were trained; 0 for a whole epoch
+# Entries of a checkpoint that only training needs; `current_model_state` are weights before they were averaged.
+TRAINING = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "MixedPrecision", "current_model_state")
 DAMAGED = ".damaged"  # added to the name of a checkpoint that cannot be used
 
 
@@ -46,6 +50,28 @@ def newest(checkpoints: Path, select: str = "last") -> Path | None:
     return checkpoints / name
 
 
+def keep_weights(checkpoints: Path, select: str, kept: str) -> None:
+    """Leave of a finished run's checkpoints what is asked for.
+
+    Args:
+        checkpoints: the folder of a run's checkpoints.
+        select: `recipe.select`, which says whose weights were tested.
+        kept: `weights` (those that were tested, without what only training needs), `all` or `none`.
+    """
+    if kept == "all":
+        return
+    tested = checkpoints / (BEST if select == "best" else LAST)
+    if kept == "weights":
+        found = {key: value for key, value in _read(tested).items() if key not in TRAINING}
+        with atomic(tested) as file:
+            torch.save(found, file)
+    for path in checkpoints.glob("*.ckpt"):
+        if path != tested or kept == "none":
+            path.unlink()
+    with suppress(OSError):  # damaged ones stay
+        checkpoints.rmdir()
+
+
 def batches_trained(checkpoint: Path | None) -> int:
     """How many batches of the epoch that is resumed are in a checkpoint."""
     return 0 if checkpoint is None else int(_read(checkpoint)[BATCHES])
@@ -55,6 +81,8 @@ def _progress(path: Path) -> tuple[int, int, int] | None:
     """Optimizer steps, epoch and batches of a checkpoint; None if there is none that can be read."""
     try:
         found = _read(path)
+        if "optimizer_states" not in found:
+            return None  # weights of a finished run
         return int(found["global_step"]), int(found["epoch"]), int(found[BATCHES])
     except FileNotFoundError:
         return None

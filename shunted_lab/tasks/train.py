@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lightning.pytorch as L
 import torch
@@ -31,22 +31,13 @@ from shunted_lab.tasks.checkpoint import load_initial
 from shunted_lab.tasks.classification import Classification
 from shunted_lab.tasks.device import check_precision, find_device
 from shunted_lab.tasks.divergence import Divergence
-from shunted_lab.tasks.history import History
+from shunted_lab.tasks.listener import RunListener, Status
 from shunted_lab.tasks.model import build_model
 from shunted_lab.tasks.objects import Objects
 from shunted_lab.tasks.pictures import attention_sheet, predicted_sheet
 from shunted_lab.tasks.predictions import Predictions
+from shunted_lab.tasks.recorder import History, batch_loss
 from shunted_lab.tasks.resume import BATCHES, BEST, LAST, STOPPED, MovableCheckpoint, batches_trained, newest
-
-
-class Link(Protocol):
-    """Whoever follows a run: hears of each epoch, and may end it."""
-
-    def stopping(self) -> bool:
-        """Asked after each batch; True raises `Stopped` after a checkpoint."""
-
-    def epoch(self, epoch: int, metrics: dict[str, float]) -> bool:
-        """Told after each epoch's validation; True raises `Pruned`."""
 
 
 class Stopped(Exception):
@@ -57,13 +48,15 @@ class Pruned(Exception):
     """The run is not worth its cost: the pruner ended it before its last epoch."""
 
 
-def train(config: RunConfig, folder: Path, link: Link | None = None, progress: bool = False) -> dict[str, Any]:
+def train(
+    config: RunConfig, folder: Path, listener: RunListener | None = None, progress: bool = False
+) -> dict[str, Any]:
     """Train, validate and test one run; resume it from its newest checkpoint where there is one.
 
     Args:
         config: the run's whole configuration.
         folder: gets `checkpoints/`, TensorBoard's events, `history.csv` and `predictions.npz`.
-        link: who follows the run; only the first rank of a run over several devices speaks to it.
+        listener: who follows the run; only the first rank of a run over several devices speaks to it.
         progress: show a progress bar.
 
     Returns:
@@ -74,7 +67,7 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
         without one), `train_seconds` and `images_per_second` of this session's training epochs.
 
     Raises:
-        Stopped, Pruned: as `link` has decided.
+        Stopped, Pruned: as `listener` has decided.
         Diverged: if the loss became NaN or infinite.
         CorruptImages: for more training images that cannot be decoded than `data.max_corrupt`, or for any that is
             evaluated on.
@@ -88,7 +81,7 @@ def train(config: RunConfig, folder: Path, link: Link | None = None, progress: b
     checkpoints = folder / "checkpoints"
     start = newest(checkpoints, config.recipe.select)
     task = make_task(config, data.class_names, weights=start is None)
-    clock, follow = Clock(), Follow(link, checkpoints / STOPPED)
+    clock, follow = Clock(), Follow(listener, checkpoints / STOPPED)
     callbacks = [Divergence(lambda: newest(checkpoints)), clock, History(folder), follow]
     trainer = make_trainer(config, folder, callbacks, progress)
     data.sampler.skip = batches_trained(start) * batch_size
@@ -257,19 +250,22 @@ def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], pro
     )
 
 
+STATUS_EVERY = 1.0  # seconds between two statuses of a run
 SHOWN = 8  # test images with their predictions, in TensorBoard
 
 
 class Follow(Callback):
-    """Speaks to the run's link; writes the checkpoint of a run that is asked to stop within an epoch."""
+    """Speaks to the run's listener; writes the checkpoint of a run that is asked to stop within an epoch."""
 
-    def __init__(self, link: Link | None, checkpoint: Path):
-        self.link = link
+    def __init__(self, listener: RunListener | None, checkpoint: Path):
+        self.listener = listener
         self.checkpoint = checkpoint
         self.pruned = False
         self._batches = 0
+        self._said, self._images = time.monotonic(), 0  # when the last status was given, and images since
 
     def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, i: int) -> None:
+        self._tell(trainer, outputs, len(batch[0]), i)
         if trainer.world_size > 1 and i % 10:  # agreeing costs a message between ranks
             return
         if not self._agreed(trainer, lambda: self._asked(trainer)):
@@ -281,7 +277,19 @@ class Follow(Callback):
             trainer.save_checkpoint(self.checkpoint)
             raise Stopped
 
+    def _tell(self, trainer: L.Trainer, outputs: Any, images: int, i: int) -> None:
+        """Give a status, from time to time and at the end of an epoch: reading the loss waits for the device."""
+        self._images += images * trainer.world_size
+        seconds, batches = time.monotonic() - self._said, int(trainer.num_training_batches)
+        if self.listener is None or not trainer.is_global_zero or (seconds < STATUS_EVERY and i + 1 < batches):
+            return
+        loss, speed = float(batch_loss(trainer, outputs)), self._images / max(seconds, 1e-9)
+        epochs = trainer.max_epochs or 1
+        self.listener.step(Status(trainer.current_epoch, epochs, i + 1, batches, loss, speed))
+        self._said, self._images = time.monotonic(), 0
+
     def on_train_epoch_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        self._said, self._images = time.monotonic(), 0  # validation is not training
         if trainer.current_epoch and self._agreed(trainer, lambda: self._asked(trainer)):
             raise Stopped  # last.ckpt is of the epoch before
 
@@ -289,17 +297,17 @@ class Follow(Callback):
         checkpoint[BATCHES] = self._batches
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        link = self.link
-        if link is None or trainer.state.fn != TrainerFn.FITTING:  # also called by trainer.validate
+        listener = self.listener
+        if listener is None or trainer.state.fn != TrainerFn.FITTING:  # also called by trainer.validate
             return
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         epoch = trainer.current_epoch
-        if self._agreed(trainer, lambda: link.epoch(epoch, metrics)) and epoch + 1 < (trainer.max_epochs or 0):
+        if self._agreed(trainer, lambda: listener.epoch(epoch, metrics)) and epoch + 1 < (trainer.max_epochs or 0):
             self.pruned = trainer.should_stop = True
 
     def _asked(self, trainer: L.Trainer) -> bool:
-        """Whether the link asks to stop, or SIGTERM does: a cluster sends it to every process of a job."""
-        return trainer.received_sigterm or (self.link is not None and self.link.stopping())
+        """Whether the listener asks to stop, or SIGTERM does: a cluster sends it to every process of a job."""
+        return trainer.received_sigterm or (self.listener is not None and self.listener.stopping())
 
     @staticmethod
     def _agreed(trainer: L.Trainer, ask: Callable[[], bool]) -> bool:

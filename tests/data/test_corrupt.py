@@ -21,6 +21,7 @@ from shunted_lab.study import worker
 from shunted_lab.study.folder import TRACEBACK
 from shunted_lab.study.order import Order, origin
 from shunted_lab.study.plan import data_facts, plan_runs
+from shunted_lab.tasks.listener import RunListener
 
 TRAIN = 24  # of each of the two classes; 10 % are held out
 RECIPE = replace(LITE_RECIPE, random_resized_crop=True)
@@ -238,7 +239,7 @@ def test_ranks_of_a_run_put_together_what_each_has_replaced(root, tmp_path):
     words = ("launch.devices_per_run=2", "launch.devices=2", "recipe.repeated_aug=1")
     order = order_of(root, tmp_path, *words)
 
-    class Link:
+    class Link(RunListener):
         def stopping(self):
             return False
 

@@ -87,7 +87,7 @@ def test_measured_memory_is_what_is_held_at_once():
 
 def test_measured_time_is_a_median_and_throughput_its_inverse(monkeypatch):
     seconds = iter([5.0, 1.0, 3.0])
-    monkeypatch.setattr("shunted_lab.nn.cost._seconds", lambda step, device: next(seconds))
+    monkeypatch.setattr("shunted_lab.nn.speed._seconds", lambda step, device: next(seconds))
     speed = measure(nn.Flatten(), 32, batch_size=6, repeats=3, warmup=0)
     assert speed.latency == 3.0 and speed.throughput == 2.0
 

@@ -14,7 +14,7 @@ import pytest
 
 from shunted_lab.compose import Experiment, compose
 from shunted_lab.nn.cost import Cost
-from shunted_lab.report.render import blocks, to_csv, to_latex, to_markdown, to_terminal
+from shunted_lab.report.render import blocks, grids, to_csv, to_latex, to_markdown
 from shunted_lab.report.table import Table, build_table
 from shunted_lab.report.write import TABLES, Target, publish
 from shunted_lab.study.measure import Measured
@@ -161,7 +161,7 @@ def shown(made):
     from rich.console import Console
 
     console = Console(width=200, file=io.StringIO())
-    console.print(to_terminal(made))
+    console.print(*grids(made))
     return console.file.getvalue()
 
 
@@ -315,7 +315,7 @@ def test_every_format_shows_the_same_cells():
     from rich.console import Console
 
     console = Console(width=200, file=io.StringIO())
-    console.print(to_terminal(made))
+    console.print(*grids(made))
     terminal = console.file.getvalue()
     for block in blocks(made):
         for line in block.rows:

@@ -42,22 +42,15 @@ def test_what_cannot_change_the_result_does_not_run_it_again(tmp_path, trained):
     assert len(trained.all()) == 3
 
 
-def test_a_changed_configuration_is_stale_and_trained_on_request_only(tmp_path, trained):
+def test_another_configuration_is_trained_and_the_old_results_are_kept(tmp_path, trained):
     command(tmp_path, "seeds=[0]")
-    stale = command(tmp_path, "seeds=[0]", "recipe.lr=1e-4")
-    assert names(stale) == ["stale"] * 3 and stale[0].error == "recipe.lr was 0.0015" and stale[0].result is None
-    assert names(command(tmp_path, "seeds=[0]", "recipe.lr=1e-4", "rerun=failed")) == ["stale"] * 3
-    assert len(trained.all()) == 3
-    assert names(command(tmp_path, "seeds=[0]", "recipe.lr=1e-4", "rerun=stale")) == ["done"] * 3
+    changed = planned(experiment_of(tmp_path, "seeds=[0]", "recipe.lr=1e-4"))
+    assert names(store.read_states(changed, study_of(tmp_path))) == ["missing"] * 3
+    assert names(command(tmp_path, "seeds=[0]", "recipe.lr=1e-4")) == ["done"] * 3
     assert len(trained.all()) == 6 and len(list(tmp_path.glob("runs/*/*/seed0-*/result.json"))) == 6
     assert names(command(tmp_path, "seeds=[0]")) == ["done"] * 3 and len(trained.all()) == 6
     runs = planned(experiment_of(tmp_path, "seeds=[0]"))
     assert store.other_runs(study_of(tmp_path), runs) == 3
-
-
-def test_another_seed_of_a_changed_configuration_is_missing_and_not_stale(tmp_path, trained):
-    command(tmp_path, "seeds=[0]")
-    assert names(command(tmp_path, "seeds=[0,1]", "recipe.lr=1e-4")) == ["stale"] * 3 + ["done"] * 3
 
 
 def test_a_changed_source_of_a_component_makes_stale_the_runs_that_use_it(tmp_path, trained, monkeypatch):

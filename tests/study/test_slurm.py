@@ -15,6 +15,7 @@ from shunted_lab.config import ConfigError, LaunchConfig
 from shunted_lab.study import slurm, worker
 from shunted_lab.study.launch import plan_slots
 from shunted_lab.study.order import Order, origin
+from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.train import Stopped
 
 pytest.importorskip("submitit", reason="pip install 'shunted_lab[cluster]'")
@@ -169,7 +170,7 @@ def two_nodes(tmp_path, monkeypatch):
 NODES = ["seeds=[0]", "recipe.epochs=2", "recipe.limit_batches=3", "data.batch_size=16", "launch.accelerator=cpu"]
 
 
-class Follows:
+class Follows(RunListener):
     """A link that hears of epochs, and asks to stop after `until` of them."""
 
     def __init__(self, until=100):

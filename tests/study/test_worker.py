@@ -19,6 +19,7 @@ from shunted_lab.study import folder, plan, store, worker
 from shunted_lab.study.launch import Launcher, plan_slots
 from shunted_lab.study.order import Order, origin
 from shunted_lab.study.queue import Queue
+from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.predictions import read_predictions
 
 SMALL = ("seeds=[0]", "recipe.epochs=2", "recipe.limit_batches=3", "data.batch_size=16", "launch.accelerator=cpu")
@@ -91,7 +92,7 @@ def test_a_run_over_two_processes_ends_as_one_over_one_device_does(tmp_path, mon
 def test_a_run_over_two_processes_stops_with_a_checkpoint(tmp_path):
     run = small(tmp_path, "launch.devices_per_run=2", "recipe.epochs=50")
 
-    class Stop:
+    class Stop(RunListener):
         def __init__(self):
             self.stop = False
 

@@ -17,7 +17,7 @@ from shunted_lab import RESULTS_VERSION
 from shunted_lab.compose import compose
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.earth.tiles import load_picture
-from shunted_lab.tasks.history import batch_loss
+from shunted_lab.tasks.recorder import batch_loss
 from shunted_lab.tasks.train import make_task, make_trainer
 
 FILE = Path(__file__).parent / "data" / "traces.json"

@@ -17,6 +17,7 @@ from shunted_lab.nn import init_weights
 from shunted_lab.study.folder import describe
 from shunted_lab.study.plan import data_facts, initial_weights, plan_runs
 from shunted_lab.tasks.checkpoint import load_initial
+from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.model import build_model
 from shunted_lab.tasks.train import Stopped, make_task, train
 
@@ -208,7 +209,7 @@ def test_the_plan_says_what_becomes_of_the_head(run, data, tmp_path):
 
 
 def test_a_resumed_run_remembers_what_it_began_with(run, data, tmp_path):
-    class StopsOnce:
+    class StopsOnce(RunListener):
         def __init__(self) -> None:
             self.asked = 0
 

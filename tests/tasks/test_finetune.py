@@ -20,6 +20,7 @@ from shunted_lab.data.earth.tiles import CLASS_NAMES
 from shunted_lab.nn import Pyramid, init_weights
 from shunted_lab.nn.official import published_names
 from shunted_lab.run import main
+from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.model import build_model
 from shunted_lab.tasks.schedule import learning_rate
 from shunted_lab.tasks.train import Stopped, make_task, train
@@ -88,7 +89,7 @@ def test_the_backbone_is_the_files_and_a_head_for_other_classes_is_the_seeds(wei
 
 
 def test_a_run_goes_on_from_its_own_checkpoint_and_needs_the_file_no_more(weights, tmp_path):
-    class Stops:
+    class Stops(RunListener):
         def __init__(self) -> None:
             self.asked = 0
 
@@ -150,21 +151,22 @@ def test_a_run_is_known_by_the_content_of_its_weights_and_not_by_their_place(wei
         assert main([*words, *more, "plan_only=true"]) == 0
         return capsys.readouterr().out
 
-    assert "1 of 1 runs done" in plan(f"model.checkpoint={second}")
+    assert "1 of 1 run done" in plan(f"model.checkpoint={second}")
     scratch = plan()
-    assert "0 of 1 runs done" in scratch and "model.checkpoint was a file of other content (" in scratch
+    assert "0 of 1 run done" in scratch and "would train 1 of 1 run: model (seed 0)" in scratch
     found = torch.load(second, weights_only=True)
     found["model"]["head.bias"] += 1
     torch.save(found, second)
-    changed = plan(f"model.checkpoint={second}")
-    assert "0 of 1 runs done" in changed and "model.checkpoint was a file of other content (" in changed
+    assert "would train 1 of 1 run" in plan(f"model.checkpoint={second}")  # another file, of other content
+    shutil.copy(second, first)
+    assert "stale: the content of model.checkpoint has changed (it was " in plan(f"model.checkpoint={first}")
 
 
-def test_weights_that_came_later_make_a_run_stale(weights, tmp_path, capsys):
+def test_weights_that_came_later_make_another_run(weights, tmp_path, capsys):
     words = ["experiment=train", *TINY, *SHORT, "seeds=[0]", f"runs_dir={tmp_path}"]
     assert main(words) == 0
     assert main([*words, f"model.checkpoint={weights}", "plan_only=true"]) == 0
-    assert "model.checkpoint was none" in capsys.readouterr().out
+    assert "would train 1 of 1 run: model (seed 0)" in capsys.readouterr().out
 
 
 def test_weights_that_change_after_the_plan_are_refused(weights, tmp_path):

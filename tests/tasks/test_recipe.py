@@ -18,7 +18,9 @@ from shunted_lab.data.earth.tiles import CLASS_NAMES
 from shunted_lab.tasks.classification import Classification
 from shunted_lab.tasks.device import check_precision, find_device, supports
 from shunted_lab.tasks.divergence import EVERY, Diverged
-from shunted_lab.tasks.history import batch_loss, read_history
+from shunted_lab.tasks.history import read_history
+from shunted_lab.tasks.listener import RunListener
+from shunted_lab.tasks.recorder import batch_loss
 from shunted_lab.tasks.schedule import highest_rate, learning_rate
 from shunted_lab.tasks.train import Stopped, make_task, make_trainer, train
 
@@ -147,16 +149,15 @@ def test_the_gradient_is_clipped_per_size_unless_the_recipe_says_more(tmp_path, 
 @pytest.mark.parametrize("bf16", [True, False])
 def test_arithmetic_that_a_device_does_not_have_is_refused_and_never_replaced(monkeypatch, bf16):
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: bf16)
-    cuda, cpu = torch.device("cuda"), torch.device("cpu")
-    assert [supports(cuda, p) for p in ("32-true", "bf16-mixed", "16-mixed")] == [True, bf16, True]
-    assert [supports(cpu, p) for p in ("32-true", "bf16-mixed", "16-mixed")] == [True, True, False]
+    assert [supports("cuda", p) for p in ("32-true", "bf16-mixed", "16-mixed")] == [True, bf16, True]
+    assert [supports("cpu", p) for p in ("32-true", "bf16-mixed", "16-mixed")] == [True, True, False]
     with pytest.raises(
         ConfigError, match=r"^recipe\.precision: '16-mixed' is not .* cpu; choices: 32-true, bf16-mixed$"
     ):
-        check_precision("16-mixed", cpu)
+        check_precision("16-mixed", "cpu")
     if not bf16:
         with pytest.raises(ConfigError, match=r"'bf16-mixed' is not .* cuda; choices: 32-true, 16-mixed$"):
-            check_precision("bf16-mixed", cuda)
+            check_precision("bf16-mixed", "cuda")
 
 
 def test_a_precision_whose_arithmetic_depends_on_the_device_is_not_known():
@@ -169,14 +170,14 @@ def test_a_precision_whose_arithmetic_depends_on_the_device_is_not_known():
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    assert find_device().type == find_device("cpu").type == "cpu"
+    assert find_device() == find_device("cpu") == "cpu"
     for name in ("gpu", "cuda", "mps"):
         with pytest.raises(ConfigError, match=rf"^launch\.accelerator: this machine has no '{name}'; choices: cpu$"):
             find_device(name, "launch.accelerator")
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
-    assert find_device("gpu").type == find_device("auto").type == "mps"
+    assert find_device("gpu") == find_device("auto") == "mps"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert find_device("gpu").type == find_device("auto").type == "cuda"
+    assert find_device("gpu") == find_device("auto") == "cuda"
 
 
 def test_a_run_on_a_gpu_that_is_not_there_does_not_train_on_the_cpu(tmp_path):
@@ -282,7 +283,7 @@ def test_parts_that_do_not_divide_the_batch_are_refused(words, said):
         config(*words)
 
 
-class StopsAt:
+class StopsAt(RunListener):
     """A link that asks to stop from the n-th batch on."""
 
     def __init__(self, n: int):

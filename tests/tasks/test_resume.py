@@ -15,6 +15,7 @@ from shunted_lab.nn import Pyramid
 from shunted_lab.study.folder import Run, describe, find_checkpoint
 from shunted_lab.study.worker import _check_weights
 from shunted_lab.tasks.checkpoint import load_model
+from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.resume import batches_trained, newest
 from shunted_lab.tasks.train import Stopped, train
 
@@ -24,7 +25,7 @@ WORDS += ["model.drop_path_rate=0.3"]
 RUN = compose(WORDS).variants["model"]
 
 
-class StopAt:
+class StopAt(RunListener):
     """A link that asks to stop at the n-th batch."""
 
     def __init__(self, batch):

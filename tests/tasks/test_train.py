@@ -11,6 +11,7 @@ from shunted_lab.config import PRESETS, ConfigError, RunConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.earth.tiles import CLASS_NAMES
 from shunted_lab.tasks.classification import Classification
+from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.predictions import read_predictions
 from shunted_lab.tasks.train import Pruned, Stopped, images_used, make_task, make_trainer, train
 
@@ -173,7 +174,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(tmp_path
     assert resumed["metrics"] == whole["metrics"] and resumed["epoch"] == whole["epoch"]
 
 
-class Says:
+class Says(RunListener):
     """A link that asks to stop at the n-th batch, or prunes at an epoch."""
 
     def __init__(self, stop=None, prune=None):

@@ -1,0 +1,106 @@
+"""What a command prints beside its tables: the plan, what failed, what was found, and what can be done next."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from shunted_lab.config import Config
+from shunted_lab.data import DataFacts
+from shunted_lab.nn import Cost
+from shunted_lab.quantities import counted
+from shunted_lab.report.shown import Shown
+from shunted_lab.study.folder import TRACEBACK
+from shunted_lab.study.plan import RunState, study_folder
+from shunted_lab.terminal import Grid
+
+
+def plan_grid(config: Config, states: list[RunState], costs: dict[str, Cost]) -> Grid:
+    """The plan as a table: per variant its costs and the state of each seed, or how many seeds are in each state."""
+    runs: dict[str, list[str]] = {name: [] for name in costs}
+    for state in states:
+        runs[state.run.variant].append(state.state)
+    known = {name: (name, f"{cost.params / 1e6:.2f}", f"{cost.macs / 1e9:.3f}") for name, cost in costs.items()}
+    head = ("variant", "params (M)", "GMACs")
+    counts = [(*known[name], _counted(found)) for name, found in runs.items()]
+    short = Grid(config.name, (*head, counted(len(config.seeds), "seed")), counts)
+    seeds = [f"seed {seed}" for seed in config.seeds]
+    return Grid(config.name, (*head, *seeds), [(*known[name], *found) for name, found in runs.items()], short=short)
+
+
+def _counted(states: Sequence[str]) -> str:
+    """`12 done, 18 missing`."""
+    found = Counter(states)
+    return ", ".join(f"{found[state]} {state}" for state in sorted(found, key=lambda state: (state != "done", state)))
+
+
+def progress_line(states: list[RunState], others: int) -> str:
+    """How many runs are done, and how many there are of other configurations."""
+    left = sum(state.state != "done" for state in states)
+    parts = [f"{len(states) - left} of {counted(len(states), 'run')} done"]
+    if others:
+        kept = counted(others, "finished run")
+        parts.append(
+            f"{kept} of other seeds or configurations: old results are kept, and are not in this table "
+            "(name=NAME gives this configuration a table of its own)"
+        )
+    return "; ".join(parts)
+
+
+def data_notes(facts: dict[str, DataFacts]) -> list[str]:
+    """What is to be said of the data sets, each line once."""
+    return list(dict.fromkeys(note for found in facts.values() for note in found.notes))
+
+
+def by_variant(lines: dict[str, str]) -> list[str]:
+    """Each line once, with the names of its variants where variants differ."""
+    names: dict[str, list[str]] = {}
+    for name, line in lines.items():
+        names.setdefault(line, []).append(name)
+    return list(names) if len(names) == 1 else [f"{line} ({', '.join(of)})" for line, of in names.items()]
+
+
+def stale_lines(states: list[RunState], rerun: str | None) -> list[str]:
+    """What has changed since the stale runs were trained, and what becomes of them."""
+    changes: dict[str, list[str]] = {}
+    for state in states:
+        if state.state == "stale":
+            changes.setdefault(state.error or "", []).append(f"{state.run.variant} seed {state.run.seed}")
+    lines = [f"stale: {what} ({', '.join(runs)})" for what, runs in changes.items()]
+    if not lines:
+        return []
+    if rerun in ("stale", "all"):
+        return [*lines, f"rerun={rerun}: stale runs are trained again; old results are kept"]
+    return [*lines, "stale runs are not trained again; rerun=stale trains them, and old results are kept"]
+
+
+def failure_lines(states: list[RunState], limit: int) -> list[str]:
+    """A line for each failed run: where its traceback is, and how it is tried again."""
+    lines = []
+    for run, attempts in ((state.run, state.attempts) for state in states if state.state == "failed"):
+        again = f"{'the same command' if attempts < limit else 'rerun=failed'} tries again"
+        tried = f"{attempts} of {counted(limit, 'attempt')}"
+        lines.append(f"failed: {run.variant}, seed {run.seed}, {tried}; {run.folder / TRACEBACK}; {again}")
+    return lines
+
+
+def next_steps(config: Config, words: Sequence[str], shown: Shown) -> list[str]:
+    """What was found, where the page is, and what can be done next.
+
+    Args:
+        words: the overrides of the command.
+    """
+    lines = [f"found: {shown.finding}"] if shown.finding and not config.smoke else []
+    page = next((path for path in shown.paths if path.endswith(".html")), None)
+    if page is not None:
+        lines.append(f"page: {Path(page).absolute().as_uri()}")
+    lines.append(f"curves: tensorboard --logdir {shlex.quote(str(study_folder(config)))}")
+    place = [] if config.runs_dir == "runs" else [shlex.quote(f"runs_dir={config.runs_dir}")]
+    lines.append(" ".join(["runs in a browser: python -m shunted_lab.dashboard", *place]))
+    if not shown.open and not config.smoke:
+        seeds = ",".join(map(str, [*config.seeds, max(config.seeds) + 1]))
+        again = [word for word in words if not word.startswith("seeds=")]
+        lines.append(f"one more seed: python -m shunted_lab.run {shlex.join([*again, f'seeds=[{seeds}]'])}")
+    return lines

@@ -1,0 +1,81 @@
+"""What a command has shown of a report, kept beside it: while nothing changes, the next command shows it at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from shunted_lab.compose import Experiment
+from shunted_lab.files import write_json
+from shunted_lab.nn import Cost
+from shunted_lab.study.folder import TRACEBACK
+from shunted_lab.study.measure import read_measured
+from shunted_lab.study.memo import code_version, digest
+from shunted_lab.study.plan import RunState, study_folder
+from shunted_lab.terminal import Grid
+
+FILE = "report/shown.json"
+READ = ("run.json", "history.csv", "predictions.npz", TRACEBACK)  # what a report reads of a run's folder
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A report on the screen.
+
+    Args:
+        tables: as they are printed.
+        paths: of the files that were written, the page last.
+        warnings: to be printed below.
+        finding: what the table shows in one sentence; None where it compares nothing.
+        open: variants with runs that are not done.
+    """
+
+    tables: Sequence[Grid]
+    paths: Sequence[str]
+    warnings: Sequence[str]
+    finding: str | None
+    open: Sequence[str]
+
+
+def stamp_of(
+    experiment: Experiment, states: Sequence[RunState], costs: Mapping[str, Cost], paper_costs: Mapping[str, Cost]
+) -> str:
+    """A digest of everything that a report is made of, of this package's code too."""
+    config = {key: value for key, value in asdict(experiment.config).items() if key not in ("launch", "plan_only")}
+    measured = {name: asdict(found) for name, found in read_measured(experiment).items()}
+    counted = [{name: asdict(cost) for name, cost in found.items()} for found in (costs, paper_costs)]
+    known = [[asdict(run) for run in experiment.variants.values()], config, measured, counted]
+    runs = [[s.run.fingerprint, s.state, s.result, s.error, s.attempts, _files(s.run.folder)] for s in states]
+    return digest([code_version(), known, runs])
+
+
+def _files(folder: Path) -> list[Any]:
+    """Size and time of each file that a report reads; of one that is absent its name."""
+    found: list[Any] = []
+    for name in READ:
+        try:
+            state = (folder / name).stat()
+            found.append([state.st_size, state.st_mtime_ns])
+        except OSError:
+            found.append(name)
+    return found
+
+
+def read_shown(experiment: Experiment, stamp: str) -> Shown | None:
+    """What was shown of a report with this stamp; None if it is another one, or if one of its files is gone."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads((study_folder(experiment.config) / FILE).read_text(encoding="utf-8"))
+        shown = Shown(**found["shown"] | {"tables": [Grid(**grid) for grid in found["shown"]["tables"]]})
+        if found["stamp"] == stamp and all(Path(path).exists() for path in shown.paths):
+            return shown
+    return None
+
+
+def keep_shown(experiment: Experiment, stamp: str, shown: Shown) -> None:
+    """Keep it for the next command; a folder that cannot be written costs time only."""
+    with suppress(OSError):
+        write_json(study_folder(experiment.config) / FILE, {"stamp": stamp, "shown": asdict(shown)})
