@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from shunted_lab.data import DataFacts
     from shunted_lab.nn import Cost
-    from shunted_lab.report.shown import Shown
+    from shunted_lab.report.states import StudyStates
     from shunted_lab.study.folder import Run
     from shunted_lab.study.forecast import Forecast
     from shunted_lab.study.plan import RunState
@@ -42,6 +42,7 @@ def run(experiment: Experiment, words: list[str]) -> int:
     `words` are the overrides that `experiment` was composed of; the jobs of a cluster are given them.
     """
     from shunted_lab.report.lines import by_variant, data_notes, plan_grid, progress_line, stale_lines
+    from shunted_lab.report.states import StudyStates
     from shunted_lab.study import store
     from shunted_lab.study.launch import plan_slots, warm_up
     from shunted_lab.study.measure import measure_variants
@@ -114,7 +115,7 @@ def run(experiment: Experiment, words: list[str]) -> int:
         return 0
     if any(state.state == "done" for state in states):
         measure_variants(experiment, facts, trained=bool(todo))
-    return _report(experiment, words, states, costs, paper_costs, console)
+    return _report(StudyStates(experiment, states, costs, paper_costs), words, console)
 
 
 def _check_call(config: Config) -> None:
@@ -244,58 +245,18 @@ def _execute(
     return store.read_states(runs, study)
 
 
-def _report(
-    experiment: Experiment,
-    words: list[str],
-    states: list[RunState],
-    costs: dict[str, Cost],
-    paper_costs: dict[str, Cost],
-    console: Console,
-) -> int:
-    """Print the table and write its files, then the page. What has not changed since the last command is kept."""
+def _report(found: StudyStates, words: list[str], console: Console) -> int:
+    """Print the table, write the report, and say what can be done next. Returns 1 if the table is not complete."""
     from shunted_lab.report.lines import failure_lines, next_steps
-    from shunted_lab.report.shown import keep_shown, read_shown, stamp_of
+    from shunted_lab.report.shown import make_report
 
-    stamp = stamp_of(experiment, states, costs, paper_costs)
-    shown = read_shown(experiment, stamp)
-    if shown is None:
-        shown = _make_report(experiment, states, costs, paper_costs, console)
-        keep_shown(experiment, stamp, shown)
-    else:
-        for table in shown.tables:
-            console.print(table)
+    config = found.experiment.config
+    shown = make_report(found, console.print)
     warnings = [f"warning: {problem}" for problem in shown.warnings]
-    for line in [*shown.paths, *warnings, *failure_lines(states, experiment.config.launch.max_attempts)]:
+    failures = failure_lines(found.states, config.launch.max_attempts)
+    for line in [*shown.paths, *warnings, *failures, *next_steps(config, words, shown)]:
         say(console, line)
-    for line in next_steps(experiment.config, words, shown):
-        say(console, line)
-    return 1 if set(shown.open) & set(chosen(experiment.config)) else 0
-
-
-def _make_report(
-    experiment: Experiment,
-    states: list[RunState],
-    costs: dict[str, Cost],
-    paper_costs: dict[str, Cost],
-    console: Console,
-) -> Shown:
-    """Write the table's files, print it, and write the page."""
-    from shunted_lab.report.collect import collect
-    from shunted_lab.report.finding import finding
-    from shunted_lab.report.render import grids
-    from shunted_lab.report.shown import Shown
-    from shunted_lab.report.write import write_page, write_tables
-
-    data = collect(experiment, states, costs, paper_costs)
-    target, tables = write_tables(data)
-    shown = grids(data.table)
-    for table in shown:
-        console.print(table)
-    page = write_page(data, target)
-    warnings = list(dict.fromkeys([*data.problems, *tables.warnings, *page.warnings]))
-    unfinished = [row.variant for row in data.table.rows if row.open]
-    paths = [str(path) for path in tables.paths + page.paths]
-    return Shown(shown, paths, warnings, finding(data.table, experiment.config), unfinished)
+    return 1 if set(shown.open) & set(chosen(config)) else 0
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ def run(*words: str, cwd: Path, **kwargs) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **kwargs)
 
 
+HEAVY = {"torch", "lightning", "timm", "scipy", "matplotlib"}
 ABLATIONS = ["aggregation", "attention", "components", "ffn", "local_enhancement", "rates"]
 
 
@@ -76,16 +77,26 @@ def test_smoke_trains_all_nine_runs_and_the_second_call_none(tmp_path):
     words = ("experiment=ablate_embed", "smoke=true", "launch.accelerator=cpu")
     first = run(*words, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    assert len(re.findall(r"^\[\d/9\] \w+, seed \d: val/top1 0\.\d+", first.stdout, re.M)) == 9
+    assert len(re.findall(r"^\[\d/9\] \w+, seed \d: val/top1 \d+\.\d\d %; \d+ s", first.stdout, re.M)) == 9
+    epoch = r"^\w+, seed \d: epoch 1 of 1 done; loss \d\.\d{4}; val/top1 .* %; \d+ images/s"
+    assert len(re.findall(epoch, first.stdout, re.M)) == 9
+    plan = r"^9 runs on 1 worker with 1 thread \(1 core, .*\): .*, and up to [\d.]+ MB in runs/ablate_embed-smoke$"
+    assert re.search(plan, first.stdout, re.M)
     folder = tmp_path / "runs" / "ablate_embed-smoke"
     table = (folder / "table.md").read_text()
     assert "SMOKE TEST" in table and table.count("(3)") + table.count("n = 3") >= 1
     assert len(list(folder.glob("*/seed*/result.json"))) == 9
     assert {path.name for path in folder.glob("table.*")} == {"table.md", "table.csv", "table.tex"}
-    second = run(*words, cwd=tmp_path)
+    assert list(folder.glob("*/seed*/checkpoints")) == []  # a smoke test keeps no weights
+    made = [*folder.glob("*.*"), *folder.glob("report/**/*.*")]
+    times = {path: path.stat().st_mtime_ns for path in made if path.name != "study.db"}
+    ends = first.stdout[first.stdout.index("ablate_embed: patch embedding") :]
+    assert f"page: {(folder / 'report' / 'index.html').as_uri()}\n" in ends and "curves: tensorboard --logdir" in ends
+    code = f"import sys, shunted_lab.run as run; run.main({list(words)}); print(sorted({HEAVY} & set(sys.modules)))"
+    second = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert second.returncode == 0 and "9 of 9 runs done" in second.stdout
-    assert not re.search(r"^\[\d", second.stdout, re.M)
-    assert (folder / "table.md").read_text() == table
+    assert second.stdout.endswith(ends + "[]\n")  # the same table; nothing heavy was imported, nothing written anew
+    assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ python -m shunted_lab.report experiment=ablate_embed
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shunted_lab.cli import answer
@@ -46,14 +47,14 @@ def _report_search(words: list[str]) -> tuple[Written, str, bool]:
 
 
 def _report_runs(words: list[str]) -> tuple[Written, str, bool]:
-    """As `_report_search`, of an experiment that is not a search."""
-    from shunted_lab.report.collect import load_study
-    from shunted_lab.report.render import to_markdown
-    from shunted_lab.report.write import Written, write_report
+    """As `_report_search`, of an experiment that is not a search. What has not changed is not written again."""
+    from shunted_lab.report.shown import make_report
+    from shunted_lab.report.states import load_states
+    from shunted_lab.report.write import Written
 
-    data = load_study(words)
-    written = write_report(data)
-    return Written(written.paths, data.problems + written.warnings), to_markdown(data.table), data.table.complete
+    found = load_states(words)
+    shown = make_report(found)
+    return Written([Path(path) for path in shown.paths], list(shown.warnings)), shown.text(), not shown.open
 
 
 if __name__ == "__main__":

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from shunted_lab.compose import Experiment, compose
+from shunted_lab.compose import Experiment
 from shunted_lab.config import Config, ConfigError, RunConfig
 from shunted_lab.nn.cost import Cost
+from shunted_lab.report.states import load_states
 from shunted_lab.report.statistics import Difference, McNemar, leave_one_out, mcnemar, paired_bootstrap
 from shunted_lab.report.table import Table, build_table, checked, headlines
-from shunted_lab.study import store
 from shunted_lab.study.folder import TRACEBACK
 from shunted_lab.study.measure import read_measured
-from shunted_lab.study.plan import RunState, count_costs, count_paper_costs, data_facts, plan_runs, study_folder
+from shunted_lab.study.plan import RunState, study_folder
 from shunted_lab.tasks import Goal
 from shunted_lab.tasks.history import read_history
 from shunted_lab.tasks.predictions import Predictions, read_predictions
@@ -81,35 +81,9 @@ class StudyData:
 
 
 def load_study(words: Sequence[str]) -> StudyData:
-    """The study of a command's words, e.g. `["experiment=ablate_embed"]`, as it is now. Nothing is trained or written.
-
-    Raises:
-        ConfigError: for words that do not compose, and for a search, which has a report of its own.
-    """
-    experiment = compose(list(words))
-    if experiment.config.search is not None:
-        raise ConfigError(f"experiment: {experiment.config.name} is a search; see report.search")
-    if experiment.config.confirm is not None:
-        from shunted_lab.study.confirm import take_the_best
-
-        experiment = take_the_best(experiment, words)
-    runs = plan_runs(experiment, data_facts(experiment))
-    problems: list[str] = []
-    try:
-        study = store.open_study(experiment.config)
-    except ConfigError as error:
-        study, problems = None, [str(error)]
-    states = []
-    for run in runs:
-        try:
-            states += store.read_states([run], study) if study is None else []
-        except ConfigError as error:
-            problems.append(str(error))
-            states.append(RunState(run, "failed", error="its folder cannot be read"))
-    if study is not None:
-        states = store.read_states(runs, study)
-    costs = count_costs(experiment, data_facts(experiment))
-    return collect(experiment, states, costs, count_paper_costs(experiment), problems)
+    """The study of a command's overrides with all that its folders hold; errors as in `load_states`."""
+    found = load_states(words)
+    return collect(found.experiment, found.states, found.costs, found.paper_costs, found.problems)
 
 
 def collect(

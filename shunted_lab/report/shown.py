@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,12 +12,12 @@ from typing import Any
 
 from shunted_lab.compose import Experiment
 from shunted_lab.files import write_json
-from shunted_lab.nn import Cost
+from shunted_lab.report.states import StudyStates
 from shunted_lab.study.folder import TRACEBACK
 from shunted_lab.study.measure import read_measured
 from shunted_lab.study.memo import code_version, digest
-from shunted_lab.study.plan import RunState, study_folder
-from shunted_lab.terminal import Grid
+from shunted_lab.study.plan import study_folder
+from shunted_lab.terminal import WIDE, Grid
 
 FILE = "report/shown.json"
 READ = ("run.json", "history.csv", "predictions.npz", TRACEBACK)  # what a report reads of a run's folder
@@ -40,15 +41,56 @@ class Shown:
     finding: str | None
     open: Sequence[str]
 
+    def text(self) -> str:
+        """The tables as lines, for who has no files."""
+        from rich.console import Console
 
-def stamp_of(
-    experiment: Experiment, states: Sequence[RunState], costs: Mapping[str, Cost], paper_costs: Mapping[str, Cost]
-) -> str:
+        out = io.StringIO()
+        Console(file=out, width=WIDE).print(*self.tables)
+        return out.getvalue().rstrip()
+
+
+def make_report(found: StudyStates, show: Callable[[Grid], None] = lambda table: None) -> Shown:
+    """Write the tables, show them, and write the page; what has not changed since the last command is kept.
+
+    Args:
+        show: gets each table before the page is made, which takes seconds.
+    """
+    stamp = stamp_of(found)
+    known = read_shown(found.experiment, stamp)
+    if known is not None:
+        for table in known.tables:
+            show(table)
+        return known
+    from shunted_lab.report.collect import collect
+    from shunted_lab.report.finding import finding
+    from shunted_lab.report.render import grids
+    from shunted_lab.report.write import write_page, write_tables
+
+    data = collect(found.experiment, found.states, found.costs, found.paper_costs, found.problems)
+    target, tables = write_tables(data)
+    printed = grids(data.table)
+    for table in printed:
+        show(table)
+    page = write_page(data, target)
+    shown = Shown(
+        printed,
+        [str(path) for path in tables.paths + page.paths],
+        list(dict.fromkeys([*data.problems, *tables.warnings, *page.warnings])),
+        finding(data.table, found.experiment.config),
+        [row.variant for row in data.table.rows if row.open],
+    )
+    keep_shown(found.experiment, stamp, shown)
+    return shown
+
+
+def stamp_of(found: StudyStates) -> str:
     """A digest of everything that a report is made of, of this package's code too."""
+    experiment, states = found.experiment, found.states
     config = {key: value for key, value in asdict(experiment.config).items() if key not in ("launch", "plan_only")}
-    measured = {name: asdict(found) for name, found in read_measured(experiment).items()}
-    counted = [{name: asdict(cost) for name, cost in found.items()} for found in (costs, paper_costs)]
-    known = [[asdict(run) for run in experiment.variants.values()], config, measured, counted]
+    measured = {name: asdict(of) for name, of in read_measured(experiment).items()}
+    counted = [{name: asdict(cost) for name, cost in costs.items()} for costs in (found.costs, found.paper_costs)]
+    known = [[asdict(run) for run in experiment.variants.values()], config, measured, counted, found.problems]
     runs = [[s.run.fingerprint, s.state, s.result, s.error, s.attempts, _files(s.run.folder)] for s in states]
     return digest([code_version(), known, runs])
 

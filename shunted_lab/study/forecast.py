@@ -43,7 +43,7 @@ def forecast(
         finished: runs whose times are known.
     """
     named = {name: variants[name] for name in dict.fromkeys(todo)}
-    small = bool(named) and all(is_small(run, costs[name]) for name, run in named.items())
+    small = bool(named) and all(is_small(run, costs[name].macs) for name, run in named.items())
     slots = plan_slots(launch, Load(len(todo), small))
     if not todo:
         return Forecast(slots)

@@ -42,25 +42,26 @@ class Pace:
         step: seconds to load a batch and train on it.
         image: seconds to load an image and evaluate it.
         steps: of an epoch.
-        evaluated: images that are evaluated after each epoch, and at the end.
+        val, test: images of these splits; val is evaluated after each epoch, both at the end.
         memory: peak bytes of the process on the CPU.
     """
 
     step: float
     image: float
     steps: int
-    evaluated: Sequence[int]
+    val: int
+    test: int
     memory: int
 
     def seconds(self, epochs: int) -> float:
         """What the run takes in all."""
-        val, test = self.evaluated
-        return STARTING + epochs * (self.steps * self.step + val * self.image) + (val + test) * self.image
+        training = epochs * (self.steps * self.step + self.val * self.image)
+        return STARTING + training + (self.val + self.test) * self.image
 
 
-def is_small(config: RunConfig, cost: Cost) -> bool:
-    """Whether a run is trained by one thread where that is a choice: more threads would wait for one another."""
-    return cost.macs * config.per_device_batch_size <= SMALL
+def is_small(config: RunConfig, macs: float) -> bool:
+    """Whether a run with so many MACs an image is trained by one thread: more would wait for one another."""
+    return macs * config.per_device_batch_size <= SMALL
 
 
 def measure_paces(
@@ -150,7 +151,8 @@ def measure_pace(config: RunConfig, slot: Slot) -> Pace:
         step=trained * batch / config.launch.ranks,
         image=evaluated / config.launch.ranks,
         steps=max(1, int(sizes["train"] // batch)),
-        evaluated=(int(sizes["val"]), int(sizes["test"])),
+        val=int(sizes["val"]),
+        test=int(sizes["test"]),
         memory=peak,
     )
 

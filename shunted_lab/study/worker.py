@@ -31,8 +31,10 @@ from shunted_lab.streams import forgive
 from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, missing_metrics, read_result
 from shunted_lab.study.measure import are_stable, spread_of, time_run
 from shunted_lab.study.order import Order, Slot, origin, take
+from shunted_lab.study.pace import is_small
 from shunted_lab.study.plan import WEIGHTS, sources_of
 from shunted_lab.study.slurm import across_nodes
+from shunted_lab.tasks.device import find_device
 from shunted_lab.tasks.listener import RunListener, Status
 from shunted_lab.tasks.resume import keep_weights, newest
 from shunted_lab.tasks.train import Pruned, Stopped, train
@@ -170,7 +172,7 @@ def execute(order: Order, link: RunListener | None = None, progress: bool = Fals
         done = read_result(run)
         if done is not None:
             return done
-        describe(run, order.origin)
+        describe(run, order.origin | {"costs": order.costs, "measure": order.measure})
         _check_weights(run)
         start = time.perf_counter()
         result = train(run.config, run.folder, link, progress)
@@ -202,8 +204,6 @@ def _measured(run: Run, num_classes: int) -> dict[str, float]:
     Where no two rounds agree, the latency is that of the best one, and `latency_spread` is the share by which the two
     best differ: a trial needs a value, and other runs may be training beside it.
     """
-    from shunted_lab.tasks.device import find_device
-
     timing = time_run(run.config, num_classes, find_device(run.config.launch.accelerator, "launch.accelerator"))
     found = {"latency": timing.best}
     if timing.memory is not None:
@@ -300,6 +300,8 @@ def main(words: list[str] | None = None) -> int:
         return 0 if {"-h", "--help"} & set(words) else 1
     try:
         order = _order(Path(expand(words[0])))
+        if find_device(order.run.config.launch.accelerator, "launch.accelerator") == "cpu":
+            take(Slot(0, threads=_threads(order)))
         _join_nodes(order.run.config.launch.nodes_per_run)
         link = _link()
         result = execute(order, link, progress=link is None and sys.stdout.isatty())
@@ -315,6 +317,14 @@ def main(words: list[str] | None = None) -> int:
     if result and link is None:
         print(json.dumps({"folder": str(order.run.folder), "metrics": result["metrics"]}, indent=2))
     return 0
+
+
+def _threads(order: Order) -> int | None:
+    """As many threads as a launcher gives this run, so that its numbers are the same; None for all."""
+    threads = order.run.config.launch.threads
+    if threads != "auto":
+        return int(threads)
+    return 1 if "macs" in order.costs and is_small(order.run.config, order.costs["macs"]) else None
 
 
 def _order(folder: Path) -> Order:

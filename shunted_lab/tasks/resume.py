@@ -58,7 +58,7 @@ def keep_weights(checkpoints: Path, select: str, kept: str) -> None:
         select: `recipe.select`, which says whose weights were tested.
         kept: `weights` (those that were tested, without what only training needs), `all` or `none`.
     """
-    if kept == "all":
+    if kept == "all" or not checkpoints.exists():
         return
     tested = checkpoints / (BEST if select == "best" else LAST)
     if kept == "weights":

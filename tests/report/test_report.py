@@ -156,7 +156,7 @@ def test_a_complete_table_is_not_replaced_by_one_with_fewer_runs(make, without_f
     kept = f"table.md has 9 finished runs and is kept; these overrides have 0 of 9: {folder}/incomplete/table.md"
     assert written.warnings == [kept] and {path: path.read_bytes() for path in before} == before
     assert set(written.paths) == {folder / "incomplete" / path.relative_to(folder) for path in files}
-    assert "(0 of 3: 3 stale)" in (folder / "incomplete" / "table.md").read_text()
+    assert "(0 of 3: 3 missing)" in (folder / "incomplete" / "table.md").read_text()
     written = write_report(make(nothing, "seeds=[0]").data())
     assert written.warnings == [], "what is complete for its overrides is written"
     assert not (folder / "incomplete").exists() and "(seed 0)" in (folder / "table.md").read_text()
@@ -170,7 +170,7 @@ def test_an_incomplete_table_is_replaced_by_one_with_as_many_runs(make, without_
     assert write_report(made.data()).warnings == [] and "(2 of 3: 1 failed)" in (folder / "table.md").read_text()
     (folder / "table.md").unlink()  # nothing is kept then
     write_report(make(nothing, "recipe.epochs=9").data())
-    assert "stale" in (folder / "table.md").read_text() and not (folder / "incomplete").exists()
+    assert "(0 of 3: 3 missing)" in (folder / "table.md").read_text() and not (folder / "incomplete").exists()
 
 
 def test_links_of_an_incomplete_page_lead_to_the_runs(make, without_figures):

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from shunted_lab.compose import compose
 from shunted_lab.nn import source
-from shunted_lab.study import plan, store
+from shunted_lab.study import memo, plan, store
 
 
 def test_runs_go_seed_by_seed_so_that_pairs_are_complete_early():
@@ -58,6 +58,7 @@ def test_a_changed_source_of_a_component_makes_stale_the_runs_that_use_it(tmp_pa
     real = source.source_hash
     stem = source.PATCH_EMBED.find("conv_stem1")
     monkeypatch.setattr(source, "source_hash", lambda found: "changed" if found is stem else real(found))
+    monkeypatch.setattr(memo, "code_version", lambda: "changed")  # sources of the code before are remembered
     found = command(tmp_path, "seeds=[0]")
     assert names(found) == ["done", "done", "stale"]
     assert found[2].error == "the source of patch_embed: conv_stem1 has changed"

@@ -16,7 +16,7 @@ from shunted_lab.study.folder import Run, describe, find_checkpoint
 from shunted_lab.study.worker import _check_weights
 from shunted_lab.tasks.checkpoint import load_model
 from shunted_lab.tasks.listener import RunListener
-from shunted_lab.tasks.resume import batches_trained, newest
+from shunted_lab.tasks.resume import batches_trained, keep_weights, newest
 from shunted_lab.tasks.train import Stopped, train
 
 WORDS = ["experiment=train", "launch.accelerator=cpu", "data.batch_size=16", "recipe.epochs=3"]
@@ -153,3 +153,43 @@ def test_a_command_that_reads_a_damaged_checkpoint_says_so_in_one_line(folder):
     with pytest.raises(ConfigError, match=r"checkpoint: .*best\.ckpt: is truncated, or not a checkpoint") as error:
         load_model(run.config.model, file, CLASS_NAMES)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("select", ["last", "best"])
+def test_a_finished_run_keeps_the_weights_that_were_tested_and_nothing_else(folder, select):
+    checkpoints = folder / "checkpoints"
+    tested = checkpoints / f"{select}.ckpt"
+    before, size = load_model(RUN.model, tested, CLASS_NAMES).net.state_dict(), tested.stat().st_size
+    keep_weights(checkpoints, select, "weights")
+    assert files(folder) == {tested.name} and tested.stat().st_size < 0.45 * size
+    after = load_model(RUN.model, tested, CLASS_NAMES).net.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    assert newest(checkpoints, select) is None  # training cannot be resumed from weights alone
+
+
+def test_all_checkpoints_or_none_are_kept_where_that_is_asked_for(folder):
+    before = files(folder)
+    keep_weights(folder / "checkpoints", "best", "all")
+    assert files(folder) == before
+    damage(folder / "checkpoints" / "last.ckpt")
+    (folder / "checkpoints" / "last.ckpt").rename(folder / "checkpoints" / "last.ckpt.damaged")
+    keep_weights(folder / "checkpoints", "best", "none")
+    assert files(folder) == {"last.ckpt.damaged"}
+    (folder / "checkpoints" / "last.ckpt.damaged").unlink()
+    keep_weights(folder / "checkpoints", "best", "none")
+    assert not (folder / "checkpoints").exists()
+
+
+def test_a_run_whose_result_is_gone_is_trained_again_from_its_first_epoch(folder, trained):
+    keep_weights(folder / "checkpoints", "best", "weights")
+    ends_as(folder, trained[1])
+
+
+def test_the_weights_of_a_run_that_kept_none_are_refused_with_the_reason(folder):
+    describe(Run("model", 0, RUN, "0" * 16, folder), {})
+    keep_weights(folder / "checkpoints", "best", "none")
+    with pytest.raises(ConfigError, match=r"best\.ckpt does not exist; the run has not finished an epoch"):
+        find_checkpoint(str(folder))
+    (folder / "result.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"best\.ckpt does not exist; the run has kept none \(launch\.keep=weights"):
+        find_checkpoint(str(folder))
