@@ -33,7 +33,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         return answer(words, usage, lambda words: run(compose(words), words))
     except KeyboardInterrupt:
-        print("\ninterrupted; nothing finished is lost, and the same command goes on", file=sys.stderr)
+        print("\ninterrupted; finished runs are kept, and the same command resumes", file=sys.stderr)
         return 130
 
 
@@ -314,7 +314,7 @@ def _failures(states: list[RunState], limit: int) -> list[str]:
 
     lines = []
     for run, attempts in ((state.run, state.attempts) for state in states if state.state == "failed"):
-        again = f"{'the same command' if attempts < limit else 'rerun=failed'} tries again"
+        again = f"{'the same command' if attempts < limit else 'rerun=failed'} retries it"
         tried = f"{attempts} of {counted(limit, 'attempt')}"
         lines.append(f"failed: {run.variant}, seed {run.seed}, {tried}; {run.folder / TRACEBACK}; {again}")
     return lines

@@ -27,7 +27,7 @@ def report(experiment: Experiment, words: list[str]) -> int:
 
     folder = study_folder(experiment.config)
     if not folder.exists():
-        raise ConfigError(f"{folder}: there is no such study; run the experiment first, or set runs_dir=...")
+        raise ConfigError(f"{folder}: the study does not exist; run the experiment first, or set runs_dir=...")
     make = _report_search if experiment.config.search is not None else _report_runs
     written, table, complete = make(words)
     print("\n".join(map(str, written.paths)) or table)
