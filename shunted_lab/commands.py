@@ -44,7 +44,9 @@ class AttentionConfig:
         [0.5, 0.5], "the point whose attention is drawn: y, x as fractions of height and width, in [0, 1)"
     )
     size: Any = option(
-        None, "resize the image to this size: one number, or height x width, e.g. 224 or 800x1333; null keeps its own"
+        None,
+        "resize the image to this size: one number, or height x width, e.g. 224 or 800x1333; null keeps its own",
+        type="int | HxW | null",
     )
     out: str = path_option("attention.png", "the figure: .png, .svg or .pdf")
 
@@ -63,7 +65,7 @@ class CostConfig:
 
     defaults: list[Any] = field(default_factory=lambda: ["_self_", {"model": "shunted_s"}])
     model: ModelConfig = MISSING
-    size: Any = option(224, "pixels of the image: one number, or height x width, e.g. 800x1333")
+    size: Any = option(224, "pixels of the image: one number, or height x width, e.g. 800x1333", type="int | HxW")
     num_classes: int = option(1000, "number of classes; 0: without a head")
     measure: bool = option(False, "time a forward pass on the device, and its peak memory")
     training: bool = option(False, "measure forward and backward")

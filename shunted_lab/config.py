@@ -117,7 +117,12 @@ class Config:
     search: SearchConfig | None = option(None, "search over a space instead of training all variants")
     confirm: ConfirmConfig | None = option(None, "train the best assignments of a finished search as variants")
     study: StudyConfig = field(default_factory=StudyConfig)
-    only: Any = option(None, "train only this variant, or these: [a,b]; the table has all rows", result=False)
+    only: Any = option(
+        None,
+        "train only this variant, or these: [a,b]; the table has all rows",
+        result=False,
+        type="str | list[str] | null",
+    )
     rerun: str | None = option(
         None, "train finished or failed runs again: stale, failed, all; old results are kept", result=False
     )

@@ -23,7 +23,9 @@ class LaunchConfig:
 
     name: str = "local"
     accelerator: str = option("auto", "auto, cpu, gpu, mps", result=False)
-    devices: Any = option("auto", "GPUs to keep busy, or workers on a CPU; auto: all GPUs, or one worker", result=False)
+    devices: Any = option(
+        "auto", "GPUs to keep busy, or workers on a CPU; auto: all GPUs, or one worker", result=False, type="int | auto"
+    )
     devices_per_run: int = option(1, "devices that share the batches of one run (DDP)", result=False)
     nodes_per_run: int = option(1, "nodes that share the batches of one run, each with devices_per_run", result=False)
     accumulate: int = option(
@@ -32,7 +34,9 @@ class LaunchConfig:
         result=False,
     )
     compile: bool = option(False, "torch.compile for the model: faster steps, after minutes of compiling", result=False)
-    threads: Any = option("auto", "CPU threads of a worker; auto: its share of the cores", result=False)
+    threads: Any = option(
+        "auto", "CPU threads of a worker; auto: its share of the cores", result=False, type="int | auto"
+    )
     num_workers: int = option(0, "processes that load images, per worker", result=False)
     max_attempts: int = option(3, "attempts for a run that fails or crashes, over all calls", result=False)
 
@@ -126,6 +130,7 @@ class SearchConfig:
         None,
         "METRIC: max|min, of the validation split, or params, macs, latency, memory; null is the metric that chooses "
         "the task's best epoch, e.g. {val/top1: max}",
+        type="dict[str, str] | null",
     )
     constraints: dict[str, Any] = option({}, "params|macs: an upper bound, or 'baseline' for that of the baseline")
     trials: int = option(30, "number of different assignments to train")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from typing import Any, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, get_args, get_type_hints
 
 from shunted_lab.commands import AttentionConfig, ConvertConfig, CostConfig, DashboardConfig, EvaluateConfig
 from shunted_lab.config import PRESETS, Config, ModelConfig
@@ -47,6 +48,17 @@ Shows all studies in runs_dir in the Optuna dashboard: curves, tables, attribute
 changed.
 
 keys (KEY=VALUE)"""
+
+REPORT_HEAD = """\
+usage: python -m shunted_lab.report experiment=NAME [key=value ...]
+
+Writes the tables, the figures and the page of an experiment or a search again, as far as it has come. Nothing is
+trained. The overrides are those of the run, which choose the rows and the seeds of the table.
+
+  python -m shunted_lab.report experiment=ablate_embed
+  python -m shunted_lab.report experiment=ablate_embed seeds=[0,1] runs_dir=/shared/runs
+
+python -m shunted_lab.run --help lists the keys."""
 
 COST_HEAD = """\
 usage: python -m shunted_lab.cost [model=NAME] [size=224|800x1333] [key=value ...]
@@ -160,19 +172,27 @@ def _keys(prefix: str, schema: type) -> list[str]:
     for item in dataclasses.fields(schema):
         if "help" not in item.metadata:
             continue
-        lines.append(f"  {prefix + item.name}: {_type(types[item.name])} = {_default(item)}")
+        kind = item.metadata.get("type") or _type(types[item.name])
+        lines.append(f"  {prefix + item.name}: {kind} = {_default(item)}")
         lines += textwrap.wrap(item.metadata["help"], 110, initial_indent=" " * 8, subsequent_indent=" " * 8)
     return lines
 
 
 def _type(hint: Any) -> str:
+    """A type as a user reads it: the keys of a section are listed by themselves, and None is YAML's null."""
     if hint is Any:
         return "component"
-    return (
-        hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint).replace("typing.", "")
-    )
+    if hint is NoneType:
+        return "null"
+    if isinstance(hint, type) and not hasattr(hint, "__args__"):
+        return "section" if dataclasses.is_dataclass(hint) else hint.__name__
+    if isinstance(hint, UnionType):
+        return " | ".join(_type(part) for part in get_args(hint))
+    return str(hint).replace("typing.", "")
 
 
 def _default(item: dataclasses.Field[Any]) -> str:
     value = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+    if isinstance(value, bool):
+        return str(value).lower()
     return "null" if value is None else "(needed)" if value == "???" else f"{value!r}" if value == "" else str(value)

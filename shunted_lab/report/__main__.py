@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from shunted_lab.cli import answer
 from shunted_lab.compose import Experiment, compose
 from shunted_lab.config import ConfigError
+from shunted_lab.usage import REPORT_HEAD
 
 if TYPE_CHECKING:
     from shunted_lab.report.write import Written
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def main(words: list[str] | None = None) -> int:
     """Run the command with the overrides of the experiment's run. Returns 1 for a mistake or an unfinished run."""
-    return answer(words, lambda: str(__doc__), lambda words: report(compose(words), words))
+    return answer(words, lambda: REPORT_HEAD, lambda words: report(compose(words), words))
 
 
 def report(experiment: Experiment, words: list[str]) -> int:
