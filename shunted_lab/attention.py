@@ -43,7 +43,7 @@ def draw(config: AttentionConfig) -> Path:
 
     out = Path(config.out)
     if out.suffix not in (".svg", ".pdf", ".png"):
-        raise ConfigError(f"out: '{out}' is no figure; choices: .pdf, .png, .svg")
+        raise ConfigError(f"out: '{out}' is not a .pdf, .png or .svg file")
     model, stats = load(config)
     picture, image = read_image(config, stats)
     query = (float(config.query[0]), float(config.query[1]))

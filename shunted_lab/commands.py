@@ -21,7 +21,7 @@ class DashboardConfig:
 
     runs_dir: str = path_option("runs", "folder of all results")
     storage: str | None = option(None, "SQLAlchemy URL of further studies, as in study.storage")
-    port: int = option(8080, "on this machine only: there is no login")
+    port: int = option(8080, "port on this machine; other machines cannot connect, since there is no login")
     refresh: float = option(5.0, "seconds between copies")
 
     def __post_init__(self) -> None:
@@ -38,17 +38,25 @@ class AttentionConfig:
     checkpoint: str = path_option(MISSING, "a run's folder, or a .ckpt in it; or official weights for model=...")
     image: str = path_option(MISSING, "the image file")
     mask: str | None = path_option(
-        None, "an image whose bright pixels are the object: prints attention on it / its area"
+        None, "an image whose bright pixels are the object: prints its share of the attention / its share of the area"
     )
-    query: list[float] = option([0.5, 0.5], "the point that looks: y, x as fractions of height and width, in [0, 1)")
-    size: Any = option(None, "resize to: a side, or height x width, e.g. 224 or 800x1333; null leaves it")
+    query: list[float] = option(
+        [0.5, 0.5], "the point whose attention is drawn: y, x as fractions of height and width, in [0, 1)"
+    )
+    size: Any = option(
+        None,
+        "resize the image to this size: one number, or height x width, e.g. 224 or 800x1333; null keeps its own",
+        type="int | HxW | null",
+    )
     out: str = path_option("attention.png", "the figure: .png, .svg or .pdf")
 
     def __post_init__(self) -> None:
         inside = len(self.query) == 2 and all(0 <= value < 1 for value in self.query)
-        require(inside, "query", self.query, "is no point: y, x in [0, 1), e.g. [0.5,0.25]")
+        require(inside, "query", self.query, "is not a point: y and x, each in [0, 1), e.g. [0.5,0.25]")
         if self.size is not None and not re.fullmatch(r"\d+(x\d+)?", str(self.size)):
-            raise ConfigError(f"size: '{self.size}' is no size; a side, or height x width, e.g. 224 or 800x1333")
+            raise ConfigError(
+                f"size: '{self.size}' is not a size; write one number, or height x width, e.g. 224 or 800x1333"
+            )
 
 
 @dataclass
@@ -57,18 +65,20 @@ class CostConfig:
 
     defaults: list[Any] = field(default_factory=lambda: ["_self_", {"model": "shunted_s"}])
     model: ModelConfig = MISSING
-    size: Any = option(224, "pixels: a side, or height x width, e.g. 800x1333")
-    num_classes: int = option(1000, "number of classes; 0 for no head")
+    size: Any = option(224, "pixels of the image: one number, or height x width, e.g. 800x1333", type="int | HxW")
+    num_classes: int = option(1000, "number of classes; 0: without a head")
     measure: bool = option(False, "time a forward pass on the device, and its peak memory")
     training: bool = option(False, "measure forward and backward")
     batch_size: int = option(1, "images in the batch that is measured")
-    repeats: int = option(10, "passes that are timed, after 3 that are not; the median is shown")
+    repeats: int = option(10, "timed passes, after 3 for warm-up; the median is shown")
     device: str = option("auto", "where to measure: auto, cpu, cuda, mps")
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\d+(x\d+)?", str(self.size)):
-            raise ConfigError(f"size: '{self.size}' is no size; a side, or height x width, e.g. 224 or 800x1333")
-        require(min(self.height_width) >= 32, "size", self.size, "is too small for four stages: at least 32 a side")
+            raise ConfigError(
+                f"size: '{self.size}' is not a size; write one number, or height x width, e.g. 224 or 800x1333"
+            )
+        require(min(self.height_width) >= 32, "size", self.size, "is too small for four stages: at least 32 x 32")
         require(self.num_classes >= 0, "num_classes", self.num_classes, "is negative")
         for name in ("batch_size", "repeats"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "is too small: at least 1")
@@ -91,13 +101,13 @@ class EvaluateConfig:
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     split: str = option("test", "which split of the data: test, val")
-    limit_batches: int | None = option(None, "at most so many batches; null takes all")
+    limit_batches: int | None = option(None, "evaluate at most this many batches; null: all")
     device: str = option("auto", "auto, cpu, cuda, mps")
     precision: str | None = option(
-        None, f"arithmetic: {', '.join(PRECISIONS)}; null takes that of the run, for a file of weights 32-true"
+        None, f"arithmetic: {', '.join(PRECISIONS)}; null: that of the run, or 32-true for a file of weights"
     )
     num_workers: int = option(0, "processes that load images")
-    out: str | None = path_option(None, "a .json file for all figures, the configuration and the versions of libraries")
+    out: str | None = path_option(None, "a .json file for all results, the configuration and the versions of libraries")
 
     def __post_init__(self) -> None:
         if self.split not in ("test", "val"):
@@ -110,7 +120,7 @@ class EvaluateConfig:
         good = self.limit_batches is None or self.limit_batches >= 1
         require(good, "limit_batches", self.limit_batches, "is too small: at least 1")
         if self.out is not None and not self.out.endswith(".json"):
-            raise ConfigError(f"out: '{self.out}' is no .json file")
+            raise ConfigError(f"out: '{self.out}' is not a .json file")
 
 
 @dataclass
@@ -120,9 +130,11 @@ class ConvertConfig:
     defaults: list[Any] = field(default_factory=lambda: ["_self_", {"data": "folder"}])
     data: DataConfig = MISSING
     out: str = path_option(MISSING, "folder of the shards, or an fsspec URL, e.g. s3://bucket/flowers")
-    shard_mb: float = option(256.0, "megabytes (1e6 bytes) of a shard at most; a larger image has one of its own")
+    shard_mb: float = option(
+        256.0, "largest size of a shard in megabytes (1e6 bytes); a larger image gets its own shard"
+    )
     shuffle_seed: int = option(0, "seed of the order in which training images are written")
-    verify: bool = option(True, "decode every image, and refuse those that cannot be")
+    verify: bool = option(True, "decode every image, and refuse images that cannot be decoded")
 
     def __post_init__(self) -> None:
         require(self.shard_mb > 0, "shard_mb", self.shard_mb, "is not above 0")

@@ -54,7 +54,7 @@ def compose(words: Sequence[str]) -> Experiment:
     chosen = choices(words, Config)
     name = chosen.get("experiment")
     if name is None:
-        raise ConfigError(f"experiment: none is named; experiment=NAME with one of: {', '.join(experiment_files())}")
+        raise ConfigError(f"experiment: is missing; write experiment=NAME; choices: {', '.join(experiment_files())}")
     path, content = _register(name)
     _check_sections(name, content, chosen)
     composer = _Composer(path)
@@ -116,7 +116,7 @@ def compose_convert(words: Sequence[str]) -> ConvertConfig:
     """Compose `key=value` overrides into the configuration of the shards command; errors as in `compose_cost`."""
     words = literal(words, ConvertConfig)
     if (data := choices(words, ConvertConfig).get("data", FOLDERS[0])) not in FOLDERS:
-        raise ConfigError(f"data: '{data}' is not a folder of images; choices: {', '.join(FOLDERS)}")
+        raise ConfigError(f"data: '{data}' cannot be converted; choices: {', '.join(FOLDERS)}")
     return _compose_as(ConvertConfig, words)
 
 
@@ -147,7 +147,7 @@ def compose_evaluate(words: Sequence[str], run: RunConfig | None = None) -> Eval
     for name in names:
         given, own = getattr(config.model, name), getattr(run.model, name)
         if given != own:
-            raise ConfigError(f"model.{name}: {given} is not the run's, {own}; leave model=... out")
+            raise ConfigError(f"model.{name}: {given} differs from the run's, {own}; leave model=... out")
     return config
 
 
@@ -185,7 +185,7 @@ def _register(name: str) -> tuple[Path, dict[str, Any]]:
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {_one_line(error, Config)}") from None
     except RecursionError:
-        raise ConfigError(f"{path}: an alias (*NAME) stands inside of what it refers to") from None
+        raise ConfigError(f"{path}: an alias (*NAME) refers to a node that contains it") from None
     _store_groups()
     store = ConfigStore.instance()
     store.store(name="config", node=Config)

@@ -81,10 +81,10 @@ __all__ = [
 class PaperConfig:
     """The published side of an experiment: the scale to count costs at, and numbers that have a source."""
 
-    model: str = option("shunted_s", "model preset whose variants are counted")
+    model: str = option("shunted_s", "model preset for the costs at paper scale")
     image_size: int = option(224, "pixels on each side")
-    source: str | None = option(None, "where the numbers in rows stand")
-    rows: dict[str, dict[str, Any]] = option({}, "VARIANT: {top1: %, params: M, flops: G}; unknown ones left out")
+    source: str | None = option(None, "publication that the numbers in rows are from")
+    rows: dict[str, dict[str, Any]] = option({}, "VARIANT: {top1: %, params: M, flops: G}; leave unknown numbers out")
 
 
 @dataclass
@@ -109,19 +109,26 @@ class Config:
     launch: LaunchConfig = MISSING
     seeds: list[int] = option([0, 1, 2], "one run per seed and variant")
     baseline: str | None = option(None, "the variant that the others are compared with", literal=True)
-    variants: dict[str, dict[str, Any]] = option({}, "NAME: {dotted key: value}, one row of the table each")
+    variants: dict[str, dict[str, Any]] = option({}, "NAME: {dotted key: value}; each is one row of the table")
     across: dict[str, dict[str, Any]] = option(
         {}, "SETTING: {dotted key: value}; every variant in each, compared with the baseline in the same one"
     )
     paper: PaperConfig | None = option(None, "costs at paper scale, and published numbers")
-    search: SearchConfig | None = option(None, "a search, in place of variants that are all trained")
-    confirm: ConfirmConfig | None = option(None, "take the best of a finished search as variants")
+    search: SearchConfig | None = option(None, "search over a space instead of training all variants")
+    confirm: ConfirmConfig | None = option(None, "train the best assignments of a finished search as variants")
     study: StudyConfig = field(default_factory=StudyConfig)
-    only: Any = option(None, "train only this variant, or these: [a,b]; the table has all rows", result=False)
-    rerun: str | None = option(None, "train again what is kept: stale, failed, all", result=False)
+    only: Any = option(
+        None,
+        "train only this variant, or these: [a,b]; the table has all rows",
+        result=False,
+        type="str | list[str] | null",
+    )
+    rerun: str | None = option(
+        None, "train finished or failed runs again: stale, failed, all; old results are kept", result=False
+    )
     runs_dir: str = path_option("runs", "folder of all results", result=False)
-    smoke: bool = option(False, "one epoch of two small batches: does everything work?")
-    plan_only: bool = option(False, "print the plan and stop")
+    smoke: bool = option(False, "one epoch of two small batches, to test that everything works")
+    plan_only: bool = option(False, "print what the call would do, and stop")
 
     def __post_init__(self) -> None:
         require(bool(self.seeds), "seeds", self.seeds, "is empty: at least one seed")
@@ -133,12 +140,19 @@ class Config:
         good = bool(names) and not any(isinstance(name, list | dict) or name == "" for name in names)
         require(good, "only", self.only, "is neither a variant's name nor a list of names")
         if self.search is not None:
-            require(self.only is None, "only", self.only, "is not for a search, which has no rows to choose from")
-            require(len(self.seeds) == 1, "seeds", self.seeds, "are too many for a search: its trials share one seed")
-            require(self.confirm is None, "confirm", "", "and search exclude each other")
-            require(not self.across, "across", list(self.across), "is not for a search")
+            require(
+                self.only is None, "only", self.only, "is not supported for a search, which has no rows to choose from"
+            )
+            require(len(self.seeds) == 1, "seeds", self.seeds, "are too many for a search: all trials share one seed")
+            require(self.confirm is None, "confirm", "", "cannot be combined with search")
+            require(not self.across, "across", list(self.across), "is not supported for a search")
             known = self.rerun in (None, "failed")
-            require(known, "rerun", self.rerun, "is not for a search, only failed is; begin it anew with runs_dir=...")
+            require(
+                known,
+                "rerun",
+                self.rerun,
+                "is not supported for a search, only failed is; start a new search with runs_dir=...",
+            )
 
     def baseline_of(self, variant: str) -> str:
         """The variant that another one is compared with: the baseline, in the same setting of `across`."""
@@ -188,7 +202,10 @@ class RunConfig:
             value = getattr(self.recipe, name)
             require(not value, f"recipe.{name}", value, "would cut or hide objects of data=scales; take recipe=lite")
         require(
-            self.recipe.repeated_aug == 1, "recipe.repeated_aug", self.recipe.repeated_aug, "is not for data=scales"
+            self.recipe.repeated_aug == 1,
+            "recipe.repeated_aug",
+            self.recipe.repeated_aug,
+            "is not supported for data=scales",
         )
 
     def _check_batch(self) -> None:
@@ -202,8 +219,8 @@ class RunConfig:
             not mixes or self.per_device_batch_size > 1,
             "data.batch_size",
             size,
-            f"{f'over {over} ' if over else ''}leaves 1 image to a device at a time, and recipe.mixup and "
-            "recipe.cutmix mix pairs of images; make it larger, or set both to 0",
+            f"{f'over {over} ' if over else ''}leaves 1 image for each device and step, but recipe.mixup and "
+            "recipe.cutmix mix pairs of images; increase it, or set both to 0",
         )
 
     @property

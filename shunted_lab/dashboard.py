@@ -62,7 +62,7 @@ def serve(config: DashboardConfig) -> None:
         mirror = Mirror(Path(config.runs_dir), config.storage, Path(folder))
         mirror.refresh()
         if not mirror.copied:
-            raise ConfigError(f"runs_dir: there is no study under {config.runs_dir}")
+            raise ConfigError(f"runs_dir: no study was found in {config.runs_dir}")
         threading.Thread(target=_keep_fresh, args=(mirror, config.refresh), daemon=True).start()
         print(f"http://{HOST}:{config.port}/ shows {', '.join(sorted(mirror.copied))}; Ctrl-C ends it", flush=True)
         try:

@@ -19,7 +19,7 @@ class DataConfig:
     name: str = MISSING
     image_size: int = option(224, "pixels on each side of an image as the model sees it; at least 32")
     batch_size: int = option(128, "images in a training batch")
-    num_classes: int | None = option(None, "number of classes; null counts them")
+    num_classes: int | None = option(None, "number of classes; null: as many as the data set has")
 
     synthetic: ClassVar[bool] = False  # said wherever results are shown
 
@@ -53,10 +53,10 @@ class ScalesConfig(DataConfig):
     batch_size: int = option(64, "images in a training batch")
     num_classes: int | None = option(6, "number of classes; fixed")
     size_ratio: float = option(4.0, "diameter of an image's larger object over that of the smaller: 1 to 16")
-    scene_seed: int = option(0, "which scenes; all runs of an experiment see the same")
-    train_images: int = option(4000, "scenes for training")
-    val_images: int = option(500, "scenes for validation")
-    test_images: int = option(1000, "scenes for the test")
+    scene_seed: int = option(0, "seed of the scenes; all runs of an experiment see the same scenes")
+    train_images: int = option(4000, "training scenes")
+    val_images: int = option(500, "validation scenes")
+    test_images: int = option(1000, "test scenes")
     cache: str | None = path_option(
         None, "folder that caches rendered scenes; null: ~/.cache/shunted_lab", result=False, absolute=True
     )
@@ -78,11 +78,13 @@ class FolderConfig(DataConfig):
 
     name: str = "folder"
     root: str = path_option(MISSING, "folder of the data set", result=False, absolute=True)
-    val_fraction: float = option(0.1, "share of train/ held back for validation, where val/ serves as the test")
+    val_fraction: float = option(0.1, "share of train/ held out for validation, where val/ is the test split")
     crop_pct: float = option(0.875, "evaluation: centre crop / resized shorter side")
     interpolation: str = option("bicubic", "resizing: bicubic, bilinear")
     max_corrupt: int = option(
-        10, "training images that cannot be decoded and are replaced by the next one; more end the run", result=False
+        10,
+        "largest number of training images that cannot be decoded and are replaced by the next one; more end the run",
+        result=False,
     )
     resize: str = option("fast", "training images are resized by torch (fast) or Pillow (exact); evaluation by Pillow")
 
@@ -103,7 +105,7 @@ class ImageNetConfig(FolderConfig):
 
     name: str = "imagenet"
     num_classes: int | None = option(1000, "number of classes; fixed")
-    val_fraction: float = option(0.01, "share of train/ held back for validation; val/ is the test")
+    val_fraction: float = option(0.01, "share of train/ held out for validation; val/ is the test split")
 
 
 @dataclass
@@ -122,9 +124,10 @@ class INat2018Config(FolderConfig):
 
     name: str = "inat2018"
     val_fraction: float = option(
-        0.02, "share of each class's training images held back for validation, rounded up; the val list is the test"
+        0.02,
+        "share of each class's training images held out for validation, rounded up; the val list is the test split",
     )
-    category: str = option("name", f"what a class is: {', '.join(INAT_LEVELS)}")
+    category: str = option("name", f"level of the class labels: {', '.join(INAT_LEVELS)}")
 
     year: ClassVar[int] = 2018
 
@@ -154,7 +157,9 @@ class ShardsConfig(FolderConfig):
         None, "folder that caches the shards of a URL; null: ~/.cache/shunted_lab/shards", result=False, absolute=True
     )
     cache_gb: float = option(
-        50.0, "gigabytes (1e9 bytes) that the cache holds at most; the shards that were used last stay", result=False
+        50.0,
+        "largest size of the cache in gigabytes (1e9 bytes); the least recently used shards are removed",
+        result=False,
     )
 
     def __post_init__(self) -> None:

@@ -35,7 +35,7 @@ class ModelConfig:
     A component is a name, the dotted path of a class of your own, or `{name: ..., option: value}`.
     """
 
-    name: str = option("shunted_s", "label of the preset, shown in tables", result=False)
+    name: str = option("shunted_s", "name of the preset, shown in tables", result=False)
     embed_dims: list[int] = option([64, 128, 256, 512], "width (channels) of each stage")
     depths: list[int] = option([2, 4, 12, 1], "number of blocks of each stage")
     num_heads: list[int] = option([2, 4, 8, 16], "attention heads of each stage; divides its width")
@@ -46,20 +46,20 @@ class ModelConfig:
     )
     qkv_bias: bool = option(True, "bias in the query, key and value projections")
     patch_embed: Any = _slot("patch_embed", "conv_stem1", "image to tokens")
-    downsample: Any = _slot("downsample", "overlapping", "between stages, one or three")
+    downsample: Any = _slot("downsample", "overlapping", "patch embedding between stages, one or three")
     attn: Any = _slot("attn", "ssa", "attention, one or one per stage")
     aggregation: Any = _slot("aggregation", "conv", "token aggregation of keys and values, one or one per stage")
     mlp: Any = _slot("mlp", "detail_specific", "feed-forward layer, one or one per stage")
-    imports: list[str] = option([], "modules of your own to import first; they register components by a decorator")
+    imports: list[str] = option([], "your modules to import first, which register components by a decorator")
     drop_rate: float = option(0.0, "dropout before the head")
     proj_drop_rate: float = option(0.0, "dropout after the projections")
     attn_drop_rate: float = option(0.0, "dropout of attention weights")
     drop_path_rate: float = option(0.2, "stochastic depth of the last block, rising linearly from 0")
-    clip_grad: float | None = option(None, "largest gradient norm, where recipe.clip_grad is null; null does not clip")
+    clip_grad: float | None = option(None, "largest gradient norm, where recipe.clip_grad is null; null: no clipping")
     # Its content is in the fingerprint, as if it were a component's source (`study.plan.sources_of`).
     checkpoint: str | None = path_option(
         None,
-        "weights that training begins with: a file, or a run's folder; null: random initial values",
+        "initial weights: a file, or a run's folder; null: random",
         result=False,
         absolute=True,
     )
@@ -103,7 +103,7 @@ class ModelConfig:
         key, value, places = f"model.{slot}", getattr(self, slot), PLACES[slot]
         if isinstance(value, list):
             if places == 1:
-                raise ConfigError(f"{key}: {value} is a list; there is one place for it, so one name")
+                raise ConfigError(f"{key}: {value} is a list; the model has one, so write one name")
             require(
                 len(value) == places,
                 key,

@@ -106,6 +106,8 @@ def choices(overrides: Sequence[str], schema: type) -> dict[str, str]:
         name, value = override.key_or_group, _text(override)
         if not _is_known(name, keys):
             raise no_such_key(name, list(keys))
+        if _is_scalar_for_list(override, keys.get(name)):
+            raise _not_a_list(name, value)
         if name in PRESETS and value not in PRESETS[name]:
             raise unknown(name, value, PRESETS[name])
         chosen[name] = value
@@ -157,11 +159,21 @@ def _sweep(name: str, value: str, key: Key | None) -> ConfigError:
     if name not in PRESETS and _takes_text(key):
         return _unquoted(name, value)
     if key is not None and (get_origin(key.type) is list or key.type is Any):
-        listed = shlex.quote(f"{name}=[{value}]")
-        return ConfigError(f"{name}: '{value}' is not a list; in a shell: {listed}")
+        return _not_a_list(name, value)
     return ConfigError(
         f"{name}: '{value}' is a sweep, which is not supported; vary {name} in the experiment's variants"
     )
+
+
+def _is_scalar_for_list(override: Override, key: Key | None) -> bool:
+    """Whether one value is given where a list is needed; OmegaConf resolves `${...}`, and refuses null."""
+    value = override.value()
+    is_scalar = isinstance(value, int | float | str) and not str(value).startswith("${")
+    return is_scalar and key is not None and get_origin(key.type) is list
+
+
+def _not_a_list(name: str, value: str) -> ConfigError:
+    return ConfigError(f"{name}: '{value}' is not a list; in a shell: {shlex.quote(f'{name}=[{value}]')}")
 
 
 def _unquoted(name: str, value: str) -> ConfigError:

@@ -22,35 +22,39 @@ class RecipeConfig:
     the paper's.
     """
 
-    name: str = option("paper", "label of the preset, shown in tables", result=False)
+    name: str = option("paper", "name of the preset, shown in tables", result=False)
     epochs: int = option(300, "passes over the training images")
     lr: float = option(5e-4, "peak learning rate, for lr_batch images in a batch")
-    lr_batch: int | None = option(512, "lr is multiplied by batch / lr_batch; null takes lr as it is")
+    lr_batch: int | None = option(512, "lr is multiplied by batch / lr_batch; null: lr is not scaled")
     min_lr: float = option(1e-5, "learning rate at the end of the cosine")
     warmup_epochs: float = option(5.0, "epochs of linear warm-up")
     warmup_lr: float = option(1e-6, "learning rate at the start of the warm-up")
     schedule: str = option("epoch", "when the rate changes: each epoch as in timm, or each step (cosine after warm-up)")
-    weight_decay: float = option(0.05, "AdamW weight decay; none on biases and norms")
+    weight_decay: float = option(0.05, "AdamW weight decay; not applied to biases and norms")
     opt_eps: float = option(1e-8, "AdamW epsilon")
-    layer_decay: float | None = option(None, "learning rate of a block / that of the next one; null: all have the same")
-    clip_grad: float | None = option(None, "largest gradient norm; 0 does not clip; null takes model.clip_grad")
+    layer_decay: float | None = option(
+        None, "learning rate of a block / that of the next block; null: one rate for all"
+    )
+    clip_grad: float | None = option(None, "largest gradient norm; 0: no clipping; null: model.clip_grad")
     label_smoothing: float = option(0.1, "label smoothing")
     mixup: float = option(0.8, "mixup alpha; 0 is off")
     cutmix: float = option(1.0, "cutmix alpha; 0 is off")
     random_resized_crop: bool = option(True, "crops of random size and aspect")
     hflip: float = option(0.5, "probability of a horizontal flip")
-    dihedral: bool = option(False, "one of the 8 flips and quarter turns; for images without an up side")
+    dihedral: bool = option(False, "one of the 8 flips and quarter turns; for images without a fixed orientation")
     rand_augment: str | None = option("rand-m9-mstd0.5-inc1", "RandAugment in timm's notation; null is off")
     color_jitter: float = option(0.4, "colour jitter; used where rand_augment is off, as in timm")
     random_erasing: float = option(0.25, "probability of erasing a rectangle")
-    repeated_aug: int = option(3, "copies of an image in a row, each augmented anew; 1 is off")
+    repeated_aug: int = option(3, "copies of an image in a row, each with its own augmentation; 1 is off")
     precision: str = option("bf16-mixed", "32-true, bf16-mixed, or 16-mixed (GPUs without bf16; a scaled loss)")
     # Where a run has several devices the layout of its batch says so (`tasks.model.batch_layout`).
     sync_bn: bool = option(True, "BatchNorm over the images of all devices of a run", result=False)
-    ema: float | None = option(None, "decay of an average of the weights, tested in their place; null keeps none")
-    grad_checkpointing: bool = option(False, "compute blocks again in the backward pass: less memory, more time")
+    ema: float | None = option(
+        None, "decay of an exponential moving average of the weights, which is tested instead of them; null: none"
+    )
+    grad_checkpointing: bool = option(False, "recompute blocks in the backward pass: less memory, more time")
     select: str = option("last", "which epoch is tested: last, or best (by validation)")
-    limit_batches: int | None = option(None, "at most so many batches of each split; null takes all")
+    limit_batches: int | None = option(None, "use at most this many batches of each split; null: all")
 
     def __post_init__(self) -> None:
         at_least(1, "recipe", self, "epochs", "repeated_aug")
@@ -66,7 +70,7 @@ class RecipeConfig:
             not (self.dihedral and self.hflip),
             "recipe.hflip",
             self.hflip,
-            "does nothing beside recipe.dihedral; set it to 0",
+            "has no effect with recipe.dihedral=true; set it to 0",
         )
         if self.rand_augment is not None and not re.fullmatch(r"rand(-[a-z]+[\d.]+)+", self.rand_augment):
             raise ConfigError(
@@ -90,7 +94,7 @@ class RecipeConfig:
             warmup < epochs,
             "recipe.warmup_epochs",
             f"{warmup:g}",
-            f"leaves none of recipe.epochs={epochs} at recipe.lr={self.lr:g}; set it below {epochs}",
+            f"leaves no epoch of recipe.epochs={epochs} at recipe.lr={self.lr:g}; set it below {epochs}",
         )
         require(
             self.schedule == "step" or warmup == int(warmup),

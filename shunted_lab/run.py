@@ -32,7 +32,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         return answer(words, usage, lambda words: run(compose(words), words))
     except KeyboardInterrupt:
-        print("\ninterrupted; nothing finished is lost, and the same command goes on", file=sys.stderr)
+        print("\ninterrupted; finished runs are kept, and the same command resumes", file=sys.stderr)
         return 130
 
 

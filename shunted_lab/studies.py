@@ -24,12 +24,20 @@ class LaunchConfig:
 
     name: str = "local"
     accelerator: str = option("auto", "auto, cpu, gpu, mps", result=False)
-    devices: Any = option("auto", "GPUs to keep busy, or workers on a CPU; auto: all GPUs, or one worker", result=False)
+    devices: Any = option(
+        "auto", "GPUs to keep busy, or workers on a CPU; auto: all GPUs, or one worker", result=False, type="int | auto"
+    )
     devices_per_run: int = option(1, "devices that share the batches of one run (DDP)", result=False)
     nodes_per_run: int = option(1, "nodes that share the batches of one run, each with devices_per_run", result=False)
-    accumulate: int = option(1, "parts of a batch, trained in turn: the same batch on fewer devices", result=False)
+    accumulate: int = option(
+        1,
+        "gradient accumulation: parts of a batch that are computed one after another, the same batch on fewer devices",
+        result=False,
+    )
     compile: bool = option(False, "torch.compile for the model: faster steps, after minutes of compiling", result=False)
-    threads: Any = option("auto", "CPU threads of a worker; auto: its share of the cores", result=False)
+    threads: Any = option(
+        "auto", "CPU threads of a worker; auto: its share of the cores", result=False, type="int | auto"
+    )
     num_workers: int = option(0, "processes that load images, per worker", result=False)
     keep: str = option(
         "auto",
@@ -37,7 +45,7 @@ class LaunchConfig:
         "a smoke test",
         result=False,
     )
-    max_attempts: int = option(3, "how often a run that fails or dies is tried, over all calls", result=False)
+    max_attempts: int = option(3, "attempts for a run that fails or crashes, over all calls", result=False)
 
     def __post_init__(self) -> None:
         at_least(0, "launch", self, "num_workers")
@@ -76,8 +84,10 @@ class SlurmConfig(LaunchConfig):
     nodes: int = option(1, "nodes, in jobs of nodes_per_run; each job takes runs until none is left", result=False)
     gpus: int = option(1, "GPUs of a job; 0 trains on its CPU", result=False)
     cpus: int = option(8, "CPU cores of a job", result=False)
-    memory: int | None = option(None, "GB of memory of a job; null leaves it to the cluster", result=False)
-    minutes: int = option(60 * 24, "time limit of a job; the next one goes on", result=False)
+    memory: int | None = option(None, "GB of memory of a job; null: the cluster's default", result=False)
+    minutes: int = option(
+        60 * 24, "time limit of a job in minutes; it is queued again to resume (launch.requeue)", result=False
+    )
     partition: str | None = option(None, "partition; null is the cluster's default", result=False)
     requeue: int = option(3, "how often a job that ran out of time or was preempted is queued again", result=False)
     setup: list[str] = option([], "lines of shell before the command, e.g. module load cuda", result=False)
@@ -89,7 +99,7 @@ class SlurmConfig(LaunchConfig):
         at_least(1, "launch", self, "nodes", "cpus", "minutes")
         at_least(0, "launch", self, "gpus", "requeue")
         shared = self.nodes % self.nodes_per_run == 0
-        require(shared, "launch.nodes", self.nodes, f"is no multiple of launch.nodes_per_run={self.nodes_per_run}")
+        require(shared, "launch.nodes", self.nodes, f"is not a multiple of launch.nodes_per_run={self.nodes_per_run}")
         require(self.memory is None or self.memory >= 1, "launch.memory", self.memory, "is too small: at least 1 GB")
         if self.executor not in ("slurm", "local"):
             raise unknown("launch.executor", self.executor, ("slurm", "local"))
@@ -108,13 +118,13 @@ class StudyConfig:
         result=False,
     )
     heartbeat: int = option(
-        60, "seconds between signs of life; after two without one a run is given to others", result=False
+        60, "seconds between heartbeats; after two missed ones another worker takes the run", result=False
     )
 
     def __post_init__(self) -> None:
         at_least(1, "study", self, "heartbeat")
         ok = self.storage is None or "://" in self.storage
-        require(ok, "study.storage", self.storage, "is no URL, e.g. postgresql+psycopg://user@host/db")
+        require(ok, "study.storage", self.storage, "is not a URL, e.g. postgresql+psycopg://user@host/db")
 
 
 SAMPLERS = ("tpe", "nsga2", "random", "brute_force", "grid")
@@ -134,13 +144,14 @@ class SearchConfig:
         None,
         "METRIC: max|min, of the validation split, or params, macs, latency, memory; null is the metric that chooses "
         "the task's best epoch, e.g. {val/top1: max}",
+        type="dict[str, str] | null",
     )
-    constraints: dict[str, Any] = option({}, "params|macs: a number, or 'baseline': at most what the baseline has")
-    trials: int = option(30, "different assignments to train")
+    constraints: dict[str, Any] = option({}, "params|macs: an upper bound, or 'baseline' for that of the baseline")
+    trials: int = option(30, "number of different assignments to train")
     sampler: str = option("tpe", ", ".join(SAMPLERS))
     sampler_seed: int = option(0, "seed of the sampler")
     neighbours: bool = option(True, "after the variants, try the assignments that differ from the baseline by one step")
-    pruner: str | None = option(None, f"ends hopeless runs early: {', '.join(PRUNERS)}; for one objective")
+    pruner: str | None = option(None, f"stops unpromising trials early: {', '.join(PRUNERS)}; for one objective")
 
     def __post_init__(self) -> None:
         require(bool(self.space), "search.space", self.space, "is empty: name at least one key")
@@ -160,13 +171,13 @@ class SearchConfig:
     def _check_objectives(self, objectives: Any) -> None:
         if not isinstance(objectives, dict):
             raise ConfigError(
-                f"search.objectives: {objectives} gives no direction; write {{METRIC: max}} or {{METRIC: min}}"
+                f"search.objectives: {objectives} has no direction; write {{METRIC: max}} or {{METRIC: min}}"
             )
         require(bool(objectives), "search.objectives", objectives, "is empty: name at least one")
         for name, direction in objectives.items():
             if name not in MEASURED and not str(name).startswith("val/"):
                 raise ConfigError(
-                    f"search.objectives: '{name}' cannot be searched for; choices: val/METRIC, {', '.join(MEASURED)}"
+                    f"search.objectives: '{name}' is not an objective; choices: val/METRIC, {', '.join(MEASURED)}"
                 )
             if direction not in ("max", "min"):
                 raise unknown(f"search.objectives.{name}", direction, ("max", "min"))
@@ -186,5 +197,5 @@ class ConfirmConfig:
     best: int = option(3, "how many of its best assignments")
 
     def __post_init__(self) -> None:
-        require(bool(self.search), "confirm.search", repr(self.search), "names no experiment")
+        require(bool(self.search), "confirm.search", repr(self.search), "is empty; name an experiment with a search")
         at_least(1, "confirm", self, "best")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from typing import Any, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, get_args, get_type_hints
 
 from shunted_lab.commands import AttentionConfig, ConvertConfig, CostConfig, DashboardConfig, EvaluateConfig
 from shunted_lab.config import PRESETS, Config, ModelConfig
@@ -16,10 +17,10 @@ SECTIONS = {"study": StudyConfig, "search": SearchConfig, "confirm": ConfirmConf
 HEAD = """\
 usage: python -m shunted_lab.run experiment=NAME [key=value ...]
 
-Trains every variant of an experiment with every seed and prints the ablation table. Finished runs are never repeated:
-the same command resumes after a kill, and trains what is new after a seed or a variant was added. Results:
-runs_dir/NAME. Paths are taken as they are written; another value with commas, brackets or letters beyond ASCII needs
-quotes of its own: 'description="a, b"'.
+Trains every variant of an experiment with every seed and prints the ablation table. Finished runs are not repeated:
+the same command resumes after an interruption, and trains only new runs after a seed or a variant was added. Results
+are in runs_dir/NAME. Paths need no quotes; another value with commas, brackets or letters beyond ASCII is quoted twice:
+'description="a, b"'.
 
   python -m shunted_lab.run experiment=ablate_embed
   python -m shunted_lab.run experiment=ablate_embed smoke=true
@@ -33,7 +34,7 @@ groups (GROUP=CHOICE)"""
 ATTENTION_HEAD = """\
 usage: python -m shunted_lab.attention checkpoint=RUN_FOLDER image=FILE [query=[0.5,0.5]] [key=value ...]
 
-Draws where a point of an image looks, per stage and per rate, and what the whole model looks at (attention rollout).
+Draws the attention of a point of an image, per stage and per rate, and that of the whole model (attention rollout).
 
   python -m shunted_lab.attention checkpoint=runs/ablate_embed/conv_stem/seed0-1a2b3c4d image=tile.png
   python -m shunted_lab.attention checkpoint=ckpt_S.pth model=shunted_s image=photo.jpg size=224 mask=dog.png
@@ -43,14 +44,27 @@ groups (GROUP=CHOICE)"""
 DASHBOARD_HEAD = """\
 usage: python -m shunted_lab.dashboard [runs_dir=runs] [port=8080]
 
-All studies under runs_dir in the Optuna dashboard: curves, tables, attributes. It shows copies and changes no study.
+Shows all studies in runs_dir in the Optuna dashboard: curves, tables, attributes. It shows copies; studies are not
+changed.
 
 keys (KEY=VALUE)"""
+
+REPORT_HEAD = """\
+usage: python -m shunted_lab.report experiment=NAME [key=value ...]
+
+Writes the tables, the figures and the page of an experiment or a search again, as far as it has come. Nothing is
+trained. The overrides are those of the run, which choose the rows and the seeds of the table.
+
+  python -m shunted_lab.report experiment=ablate_embed
+  python -m shunted_lab.report experiment=ablate_embed seeds=[0,1] runs_dir=/shared/runs
+
+python -m shunted_lab.run --help lists the keys."""
 
 COST_HEAD = """\
 usage: python -m shunted_lab.cost [model=NAME] [size=224|800x1333] [key=value ...]
 
-Parameters and multiply-accumulates of a model, stage by stage, counted without running it; measure=true runs it.
+Counts parameters and multiply-accumulates of a model, stage by stage, without running it; measure=true also measures
+the time and the memory of a forward pass.
 
   python -m shunted_lab.cost model=shunted_s size=800x1333
   python -m shunted_lab.cost model=pvt_v2_b2 measure=true batch_size=8
@@ -60,9 +74,9 @@ groups (GROUP=CHOICE)"""
 EVALUATE_HEAD = """\
 usage: python -m shunted_lab.evaluate checkpoint=RUN_FOLDER|FILE [model=NAME] [data=NAME] [key=value ...]
 
-Accuracy of a checkpoint on a data set, with its 95 % interval, and images a second. A run's checkpoint brings its model
-and data; other data are seen at the run's image size unless data.image_size is given. A file of weights (official,
-timm's, .safetensors) needs model=, and data= that its head was trained for.
+Measures the accuracy of a checkpoint on a data set, with its 95 % interval, and images per second. For a checkpoint of
+a run, model and data are those of the run; other data are resized to the image size of the run, unless data.image_size
+is given. A file of weights (official, timm's, .safetensors) needs model=, and the data= that its head was trained for.
 
   python -m shunted_lab.evaluate checkpoint=runs/ablate_embed/conv_stem/seed0-1a2b3c4d
   python -m shunted_lab.evaluate checkpoint=ckpt_S.pth model=shunted_s data=imagenet data.root=/data/imagenet
@@ -75,7 +89,7 @@ CONVERT_HEAD = """\
 usage: python -m shunted_lab.data.shards [data=NAME] data.root=FOLDER out=FOLDER_OR_URL [key=value ...]
 
 Writes a folder of images as shards: tars in the form of WebDataset with an index, for slow file systems and object
-storage. The same command goes on after a kill. Train on them with data=shards data.root=FOLDER_OR_URL.
+storage. The same command resumes after an interruption. Train on them with data=shards data.root=FOLDER_OR_URL.
 
   python -m shunted_lab.data.shards data=folder data.root=/data/flowers out=/fast/flowers
   python -m shunted_lab.data.shards data=imagenet data.root=/data/imagenet out=s3://bucket/imagenet
@@ -87,10 +101,10 @@ keys (KEY=VALUE)
   data.root: str = (needed)
         folder of the data set
   data.val_fraction: float = 0.1, imagenet: 0.01, inat2018 and inat2019: 0.02
-        images of train/ that a run with the same fraction validates on are written into shards of their own; only where
+        share of train/ held out for validation, written as shards of its own; runs use the same fraction; only where
         there is no test/
   data.category: str = name  (inat2018, inat2019)
-        what a class is; the shards know no other level"""
+        level of the class labels; the shards contain this level only"""
 
 
 def usage() -> str:
@@ -158,19 +172,27 @@ def _keys(prefix: str, schema: type) -> list[str]:
     for item in dataclasses.fields(schema):
         if "help" not in item.metadata:
             continue
-        lines.append(f"  {prefix + item.name}: {_type(types[item.name])} = {_default(item)}")
+        kind = item.metadata.get("type") or _type(types[item.name])
+        lines.append(f"  {prefix + item.name}: {kind} = {_default(item)}")
         lines += textwrap.wrap(item.metadata["help"], 110, initial_indent=" " * 8, subsequent_indent=" " * 8)
     return lines
 
 
 def _type(hint: Any) -> str:
+    """A type as a user reads it: the keys of a section are listed by themselves, and None is YAML's null."""
     if hint is Any:
         return "component"
-    return (
-        hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint).replace("typing.", "")
-    )
+    if hint is NoneType:
+        return "null"
+    if isinstance(hint, type) and not hasattr(hint, "__args__"):
+        return "section" if dataclasses.is_dataclass(hint) else hint.__name__
+    if isinstance(hint, UnionType):
+        return " | ".join(_type(part) for part in get_args(hint))
+    return str(hint).replace("typing.", "")
 
 
 def _default(item: dataclasses.Field[Any]) -> str:
     value = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+    if isinstance(value, bool):
+        return str(value).lower()
     return "null" if value is None else "(needed)" if value == "???" else f"{value!r}" if value == "" else str(value)

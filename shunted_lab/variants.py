@@ -124,7 +124,7 @@ def _check_changes(kind: str, name: str, changes: Mapping[str, Any], path: Path)
         raise ConfigError(f"{path}: variants: '{name}' is reserved, as are {', '.join(RESERVED)}; rename the variant")
     for key in changes:
         if key.split(".")[0] not in VARIED:
-            raise ConfigError(f"{path}: {kind}.{name}: '{key}' cannot vary; it begins with one of {VARIED}")
+            raise ConfigError(f"{path}: {kind}.{name}: '{key}' cannot vary; keys begin with one of {VARIED}")
 
 
 def _check_paper(config: Config, path: Path) -> None:

@@ -72,7 +72,7 @@ def test_what_is_done_to_a_copy_does_not_reach_the_study(tmp_path, study):
 
 def test_a_folder_without_a_study_is_refused(tmp_path, capsys):
     assert dashboard.main([f"runs_dir={tmp_path}"]) == 1
-    assert capsys.readouterr().err == f"error: runs_dir: there is no study under {tmp_path}\n"
+    assert capsys.readouterr().err == f"error: runs_dir: no study was found in {tmp_path}\n"
     assert dashboard.main(["--help"]) == 0 and "runs_dir: str = runs" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"prt: no such key; did you mean 'port'"):
         compose_dashboard(["prt=1"])

@@ -333,7 +333,7 @@ def test_images_a_second_leave_the_first_batch_out(monkeypatch):
         ),
         (["limit_batches=0"], "limit_batches: 0 is too small"),
         (["num_workers=-1"], "num_workers: -1 is negative"),
-        (["out=result.txt"], "out: 'result.txt' is no .json file"),
+        (["out=result.txt"], "out: 'result.txt' is not a .json file"),
         ([f"out={__file__}/out.json"], "out: .* cannot be written"),
         (["data.root=/none"], "data.root: '/none' does not exist"),
     ],
@@ -376,7 +376,7 @@ def test_a_damaged_file_is_refused(net, pictures, tmp_path, capsys, suffix):
 
 def test_pickled_code_is_refused_with_what_to_do(pictures, tmp_path, capsys):
     torch.save({"model": {"head.weight": torch.ones(2, 2)}, "args": Bomb()}, tmp_path / "bomb.pth")
-    message = r"more than tensors.*; on a machine that you trust it on, load it and torch.save its state dict alone"
+    message = r"more than tensors.*; nothing in it was executed; if you trust its source, load it elsewhere and"
     assert evaluate.main(of_file(tmp_path / "bomb.pth", pictures)) == 1
     shown = capsys.readouterr()
     assert re.search(message, shown.err) and shown.err.count("\n") == 1 and "executed\n" not in shown.out
@@ -399,8 +399,12 @@ def test_a_head_for_other_classes_is_refused_and_both_numbers_named(net, run, pi
 
 
 def test_another_model_than_the_runs_is_refused(run, capsys):
-    refused([f"checkpoint={run[0]}", "model=shunted_s"], r"model\.embed_dims: .* is not the run's, \[8, 16", capsys)
-    refused([f"checkpoint={run[0]}", "model.rates=[[1],[1],[1],[1]]"], r"model\.rates: .* is not the run's", capsys)
+    refused(
+        [f"checkpoint={run[0]}", "model=shunted_s"], r"model\.embed_dims: .* differs from the run's, \[8, 16", capsys
+    )
+    refused(
+        [f"checkpoint={run[0]}", "model.rates=[[1],[1],[1],[1]]"], r"model\.rates: .* differs from the run's", capsys
+    )
     same = [f"checkpoint={run[0]}", "model=shunted_lite", *TINY, "limit_batches=1", "device=cpu"]
     assert evaluate.main(same) == 0
 
@@ -409,7 +413,7 @@ def test_a_run_without_a_finished_epoch_is_refused(run, tmp_path, capsys):
     shutil.copy(run[0] / "run.json", tmp_path / "run.json")
     refused([f"checkpoint={tmp_path}"], "the run has not finished an epoch", capsys)
     (tmp_path / "empty").mkdir()
-    refused([f"checkpoint={tmp_path}/empty"], "is no folder of a run; there is no run.json", capsys)
+    refused([f"checkpoint={tmp_path}/empty"], "is not a run's folder: it has no run.json", capsys)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -176,7 +176,7 @@ def test_yml_is_found_and_two_files_of_one_name_are_refused(own):
         ),
         (
             "baseline: a\nvariants: {a: {launch: {threads: 1}}}",
-            r"variants\.a: 'launch' cannot vary; it begins with one",
+            r"variants\.a: 'launch' cannot vary; keys begin with one",
         ),
         ("baseline: a\nvariants: {a: {model: 3}}", r"variants\.a: model: '3' is not known; choices: pvt_v2_b0"),
         ("baseline: a\nvariants: {a: {model: [shunted_t]}}", r"variants\.a: model: '\['shunted_t'\]' is not known"),
@@ -187,8 +187,8 @@ def test_yml_is_found_and_two_files_of_one_name_are_refused(own):
             r"variants: 'report' is reserved, as are report, incomplete, jobs",
         ),
         ("baseline: a\nvariants: {a: {}}\ndescription: ${", r"mine\.yaml: description: no viable alternative at input"),
-        ("baseline: a\nvariants: &v {a: *v}", r"an alias \(\*NAME\) stands inside of what it refers to"),
-        ("baseline: a\nvariants: {a: &x {model.mlp: [*x]}}", r"an alias \(\*NAME\) stands inside"),
+        ("baseline: a\nvariants: &v {a: *v}", r"an alias \(\*NAME\) refers to a node that contains it"),
+        ("baseline: a\nvariants: {a: &x {model.mlp: [*x]}}", r"an alias \(\*NAME\) refers to a node that contains it"),
         ("? [a]\n: b", r"cannot be read as YAML: .*unhashable key"),
     ],
 )

@@ -81,17 +81,20 @@ def test_own_components_are_trained_like_any_other(folder):
     [
         (
             "{model.attn: {name: my_blocks.Mean, windw: 3}}",
-            r"variants\.x: model\.attn: 'windw' is no option of 'my_blocks\.Mean'; did you mean 'window'\?",
+            r"variants\.x: model\.attn: 'windw' is not an option of 'my_blocks\.Mean'; did you mean 'window'\?",
         ),
         ("{model.attn: my_blocks.Man}", r"model\.attn: 'my_blocks\.Man': no 'Man' in my_blocks; did you mean 'Mean'\?"),
-        ("{model.attn: my_block.Mean}", r"model\.attn: 'my_block\.Mean': there is no module 'my_block'"),
+        (
+            "{model.attn: my_block.Mean}",
+            r"model\.attn: 'my_block\.Mean': module 'my_block' is neither in the working directory nor",
+        ),
         ("{model.attn: mean}", r"model\.attn: 'mean' is not known; .*choices: linear_sra"),
         ("{model.attn: men, model.imports: [my_blocks]}", r"model\.attn: 'men' is not known; did you mean 'mean'\?"),
-        ("{model.imports: [my_block]}", r"model\.imports: there is no module 'my_block'"),
+        ("{model.imports: [my_block]}", r"model\.imports: module 'my_block' is neither in the working directory nor"),
         ("{model.attn: {window: 3}}", r"model\.attn: \{'window': 3\} is neither a name nor a mapping"),
         ("{model.attn: [ssa, ssa]}", r"model\.attn: \['ssa', 'ssa'\] has 2 entries; one name, or 4"),
         ("{model.attn: [ssa, ssa, sa, ssa]}", r"model\.attn\[2\]: 'sa' is not known; did you mean 'ssa'\?"),
-        ("{model.patch_embed: [overlapping]}", r"model\.patch_embed: .* is a list; there is one place for it"),
+        ("{model.patch_embed: [overlapping]}", r"model\.patch_embed: .* is a list; the model has one"),
         (
             "{model.aggregation: pooling, model.attn: msa, model.rates: [[1],[1],[1],[1]]}",
             r"model\.aggregation: 'pooling'",

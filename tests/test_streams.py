@@ -113,7 +113,9 @@ def quick(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "CONTEXT", "fork")
     monkeypatch.setattr(measure, "measure_variants", lambda *_: {})
     monkeypatch.chdir(tmp_path)
-    return ["experiment=train", "seeds=[0]"]
+    (tmp_path / "experiments").mkdir()  # two variants and seeds: only then the table has a delta
+    (tmp_path / "experiments" / "train.yaml").write_text("baseline: a\nvariants: {a: {}, b: {model.drop_rate: 0.1}}\n")
+    return ["experiment=train", "seeds=[0,1]"]
 
 
 def test_a_study_is_trained_and_its_tables_are_written_whatever_becomes_of_its_output(quick, tmp_path, monkeypatch):
@@ -127,7 +129,7 @@ def test_a_study_is_trained_and_its_tables_are_written_whatever_becomes_of_its_o
             sys.stdout.flush()
     for folder in tmp_path.glob("*/train"):
         assert {path.name for path in folder.glob("table.*")} == {"table.md", "table.csv", "table.tex"}
-        assert len(list(folder.glob("*/seed0-*/result.json"))) == 1
+        assert len(list(folder.glob("*/seed0-*/result.json"))) == 2
     assert len(list(tmp_path.glob("*/train"))) == 3
     assert "delta [95 % CI]" in (tmp_path / "latin").read_text(encoding="latin-1")
 

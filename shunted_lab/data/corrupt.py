@@ -39,7 +39,7 @@ class Corrupt:
         """An image is corrupt; a warning the first time. Returns whether there are more than may be."""
         if not self.marks[index]:
             self.marks[index] = 1
-            warnings.warn(f"{name}; the next image of the split takes its place (data.max_corrupt)", stacklevel=2)
+            warnings.warn(f"{name}; it is replaced by the next image of the split (data.max_corrupt)", stacklevel=2)
         return int(self.marks.sum()) > self.limit
 
 
@@ -53,5 +53,5 @@ def too_many(names: Sequence[str], corrupt: Corrupt) -> CorruptImages:
 
 def refused(name: str, reason: object) -> CorruptImages:
     return CorruptImages(
-        f"data.root: {name} cannot be decoded ({reason}), and evaluation leaves no image out; repair or remove it"
+        f"data.root: {name} cannot be decoded ({reason}), and evaluation skips no image; repair or remove it"
     )

@@ -52,7 +52,7 @@ def check_evaluated(data: DataConfig, identity: str, say: Callable[[str], None])
         more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
         raise ConfigError(
             f"data.root: {len(broken):,} of {count:,} images of val and test cannot be decoded: "
-            f"{', '.join(broken[:NAMED])}{more}; evaluation leaves no image out: repair or remove them before training"
+            f"{', '.join(broken[:NAMED])}{more}; evaluation skips no image: repair or remove them before training"
         )
     mark.parent.mkdir(parents=True, exist_ok=True)
     write_json(mark, {"data": data.name, "root": str(data.root), "images": count})

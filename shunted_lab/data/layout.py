@@ -139,7 +139,7 @@ def _check_cifar100(data: FolderConfig, root: Path) -> DataFacts:
             raise absent(data, path)
         with open(path, "rb") as file:
             if hashlib.file_digest(file, "md5").hexdigest() != md5:
-                raise absent(data, path, "is damaged (its MD5 is another); unpack the archive again")
+                raise absent(data, path, "is damaged (its MD5 differs); unpack the archive again")
     with open(root / "cifar-100-python" / "meta", "rb") as file:
         meta = pickle.load(file, encoding="latin1")  # its MD5 is right: it holds what torchvision's loader unpickles
     return DataFacts(tuple(meta["fine_label_names"]))
@@ -165,7 +165,7 @@ def _check_synsets(data: FolderConfig, folder: Path, synsets: list[str], least: 
     split = list_split(folder)
     for name, images in split.images.items():
         if len(images) < least:
-            what = f"has {len(images)} images, and at least {least} belong there (half unpacked?)"
+            what = f"has {len(images)} images; expected at least {least} (incompletely unpacked?)"
             raise absent(data, folder / name, what)
     return split
 

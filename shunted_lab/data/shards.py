@@ -45,7 +45,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         return answer(words, convert_usage, _act)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("stopped; the same command resumes", file=sys.stderr)
         return 130
 
 
@@ -211,7 +211,9 @@ def _load(path: str, length: int, verify: bool) -> bytes | None:
     except OSError:
         return None
     if len(content) != length:
-        raise ConfigError(f"data.root: {path} has changed while it was read; start again when nobody writes there")
+        raise ConfigError(
+            f"data.root: {path} changed while it was read; start again when no other process writes to it"
+        )
     if verify:
         try:
             decode(content)

@@ -82,7 +82,7 @@ class CachedTars:
                 root = Root(self.url)  # of this process: connections do not survive a fork
                 root.fs.get_file(root.join(shard.tar), str(part))
                 if (size := part.stat().st_size) != shard.bytes:
-                    raise OSError(f"{size} bytes came, and {shard.bytes} belong there")
+                    raise OSError(f"{size} bytes were received; expected {shard.bytes}")
                 return
             except OSError as error:
                 if attempt == ATTEMPTS - 1:

@@ -212,8 +212,9 @@ class Index:
         least = sum(largest[: data.mix_shards]) / 1e9
         if self.root.remote and data.cache_gb < least:
             raise ConfigError(
-                f"data.cache_gb: {data.cache_gb:g} is too small, shards would be fetched again and again: at least "
-                f"{least:.3g} for {min(data.mix_shards, len(largest))} that are shuffled together (data.mix_shards)"
+                f"data.cache_gb: {data.cache_gb:g} is too small, so that shards would be fetched repeatedly: at least "
+                f"{least:.3g} for the {min(data.mix_shards, len(largest))} shards that are shuffled together "
+                "(data.mix_shards)"
             )
 
 
@@ -228,7 +229,11 @@ def open_index(where: str) -> Index:
         content = root.read(INDEX)
     except FileNotFoundError:
         unfinished = UNFINISHED in root.sizes()
-        state = "is not written yet, the conversion has not ended: its command goes on" if unfinished else "is absent"
+        state = (
+            "is missing, since the conversion is not finished; the same command resumes it"
+            if unfinished
+            else "is absent"
+        )
         raise root.error(f"{root.where}/{INDEX} {state}; {EXPECTED}") from None
     try:
         found = json.loads(content)
@@ -240,9 +245,10 @@ def open_index(where: str) -> Index:
     except (ValueError, KeyError, TypeError):
         raise root.error(f"{root.where}/{INDEX} is damaged; convert the folder again") from None
     raise root.error(
-        f"{root.where}/{INDEX} has version {version}, and {VERSION} is read here; convert the folder again"
+        f"{root.where}/{INDEX} has version {version}; this version of shunted_lab reads {VERSION}; convert the folder "
+        "again"
     )
 
 
 def truncated(path: str, size: int, expected: int) -> ConfigError:
-    return ConfigError(f"data.root: {path} has {size} bytes, and {expected} belong there (half copied?)")
+    return ConfigError(f"data.root: {path} has {size} bytes; expected {expected} (incompletely copied?)")

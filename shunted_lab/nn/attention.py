@@ -242,7 +242,7 @@ class LinearSRA(GroupedAttention):
     ):
         _require_ones("linear_sra", rates)
         if not isinstance(pool_size, int) or pool_size < 1:
-            raise ComponentError(f"attn: pool_size={pool_size!r} is no size of a grid: 1 or more")
+            raise ComponentError(f"attn: pool_size={pool_size!r} is not the size of a grid: at least 1")
         super().__init__(
             dim, num_heads, rates, qkv_bias, attn_drop, proj_drop, lambda rate: FixedPooling(dim, pool_size)
         )

@@ -188,7 +188,7 @@ def _check_gradients(subject: _Subject) -> None:
         reached = x.grad.abs().sum(1 if subject.image else -1) > 0
         if subject.image:  # activations may close a way; a border that is dropped closes all of them
             reached = torch.stack([reached[:, -1].any(), reached[:, :, -1].any(), reached.float().mean() > 0.9])
-        _require(bool(reached.all()), f"{_at(size)} some tokens take no part: their gradient is zero")
+        _require(bool(reached.all()), f"{_at(size)} some tokens have no influence: their gradient is zero")
 
 
 def _check_autocast(subject: _Subject) -> None:

@@ -50,7 +50,7 @@ class ConvStem(nn.Module):
     def __init__(self, in_chans: int, embed_dim: int, extra: int):
         super().__init__()
         if not isinstance(extra, int) or extra < 0:
-            raise ComponentError(f"patch_embed: extra={extra!r} is no number of convolutions: 0 or more")
+            raise ComponentError(f"patch_embed: extra={extra!r} is not a number of convolutions: at least 0")
         layers: list[nn.Module] = []
         for index in range(1 + extra):
             conv = nn.Conv2d(embed_dim, embed_dim, 3, 1, 1, bias=False)

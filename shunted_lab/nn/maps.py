@@ -126,7 +126,7 @@ def rollout(
     if query is not None:
         _check_query(query)
     if not 0 <= residual <= 1:
-        raise ComponentError(f"residual: {residual} is no share: 0 to 1")
+        raise ComponentError(f"residual: {residual} is not a share between 0 and 1")
     stages = _look(model, image, all_blocks=True)
     H, W = stages[-1].grid
     mass = torch.full((H, W), 1 / (H * W), device=stages[-1].device)
@@ -287,7 +287,9 @@ def _hooks(model: Pyramid, all_blocks: bool) -> Iterator[list[_Seen]]:
                 where = f"stage {index + 1}, block {number + 1}"
                 if not isinstance(block.attn, GroupedAttention):
                     name = type(block.attn).__name__
-                    raise ComponentError(f"{where}: {name} is no GroupedAttention, so it has no weights to show")
+                    raise ComponentError(
+                        f"{where}: {name} is not a GroupedAttention, so it has no attention weights to show"
+                    )
                 handles.append(block.attn.register_forward_pre_hook(notes.attends(where, number)))
         yield seen
     finally:
@@ -328,7 +330,7 @@ def _receptive_fields(stage: _Seen, index: int) -> Cells:
             chain, length = seen @ chain, step.made[axis]
         if length != stage.grid[axis]:
             name = type(stage.embed).__name__
-            raise ComponentError(f"stage {index + 1}: {name} is no chain of convolutions that rollout can follow")
+            raise ComponentError(f"stage {index + 1}: {name} is not a chain of convolutions, which rollout needs")
         axes.append(chain)
     return axes[0], axes[1]
 
@@ -338,13 +340,13 @@ def _receptive_fields(stage: _Seen, index: int) -> Cells:
 
 def _size(model: Pyramid, image: Tensor) -> Grid:
     if image.ndim != 4 or image.shape[:2] != (1, model.in_chans):
-        raise ComponentError(f"image: {tuple(image.shape)} is no single image (1, {model.in_chans}, H, W)")
+        raise ComponentError(f"image: {tuple(image.shape)} is not a single image (1, {model.in_chans}, H, W)")
     return image.shape[-2], image.shape[-1]
 
 
 def _check_query(query: tuple[float, float]) -> None:
     if len(query) != 2 or not all(0 <= place < 1 for place in query):
-        raise ComponentError(f"query: {query} is no point of the image: fractions (y, x), each in [0, 1)")
+        raise ComponentError(f"query: {query} is not a point of the image: fractions (y, x), each in [0, 1)")
 
 
 def _token_at(query: tuple[float, float], image: Tensor, stage: int) -> tuple[int, int]:
@@ -357,7 +359,9 @@ def _check_mask(mask: Tensor, size: Grid) -> float:
     if tuple(mask.shape) != size:
         raise ComponentError(f"mask: {tuple(mask.shape)} is not the size {size} of the image")
     if not (float(mask.min()) >= 0 and float(mask.max()) <= 1):
-        raise ComponentError(f"mask: {float(mask.min())} to {float(mask.max())} are no shares: bool, or 0 to 1")
+        raise ComponentError(
+            f"mask: {float(mask.min())} to {float(mask.max())} are not shares: bool, or values between 0 and 1"
+        )
     area = float(mask.double().mean())
     if area in (0, 1):
         raise ComponentError(f"mask: it is {'full' if area else 'empty'}, so there is nothing to compare")

@@ -122,7 +122,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file")
+        raise CheckpointError(f"{path}: does not exist")
     if path.suffix == ".safetensors":
         return _checkpoint(_read_safetensors(path), str(path))
     try:
@@ -133,8 +133,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         named = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
         what = f" ({named[1]})" if named else ""
         raise CheckpointError(
-            f"{path}: is not a checkpoint, or holds more than tensors{what}; on a machine that you trust it on, "
-            "load it and torch.save its state dict alone; nothing in it was executed"
+            f"{path}: is not a checkpoint, or contains more than tensors{what}; nothing in it was executed; if you "
+            "trust its source, load it elsewhere and torch.save its state dict alone"
         ) from None
     except Exception as error:  # the bytes of a damaged file lead torch to errors of any kind
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

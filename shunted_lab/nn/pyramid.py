@@ -311,7 +311,7 @@ def _take_indices(stages: int, indices: int | list[int] | None) -> list[int]:
         indices = stages
     wanted = list(range(stages - indices, stages)) if isinstance(indices, int) else list(indices)
     if not wanted or not all(-stages <= i < stages for i in wanted) or (isinstance(indices, int) and indices > stages):
-        raise ComponentError(f"indices: {indices} names a stage that there is not; there are {stages}")
+        raise ComponentError(f"indices: {indices} names a stage that the model does not have; it has {stages}")
     return [i % stages for i in wanted]
 
 

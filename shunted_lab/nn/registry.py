@@ -94,12 +94,12 @@ class Registry:
         parameters = inspect.signature(entry).parameters
         used = context
         if fixed := [option for option in options if option in FIXED and option in context]:
-            raise ComponentError(f"{self.kind}: '{fixed[0]}' is no option of '{name}'; the model's widths set it")
+            raise ComponentError(f"{self.kind}: '{fixed[0]}' is not an option of '{name}'; the model's widths set it")
         if not _takes_any(parameters.values()):
             for option in options:
                 if option not in parameters:
                     hint = _nearest(option, parameters)
-                    raise ComponentError(f"{self.kind}: '{option}' is no option of '{name}'; {hint}")
+                    raise ComponentError(f"{self.kind}: '{option}' is not an option of '{name}'; {hint}")
             used = {key: value for key, value in context.items() if key in parameters}
         given = used | options
         variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -145,7 +145,7 @@ def import_module(name: str, where: str) -> Any:
         if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
             raise  # the user's module was found; something that it imports was not
         raise ComponentError(
-            f"{where}: there is no module '{error.name}' in the working directory or installed"
+            f"{where}: module '{error.name}' is neither in the working directory nor installed"
         ) from None
 
 

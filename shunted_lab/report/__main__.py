@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from shunted_lab.cli import answer
 from shunted_lab.compose import Experiment, compose
 from shunted_lab.config import ConfigError
+from shunted_lab.usage import REPORT_HEAD
 
 if TYPE_CHECKING:
     from shunted_lab.report.write import Written
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def main(words: list[str] | None = None) -> int:
     """Run the command with the overrides of the experiment's run. Returns 1 for a mistake or an unfinished run."""
-    return answer(words, lambda: str(__doc__), lambda words: report(compose(words), words))
+    return answer(words, lambda: REPORT_HEAD, lambda words: report(compose(words), words))
 
 
 def report(experiment: Experiment, words: list[str]) -> int:
@@ -28,7 +29,7 @@ def report(experiment: Experiment, words: list[str]) -> int:
 
     folder = study_folder(experiment.config)
     if not folder.exists():
-        raise ConfigError(f"{folder}: there is no such study; run the experiment first, or set runs_dir=...")
+        raise ConfigError(f"{folder}: the study does not exist; run the experiment first, or set runs_dir=...")
     make = _report_search if experiment.config.search is not None else _report_runs
     written, table, complete = make(words)
     print("\n".join(map(str, written.paths)) or table)

@@ -98,11 +98,13 @@ def collect(
     table = build_table(config, experiment.variants, states, costs, paper_costs, read_measured(experiment))
     runs = [_read(state, found) for state in checked(states)]
     if not any(run.state.result for run in runs):
-        found.append("No run is done: there is nothing to show yet.")
+        found.append("No run is done yet.")
     gone = [r for r in runs if r.state.result is not None and not r.state.run.folder.exists()]
     if gone:
         names = ", ".join(f"{r.state.run.variant} seed {r.state.run.seed}" for r in gone)
-        found.append(f"Folders are gone; the study still has the metrics, but not curves and predictions: {names}.")
+        found.append(
+            f"Run folders are missing; the study has the metrics, but curves and predictions are lost: {names}."
+        )
     return StudyData(config, experiment.variants, study_folder(config), table, runs, found)
 
 

@@ -80,7 +80,7 @@ def failure_lines(states: list[RunState], limit: int) -> list[str]:
     """A line for each failed run: where its traceback is, and how it is tried again."""
     lines = []
     for run, attempts in ((state.run, state.attempts) for state in states if state.state == "failed"):
-        again = f"{'the same command' if attempts < limit else 'rerun=failed'} tries again"
+        again = f"{'the same command' if attempts < limit else 'rerun=failed'} retries it"
         tried = f"{attempts} of {counted(limit, 'attempt')}"
         lines.append(f"failed: {run.variant}, seed {run.seed}, {tried}; {run.folder / TRACEBACK}; {again}")
     return lines

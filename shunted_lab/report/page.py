@@ -108,8 +108,8 @@ def _effects(data: StudyData) -> Iterator[Picture]:
         yield Picture(
             "main_effects",
             "Main effects",
-            "Full model minus the model without the part, seed by seed, with 95 % t-intervals. Interaction: what the "
-            "effects of single parts leave unexplained when all are left out.",
+            "Full model minus the model without the part, seed by seed, with 95 % t-intervals. Interaction: the "
+            "effect of removing all parts that the effects of single parts do not explain.",
             plots.forest(rows, data.goal.label),
         )
 
@@ -132,7 +132,7 @@ def _classes(data: StudyData) -> Iterator[Picture]:
         yield Picture(
             "classes",
             f"{data.goal.label} of each class",
-            f"Share of the test images of each class that were found{_over_seeds(data)}.",
+            f"Share of the test images of each class that were classified correctly{_over_seeds(data)}.",
             plots.class_bars(names, found),
         )
 
@@ -142,7 +142,10 @@ def _rates(data: StudyData) -> Iterator[Picture]:
     if "model.rates" in {key for changes in data.config.variants.values() for key in changes}:
         assignments = [(name, rates_of_heads(run.model)) for name, run in data.variants.items()]
         yield Picture(
-            "rates", "Rates of the heads", "One column a head, stages side by side.", plots.rates_heatmap(assignments)
+            "rates",
+            "Rates of the heads",
+            "One column per head, stages from left to right.",
+            plots.rates_heatmap(assignments),
         )
 
 

@@ -153,7 +153,7 @@ def search_pictures(search: Search, study: Study | None) -> list[Picture]:
     made = []
     front = front_figure(search, study)
     if front is not None:
-        made.append(Picture("front", "Pareto front of the search", "Every trial that is done; one seed each.", front))
+        made.append(Picture("front", "Pareto front of the search", "All finished trials; one seed each.", front))
     weights = importance_of(study)
     if any(weights.values()):
         text = (
@@ -162,7 +162,7 @@ def search_pictures(search: Search, study: Study | None) -> list[Picture]:
         made.append(Picture("importance", "Importance of parameters", text, importance(weights)))
     chosen = [(t.user_attrs["name"], rates_of_heads(_model(t))) for t in rows_of(search, study)]
     if chosen and "rates" in search.config.space:
-        text = "Baseline first, then the best; one column a head."
+        text = "Baseline first, then the best; one column per head."
         made.append(Picture("rates", "Rates of the heads", text, rates_heatmap(chosen)))
     return made
 

@@ -32,7 +32,7 @@ def load_states(words: Sequence[str]) -> StudyStates:
     """
     experiment = compose(list(words))
     if experiment.config.search is not None:
-        raise ConfigError(f"experiment: {experiment.config.name} is a search; see report.search")
+        raise ConfigError(f"experiment: {experiment.config.name} is a search, whose report is loaded by report.search")
     if experiment.config.confirm is not None:
         from shunted_lab.study.confirm import take_the_best
 

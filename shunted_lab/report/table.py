@@ -126,7 +126,7 @@ def _measured_captions(measured: Mapping[str, Measured]) -> list[str]:
         rounds, spread = max(m.rounds for m in busy.values()), max(m.spread for m in busy.values())
         lines.append(
             f"Latency of {', '.join(busy)} is not shown: {rounds} rounds differed by "
-            f"{'up to ' if len(busy) > 1 else ''}{100 * spread:.0f} %, the machine is busy."
+            f"{'up to ' if len(busy) > 1 else ''}{100 * spread:.0f} %, the machine was busy."
         )
     return lines
 
@@ -333,9 +333,13 @@ def _paper_captions(config: Config, variants: Mapping[str, RunConfig]) -> tuple[
     if paper is None:
         return None, []
     size = f"{paper.image_size} x {paper.image_size}"
-    lines = ["Costs are counted; GMACs hold convolutions, linear layers and attention products."]
-    lines.append(f"Paper columns: {paper.source}; – where no source is at hand." if paper.rows else "No paper numbers.")
+    lines = ["Costs are counted, not measured; GMACs include convolutions, linear layers and attention products."]
+    lines.append(
+        f"Paper columns: {paper.source}; – where no source is known."
+        if paper.rows
+        else "Numbers of the paper are not given."
+    )
     small = sorted({run.data.name for run in variants.values()} - {"imagenet"})
     if small:
-        lines.append(f"The accuracies above are of {', '.join(small)}; they say nothing about ImageNet.")
+        lines.append(f"The accuracies above are of {', '.join(small)}; they are not results on ImageNet.")
     return f"The same variants at paper scale ({paper.model}, {size})", lines

@@ -90,7 +90,7 @@ def choose_target(table: Path, before: int, coverage: Coverage) -> Target:
     place = table.parent / INCOMPLETE
     return Target(
         place,
-        f"{table.name} has {before} finished {coverage.what} and is kept; these overrides have {coverage.done} of "
+        f"{table.name} has {before} finished {coverage.what} and is kept; this report has {coverage.done} of "
         f"{coverage.planned}: {place / table.name}",
     )
 

@@ -34,7 +34,7 @@ def take_the_best(experiment: Experiment, given: Sequence[str] = ()) -> Experime
     shared = set(config.seeds) & set(found.config.seeds)
     if shared:
         raise ConfigError(
-            f"seeds: {sorted(shared)} chose the best in {confirm.search}; a confirmation needs other seeds"
+            f"seeds: {sorted(shared)} were used by {confirm.search} to select the best; choose other seeds"
         )
     study = store.open_study(found.config)
     search = Search(found, next(iter(data_facts(found).values())))
@@ -49,7 +49,7 @@ def take_the_best(experiment: Experiment, given: Sequence[str] = ()) -> Experime
     baseline = search.run(search.baseline).fingerprint
     trials = best(study, confirm.best, lambda trial: trial.user_attrs["fingerprint"] == baseline)
     if not trials:
-        raise ConfigError(f"confirm.search: {confirm.search} has finished nothing beside its baseline")
+        raise ConfigError(f"confirm.search: {confirm.search} has no finished trial except its baseline")
     changes = {f"best{i}": search.space.changes(trial.params) for i, trial in enumerate(trials, 1)}
     variants = experiment.variants | {name: experiment.change(change) for name, change in changes.items()}
     known = [f"{name}: {search.space.label(trial.params)}" for name, trial in zip(changes, trials, strict=True)]

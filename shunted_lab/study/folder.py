@@ -97,9 +97,9 @@ def _note(folder: Path) -> dict[str, Any]:
         note = json.loads(path.read_text())
         written, _ = note["format"], note["fingerprint"]
     except FileNotFoundError:
-        raise ConfigError(f"{folder}: is no folder of a run; there is no run.json") from None
+        raise ConfigError(f"{folder}: is not a run's folder: it has no run.json") from None
     except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path}: is no run of this version; move the folder away, or set runs_dir=...") from None
+        raise ConfigError(f"{path}: is not a run of this version; move the folder away, or set runs_dir=...") from None
     if written != FORMAT:
         raise ConfigError(
             f"{path}: format {written}, written by shunted_lab {note.get('version')}; this version reads format "
@@ -122,7 +122,7 @@ def problem_of(run: Run) -> str | None:
     """Why the result in a run's folder is not taken; None if it is, or if there is none."""
     result = _result(run)
     missing = [] if result is None else missing_metrics(run, result)
-    return f"its result has no {' and no '.join(missing)}" if missing else None
+    return f"its result lacks {' and '.join(missing)}" if missing else None
 
 
 def missing_metrics(run: Run, result: dict[str, Any]) -> list[str]:

@@ -250,7 +250,7 @@ def check_runs_dir(config: Config) -> Path:
     """
     folder = study_folder(config).absolute()
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    reason = "is no folder" if not there.is_dir() else None if os.access(there, os.W_OK) else "is not writable"
+    reason = "is not a folder" if not there.is_dir() else None if os.access(there, os.W_OK) else "is not writable"
     if reason:
         raise ConfigError(f"runs_dir: {config.runs_dir} cannot be written: {there} {reason}")
     return there

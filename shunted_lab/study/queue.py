@@ -52,7 +52,7 @@ class Queue:
         states: of all runs of the plan.
         costs: by variant.
         folder: the study's; the launcher's lock is kept there.
-        max_attempts: how often a run that fails or dies is tried, over all calls.
+        max_attempts: attempts for a run that fails or crashes, over all calls.
         rerun: `stale` trains stale runs too, `failed` those that have failed too often, `all` both.
         heartbeat: seconds between signs of life.
     """
@@ -210,7 +210,7 @@ class Queue:
         Without a metric that the study is named after the run has failed.
         """
         if missing := store.missing_values(self.study, result):
-            return self.failed(job, f"its result has no {' and no '.join(missing)}")
+            return self.failed(job, f"its result lacks {' and '.join(missing)}")
         try:
             job.trial.set_user_attr("result", result)  # in one piece: each attribute is a transaction
             self.study.tell(job.trial, store.values(self.study, result))

@@ -1,4 +1,4 @@
-"""Make a study whose database is lost from the folders of its runs: python -m shunted_lab.study.rebuild FOLDER [URL]
+"""Make the database of a study again from the folders of its runs: python -m shunted_lab.study.rebuild FOLDER [URL]
 
 FOLDER is the study's, e.g. runs/ablate_embed; URL is its `study.storage`, if it has one.
 """
@@ -38,7 +38,7 @@ def rebuild(folder: Path, url: str | None = None) -> dict[str, int]:
     """
     notes = sorted(path for path in folder.rglob("run.json") if "repeat" not in path.parent.name)
     if not notes:
-        raise ConfigError(f"{folder}: holds no folder of a run; name the folder of a study, e.g. runs/ablate_embed")
+        raise ConfigError(f"{folder}: contains no run; give the folder of a study, e.g. runs/ablate_embed")
     storage = make_storage(url or folder / FILE)
     search = json.loads((folder / SEARCH).read_text()) if (folder / SEARCH).exists() else None
     goal = goal_of(load_run(notes[0].parent).config.data)
@@ -51,7 +51,7 @@ def rebuild(folder: Path, url: str | None = None) -> dict[str, int]:
         )
     except optuna.exceptions.DuplicatedStudyError:
         where = "the storage" if url else folder / FILE
-        raise ConfigError(f"{folder}: there is a study of this name in {where}; move it away first") from None
+        raise ConfigError(f"{folder}: a study of this name exists in {where}; move it away first") from None
     study.set_metric_names(list(objectives))
     if search is not None:
         for key in ("space", "base", TRIALS):

@@ -177,7 +177,7 @@ class Search:
         found: list[str] = []
         old, new = study.user_attrs["space"], self.space.describe()
         found += [f"search.space.{key} is new" for key in new.keys() - old.keys()]
-        found += [f"search.space.{key} is gone" for key in old.keys() - new.keys()]
+        found += [f"search.space.{key} was removed" for key in old.keys() - new.keys()]
         found += [f"search.space.{key} has other choices" for key in new.keys() & old.keys() if new[key] != old[key]]
         directions = [("max" if d == optuna.study.StudyDirection.MAXIMIZE else "min") for d in study.directions]
         before = dict(zip(study.metric_names or [], directions, strict=True))
@@ -188,7 +188,7 @@ class Search:
         if found:
             raise ConfigError(
                 f"search: the study in {self.folder} was made for another search ({'; '.join(sorted(found))}); "
-                "give this one a file of another name, or set runs_dir=..."
+                "rename the experiment's file, or set runs_dir=..."
             )
 
     def _base(self) -> dict[str, Any]:

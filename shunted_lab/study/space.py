@@ -84,7 +84,7 @@ class Space:
                 else (distribution._contains(distribution.to_internal_repr(value)))
             )
             if not inside:
-                raise ConfigError(f"search.space: {key} does not hold '{value}', which a variant has")
+                raise ConfigError(f"search.space: {key} does not contain '{value}', the value of a variant")
             found[key] = value
         return found
 
@@ -175,7 +175,9 @@ def make_space(space: Mapping[str, Any], base: RunConfig) -> Space:
         if key == RATES:
             found |= _rates(choice, base)
         elif key.split(".")[0] not in VARIED or "." not in key:
-            raise ConfigError(f"search.space: '{key}' cannot vary; it is 'rates', or begins with one of {VARIED}")
+            raise ConfigError(
+                f"search.space: '{key}' cannot be searched; keys are 'rates' or begin with one of {VARIED}"
+            )
         elif key == "model.rates":
             raise ConfigError("search.space: 'model.rates' is searched as 'rates': [8, 4, 2, 1]")
         else:
@@ -204,18 +206,20 @@ def _rates(allowed: Any, base: RunConfig) -> dict[str, BaseDistribution]:
         if nested and held != given:
             raise ConfigError(f"search.space.rates[{stage}]: {given[0]} is coarser than the stage's grid of {grid}")
         if not held:
-            raise ConfigError(f"search.space.rates: {given} leaves nothing for stage {stage + 1}, a grid of {grid}")
+            raise ConfigError(f"search.space.rates: {given} leaves no rate for stage {stage + 1}, a grid of {grid}")
         choices = [write_rates(heads_rates) for heads_rates in combinations_with_replacement(held, heads)]
         if len(choices) > MOST:
             raise ConfigError(
                 f"search.space.rates: {heads} heads at {len(held)} rates make {len(choices)} assignments of stage "
-                f"{stage + 1}; allow fewer rates there, with one list per stage"
+                f"{stage + 1}; allow fewer rates in that stage, with one list per stage"
             )
         if len(choices) > 1 or write_rates(_spread(model.rates[stage], heads)) not in choices:
             found[f"{RATES}[{stage}]"] = CategoricalDistribution(choices)
     for rate in sorted(set(flat)):
         if rate > max(grids):
-            raise ConfigError(f"search.space.rates: {rate} fits no stage; the grids at {size} px are {sides}")
+            raise ConfigError(
+                f"search.space.rates: {rate} is too coarse for every stage; the grids at {size} px are {sides}"
+            )
     return found
 
 

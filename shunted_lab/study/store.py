@@ -118,7 +118,7 @@ def _create_study(config: Config, objectives: dict[str, str], sampler: Any, prun
 
 def _refuse(where: str, reason: str) -> Any:
     raise ConfigError(
-        f"{where}: is not a study of this version ({reason}); move it away: finished runs are taken from their folders"
+        f"{where}: is not a study of this version ({reason}); move it away: finished runs are read from their folders"
     )
 
 
@@ -271,7 +271,7 @@ def _sources(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
         if before == now:
             continue
         if name == RESULTS:
-            yield f"shunted_lab gives other numbers since (results version {before}, now {now})"
+            yield f"this version of shunted_lab gives different numbers (results version {before}, now {now})"
         elif name == WEIGHTS:
             yield f"the content of {name} has changed (it was {before})"
         else:

@@ -93,7 +93,9 @@ def test_what_follows_is_corrupt_too(root):
 def test_what_is_no_image_is_corrupt(root, content):
     data = data_of(root)
     Path(data.splits.train.picture.images[2]).write_bytes(content)
-    with pytest.warns(UserWarning, match=r"/cat/.*\.jpg cannot be decoded \(.+\); the next image of the split"):
+    with pytest.warns(
+        UserWarning, match=r"/cat/.*\.jpg cannot be decoded \(.+\); it is replaced by the next image of the split"
+    ):
         data.splits.train[0, 2, 0]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -149,7 +151,7 @@ def test_splits_that_are_evaluated_leave_nothing_out(root, split, num_workers):
     data = data_of(root, num_workers=num_workers)
     (path,) = halve(data, 1, split=split)
     with refused(
-        rf"^data\.root: {path} cannot be decoded \(.+\), and evaluation leaves no image out; repair or remove it$"
+        rf"^data\.root: {path} cannot be decoded \(.+\), and evaluation skips no image; repair or remove it$"
     ) as error:
         list(getattr(data, f"{split}_dataloader")())
     assert "\n" not in str(error.value)

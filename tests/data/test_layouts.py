@@ -201,7 +201,7 @@ def test_half_unpacked_imagenet_is_refused(imagenet):
     (root / "train" / WNIDS[1] / "4.png").unlink()
     assert check_data(imagenet).num_classes == 3
     (root / "train" / WNIDS[1] / "3.png").unlink()
-    refused(imagenet, rf"^data\.root: .*/train/{WNIDS[1]} has 3 images, and at least 4 .*expects train/n01440764")
+    refused(imagenet, rf"^data\.root: .*/train/{WNIDS[1]} has 3 images; expected at least 4 .*expects train/n01440764")
     (root / "val").rename(root / "validation")
     Image.new("RGB", (40, 36)).save(root / "train" / WNIDS[1] / "3.png")
     refused(imagenet, rf"/val/{WNIDS[0]} is absent")
@@ -277,9 +277,7 @@ def test_incomplete_cifar100_is_refused(cifar100, name):
 def test_damaged_cifar100_is_refused(cifar100):
     path = Path(cifar100.root) / "cifar-100-python" / "train"
     path.write_bytes(path.read_bytes()[:-1])
-    refused(
-        cifar100, r"^data\.root: .*/train is damaged \(its MD5 is another\); unpack the archive again; data=cifar100"
-    )
+    refused(cifar100, r"^data\.root: .*/train is damaged \(its MD5 differs\); unpack the archive again; data=cifar100")
 
 
 def test_the_checksums_of_cifar100_are_torchvisions():

@@ -170,9 +170,9 @@ def test_an_interrupted_conversion_goes_on_and_writes_the_same(source, finished,
 
     monkeypatch.setattr(shards, "_write_tar", stops)
     words = [f"data.root={source}", f"out={out}", f"shard_mb={SMALL}"]
-    assert shards.main(words) == 130 and "stopped; the same command goes on" in capsys.readouterr().err
+    assert shards.main(words) == 130 and "stopped; the same command resumes" in capsys.readouterr().err
     assert len(list(out.glob("*.tar"))) == 3 and not (out / tars.INDEX).exists()
-    refused(config_of(out), r"^data\.root: .*/shards\.json is not written yet, the conversion has not ended")
+    refused(config_of(out), r"^data\.root: .*/shards\.json is missing, since the conversion is not finished")
     (out / f"{written[1]}.npz").unlink()  # as if it had been killed between the two files
     for change in ("shuffle_seed=1", "shard_mb=1", "verify=false", "data.val_fraction=0.5"):
         with pytest.raises(ConfigError, match=r"^out: '.*/out' holds an unfinished conversion of '.*' with other"):
@@ -272,9 +272,9 @@ def test_corrupt_images_are_refused_with_their_paths(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("data=cifar100", r"^data: 'cifar100' is not a folder of images; choices: folder, imagenet, inat2018, inat"),
-        ("data=shards", r"^data: 'shards' is not a folder"),
-        ("data=earth", r"^data: 'earth' is not a folder"),
+        ("data=cifar100", r"^data: 'cifar100' cannot be converted; choices: folder, imagenet, inat2018, inat"),
+        ("data=shards", r"^data: 'shards' cannot be converted"),
+        ("data=earth", r"^data: 'earth' cannot be converted"),
         ("data=flders", r"^data: 'flders' is not known; did you mean"),
         ("data.root=x", r"^out: has no value; give it as out=\.\.\.$"),
         ("data.root=x out=y shard_mb=0", r"^shard_mb: 0\.0 is not above 0$"),
@@ -449,7 +449,7 @@ def test_a_truncated_shard_is_refused_before_training(copied):
     os.truncate(path, size - 512)
     refused(
         config_of(copied),
-        rf"^data\.root: .*/train-00001\.tar has {size - 512} bytes, and {size} belong there \(half copied\?\)$",
+        rf"^data\.root: .*/train-00001\.tar has {size - 512} bytes; expected {size} \(incompletely copied\?\)$",
     )
     data = make_datamodule(config_of(copied), LITE_RECIPE, 0)  # and if it shrinks later
     with pytest.raises(ConfigError, match=r"train-00001\.tar has"):
@@ -475,7 +475,7 @@ def test_a_damaged_index_is_refused(copied):
     (copied / "shards.json").write_text(whole[:-5])
     refused(config_of(copied), r"/shards\.json is damaged")
     (copied / "shards.json").write_text(json.dumps(json.loads(whole) | {"version": 9}))
-    refused(config_of(copied), r"/shards\.json has version 9, and 2 is read here")
+    refused(config_of(copied), r"/shards\.json has version 9; this version of shunted_lab reads 2")
 
 
 @pytest.mark.parametrize("label", [2, -1])
@@ -547,7 +547,8 @@ def test_the_cache_keeps_to_its_bound_and_forgets_what_was_used_longest_ago(url,
 
 def test_a_cache_that_is_too_small_is_refused(url, tmp_path):
     refused(
-        remote(url, tmp_path, shards=2), r"^data\.cache_gb: .* is too small, .* at least .* for 3 that are shuffled"
+        remote(url, tmp_path, shards=2),
+        r"^data\.cache_gb: .* is too small, .* at least .* for the 3 shards that are shuffled",
     )
 
 

@@ -141,7 +141,7 @@ class Unexportable(Good):
     [
         (Short, r"mlp 'Short': shapes: at 8 x 8 it returns \(2, 63, 16\); expected \(2, 64, 16\)"),
         (Swapped, r"aggregation 'Swapped': shapes: at 7 x 5 it returns the grid \(2, 3\); expected \(3, 2\)"),
-        (Dropping, r"gradients: at 8 x 8 some tokens take no part"),
+        (Dropping, r"gradients: at 8 x 8 some tokens have no influence"),
         (Unused, r"gradients: at 8 x 8 parameter 'scale' gets none"),
         (Overflowing, r"bf16 autocast: at 8 x 8 the output is not finite"),
         (AcrossBatch, r"batch independence: at 8 x 8 an image's output depends on the others"),

@@ -118,8 +118,8 @@ def test_the_command_measures(capsys):
     ("words", "message"),
     [
         (["model=shunted_x"], "model: 'shunted_x' is not known; did you mean 'shunted_t'?"),
-        (["size=3x"], "size: '3x' is no size; a side, or height x width, e.g. 224 or 800x1333"),
-        (["size=800x16"], "size: 800x16 is too small for four stages: at least 32 a side"),
+        (["size=3x"], "size: '3x' is not a size; write one number, or height x width, e.g. 224 or 800x1333"),
+        (["size=800x16"], "size: 800x16 is too small for four stages: at least 32 x 32"),
         (
             ["model.attn=sra"],
             "model.rates: [8, 4] differ; sra has one rate for all heads of a stage; "
@@ -135,14 +135,20 @@ def test_the_command_measures(capsys):
             "model.rates: [4, 4, 2, 2] differ; sra has one rate for all heads of a stage; "
             "write model.rates: [[8, 4], [4], [2, 1], [1]]\n",
         ),
-        (["model.mlp=no_such.Mlp"], "model.mlp: 'no_such.Mlp': there is no module 'no_such'"),
+        (
+            ["model.mlp=no_such.Mlp"],
+            "model.mlp: 'no_such.Mlp': module 'no_such' is neither in the working directory nor installed",
+        ),
         (["training=true"], "training: True does nothing without measure=true"),
         (["device=gpu"], "device: 'gpu' is not known; did you mean 'cpu'? choices: auto, cpu, cuda, mps"),
         (["repeats=0"], "repeats: 0 is too small: at least 1"),
         (["batchsize=3"], "batchsize: no such key; did you mean batch_size?"),
         (["data=imagenet"], "data: no such key; choices: batch_size, device"),
-        (["model.mlp={name:mlp,dim:5}"], "model.mlp: 'dim' is no option of 'mlp'; the model's widths set it"),
-        (["model.patch_embed={name:conv_stem1,extra:x}"], "model.patch_embed: extra='x' is no number of convolutions"),
+        (["model.mlp={name:mlp,dim:5}"], "model.mlp: 'dim' is not an option of 'mlp'; the model's widths set it"),
+        (
+            ["model.patch_embed={name:conv_stem1,extra:x}"],
+            "model.patch_embed: extra='x' is not a number of convolutions",
+        ),
         (["size"], "'size' is not of the form key=value"),
     ],
 )

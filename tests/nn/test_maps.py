@@ -279,16 +279,16 @@ def test_impossible_requests_are_refused():
     model, image = small(), picture((64, 64))
     for query in ((1.0, 0.5), (0.5, -0.1), (0.5, float("nan"))):
         for work in (attention_of, rollout):
-            with pytest.raises(ComponentError, match=r"query: .* is no point of the image: fractions \(y, x\)"):
+            with pytest.raises(ComponentError, match=r"query: .* is not a point of the image: fractions \(y, x\)"):
                 work(model, image, query)
     for work in (lambda x: attention_of(model, x, (0, 0)), lambda x: rollout(model, x)):
         with pytest.raises(ComponentError, match=r"an image of 16 x 64 is too small for this model: at least 32"):
             work(picture((16, 64)))
-        with pytest.raises(ComponentError, match=r"image: \(2, 3, 64, 64\) is no single image \(1, 3, H, W\)"):
+        with pytest.raises(ComponentError, match=r"image: \(2, 3, 64, 64\) is not a single image \(1, 3, H, W\)"):
             work(image.expand(2, 3, 64, 64))
     with pytest.raises(ComponentError, match=r"blocks: 'first' is not known; choices: 'last', 'all'"):
         attention_of(model, image, (0, 0), "first")
-    with pytest.raises(ComponentError, match=r"residual: 1.5 is no share: 0 to 1"):
+    with pytest.raises(ComponentError, match=r"residual: 1.5 is not a share between 0 and 1"):
         rollout(model, image, residual=1.5)
 
 
@@ -298,7 +298,10 @@ def test_impossible_requests_are_refused():
         (torch.zeros(64, 64), "mask: it is empty"),
         (torch.ones(64, 64, dtype=torch.bool), "mask: it is full"),
         (torch.ones(32, 64), r"mask: \(32, 64\) is not the size \(64, 64\) of the image"),
-        (torch.full((64, 64), 255, dtype=torch.uint8), r"mask: 255.0 to 255.0 are no shares: bool, or 0 to 1"),
+        (
+            torch.full((64, 64), 255, dtype=torch.uint8),
+            r"mask: 255.0 to 255.0 are not shares: bool, or values between 0 and 1",
+        ),
     ],
 )
 def test_masks_that_mean_nothing_are_refused(mask, message):
@@ -328,7 +331,7 @@ class Thirds(nn.Module):
 def test_components_without_maps_are_named():
     model, image = small(), picture((64, 64))
     model.stages[1].embed = nn.Sequential(nn.MaxPool2d(2), model.stages[1].embed)
-    with pytest.raises(ComponentError, match=r"stage 2: Sequential is no chain of convolutions"):
+    with pytest.raises(ComponentError, match=r"stage 2: Sequential is not a chain of convolutions"):
         rollout(model, picture((128, 128)))
     model = small()
     model.stages[2].blocks[0].attn.groups["r2"].aggregation = Thirds()
@@ -337,7 +340,7 @@ def test_components_without_maps_are_named():
     ):
         attention_of(model, image, (0, 0))
     model.stages[1].blocks[1].attn = Mean()
-    with pytest.raises(ComponentError, match=r"stage 2, block 2: Mean is no GroupedAttention"):
+    with pytest.raises(ComponentError, match=r"stage 2, block 2: Mean is not a GroupedAttention"):
         attention_of(model, image, (0, 0))
 
 

@@ -92,7 +92,7 @@ def test_a_failed_and_a_missing_run_show_with_the_traceback(make):
 
 def test_an_empty_study_one_run_and_a_nan_are_said(make, tmp_path):
     _, page = written(make(lambda variant, seed: None))
-    assert "No run is done: there is nothing to show yet." in page.words and "(0 of 3: 3 missing)" in page.words
+    assert "No run is done yet." in page.words and "(0 of 3: 3 missing)" in page.words
     shutil.rmtree(tmp_path / "runs")
     _, page = written(make(lambda variant, seed: 0.7 if (variant, seed) == ("conv_stem", 0) else None))
     assert "70.00 (1 of 3: 2 missing)" in page.words
@@ -105,7 +105,7 @@ def test_a_folder_that_is_gone_keeps_its_numbers_and_is_named(make):
     made = make()
     shutil.rmtree(made.runs[0].folder)
     data, page = written(made)
-    assert "Folders are gone" in page.words and "non_overlapping seed 0" in page.words
+    assert "Run folders are missing" in page.words and "non_overlapping seed 0" in page.words
     assert data.table.complete and data.of("non_overlapping")[0].value == made.data().runs[0].value
 
 
@@ -131,7 +131,7 @@ def test_a_study_of_another_version_is_said_and_the_folders_are_reported(make, t
     assert command.main(words) == 1  # a run cannot be read: the table is not complete
     errors = capsys.readouterr().err
     assert "is not a study of this version" in errors and "format 1" in errors and "Traceback" not in errors
-    assert "warning: table.md has 9 finished runs and is kept; these overrides have 8 of 9" in errors
+    assert "warning: table.md has 9 finished runs and is kept; this report has 8 of 9" in errors
     text = (tmp_path / "runs" / "ablate_embed" / "incomplete" / "table.md").read_text()
     assert "(2 of 3: 1 failed)" in text and "its folder cannot be read" in text
 
@@ -153,7 +153,7 @@ def test_a_complete_table_is_not_replaced_by_one_with_fewer_runs(make, without_f
     files = [*folder.glob("table.*"), folder / "runs.csv", folder / "report" / "index.html"]
     before = {path: path.read_bytes() for path in files}
     written = write_report(make(nothing, "recipe.epochs=9").data())
-    kept = f"table.md has 9 finished runs and is kept; these overrides have 0 of 9: {folder}/incomplete/table.md"
+    kept = f"table.md has 9 finished runs and is kept; this report has 0 of 9: {folder}/incomplete/table.md"
     assert written.warnings == [kept] and {path: path.read_bytes() for path in before} == before
     assert set(written.paths) == {folder / "incomplete" / path.relative_to(folder) for path in files}
     assert "(0 of 3: 3 missing)" in (folder / "incomplete" / "table.md").read_text()
@@ -203,7 +203,7 @@ def test_a_disk_that_is_full_is_a_warning(tmp_path, monkeypatch):
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
     assert command.main(["experiment=ablate_embed", f"runs_dir={tmp_path}/none"]) == 1
-    assert "there is no such study" in capsys.readouterr().err
+    assert "the study does not exist" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="search_rates is a search"):
         load_study(["experiment=search_rates"])
 

@@ -295,7 +295,7 @@ def test_paper_columns_hold_numbers_with_a_source_and_dashes():
     assert block.rows[1] == ("overlapping", "22.40", "4.993", "–", "–", "–")
     assert block.rows[2] == ("conv_stem", "22.40", "4.993", "82.9", "22.4", "4.9")
     assert "arXiv 2111.15193" in block.caption
-    assert "The accuracies above are of earth; they say nothing about ImageNet." in block.caption
+    assert "The accuracies above are of earth; they are not results on ImageNet." in block.caption
     assert "attention products" in block.caption
 
 
@@ -361,12 +361,12 @@ def test_a_latency_that_was_not_stable_is_a_dash_with_its_reason():
     measured["overlapping"] = Measured(None, 7e5, "a CPU", 20, 0.34)
     block = blocks(table(measured=measured))[0]
     assert [line[3:5] for line in block.rows] == [("10.0", "0.7"), ("–", "0.7"), ("10.0", "0.7")]
-    assert "Latency of overlapping is not shown: 20 rounds differed by 34 %, the machine is busy." in block.caption
+    assert "Latency of overlapping is not shown: 20 rounds differed by 34 %, the machine was busy." in block.caption
     measured = {name: Measured(None, 7e5, "a CPU", 20, 0.1 * i) for i, name in enumerate(ACCURACY, 1)}
     block = blocks(table(measured=measured))[0]
     assert block.head[3:5] == ("Memory (MB)", "Top-1 (%)")
     assert "Peak memory above the weights: forward, one image, alone on a CPU." in block.caption
-    assert "conv_stem is not shown: 20 rounds differed by up to 30 %, the machine is busy." in block.caption
+    assert "conv_stem is not shown: 20 rounds differed by up to 30 %, the machine was busy." in block.caption
 
 
 def test_rows_across_settings_are_compared_within_their_setting():

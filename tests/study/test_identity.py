@@ -101,7 +101,7 @@ def test_results_of_another_version_of_this_package_are_stale_and_say_so(tmp_pat
     monkeypatch.setattr(plan, "RESULTS_VERSION", plan.RESULTS_VERSION + 1)
     states = store.read_states(plan.plan_runs(experiment, facts), study)
     assert [state.state for state in states] == ["stale", "missing", "missing"]
-    assert states[0].error == "shunted_lab gives other numbers since (results version 1, now 2)"
+    assert states[0].error == "this version of shunted_lab gives different numbers (results version 1, now 2)"
 
 
 def test_another_layout_is_another_run(tmp_path):

@@ -72,7 +72,7 @@ def test_only_the_chosen_rows_are_trained_and_the_table_has_all(tmp_path, traine
     error = capsys.readouterr().err
     assert error.startswith("error: only: 'conv_stm' is not known; did you mean 'conv_stem'? choices: ")
     assert main_command.main(["experiment=search_rates", "only=paper"]) == 1
-    assert capsys.readouterr().err.startswith("error: only: paper is not for a search")
+    assert capsys.readouterr().err.startswith("error: only: paper is not supported for a search")
 
 
 def test_a_variant_is_chosen_in_one_setting_or_in_all():

@@ -157,5 +157,5 @@ def test_an_impossible_variant_fails_in_the_plan(smoke):
     from shunted_lab.config import ConfigError
 
     experiment = compose(["experiment=ablate_embed", "model.mlp=my_package.Mlp", f"smoke={smoke}"])
-    with pytest.raises(ConfigError, match=r"model\.mlp: .* no module 'my_package'"):
+    with pytest.raises(ConfigError, match=r"model\.mlp: .* module 'my_package' is neither"):
         planned(experiment)

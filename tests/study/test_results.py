@@ -25,9 +25,9 @@ def one(tmp_path):
 
 
 def test_such_a_result_counts_as_a_failed_run_with_the_reason(tmp_path, one):
-    assert read_result(one[0]) is None and problem_of(one[0]) == "its result has no val/top1"
+    assert read_result(one[0]) is None and problem_of(one[0]) == "its result lacks val/top1"
     states = store.read_states(one, None)
-    assert names(states) == ["failed", "missing", "missing"] and states[0].error == "its result has no val/top1"
+    assert names(states) == ["failed", "missing", "missing"] and states[0].error == "its result lacks val/top1"
 
 
 def test_no_command_of_the_study_ends_with_it(tmp_path, one, capsys):
@@ -56,7 +56,7 @@ def test_a_study_named_after_a_metric_that_results_lack_keeps_its_runs_as_failed
     create = store.create_study
     monkeypatch.setattr(store, "create_study", lambda config, objectives: create(config, {"val/top5": "max"}))
     found = command(tmp_path, "seeds=[0]")
-    assert [trial.user_attrs["error"] for trial in trials(tmp_path, "seeds=[0]")] == ["its result has no val/top5"] * 3
+    assert [trial.user_attrs["error"] for trial in trials(tmp_path, "seeds=[0]")] == ["its result lacks val/top5"] * 3
     assert store.missing_values(study_of(tmp_path, "seeds=[0]"), RESULT) == ["val/top5"] and len(found) == 3
 
 

@@ -204,7 +204,7 @@ def test_a_point_that_failed_too_often_is_tried_again_on_request(searched, train
     trained.script = {}
     _, study = run_search(searched(*words, "rerun=failed", trials=2))
     assert len(finished(study)) == 2 and len(trained.all()) == 4
-    with pytest.raises(ConfigError, match=r"rerun: all is not for a search, only failed is"):
+    with pytest.raises(ConfigError, match=r"rerun: all is not supported for a search, only failed is"):
         searched("rerun=all")
 
 
@@ -212,7 +212,7 @@ def test_a_lost_study_is_rebuilt_with_its_points(searched, graded_training, tmp_
     _, study = run_search(searched(trials=5))
     before = {t.user_attrs["fingerprint"]: (t.params, t.values) for t in finished(study)}
     folder = study_folder(searched(trials=5).config)
-    with pytest.raises(ConfigError, match=r"there is a study of this name in .*study\.db; move it away first"):
+    with pytest.raises(ConfigError, match=r"a study of this name exists in .*study\.db; move it away first"):
         rebuild(folder)
     for path in folder.glob("study.db*"):
         path.unlink()
@@ -220,7 +220,7 @@ def test_a_lost_study_is_rebuilt_with_its_points(searched, graded_training, tmp_
     _, study = run_search(searched(trials=5))
     assert {t.user_attrs["fingerprint"]: (t.params, t.values) for t in finished(study)} == before
     assert len(graded_training.all()) == 5
-    with pytest.raises(ConfigError, match="holds no folder of a run"):
+    with pytest.raises(ConfigError, match="contains no run"):
         rebuild(tmp_path / "experiments")
 
 
@@ -233,7 +233,7 @@ def test_a_search_s_table_is_not_replaced_by_one_with_fewer_trials(searched, gra
     assert write_search(search, study, full, config).warnings == []
     before = (folder / "search.md").read_text()
     written = write_search(search, None, empty, config)
-    kept = f"search.md has 4 finished trials and is kept; these overrides have 0 of 4: {folder}/incomplete/search.md"
+    kept = f"search.md has 4 finished trials and is kept; this report has 0 of 4: {folder}/incomplete/search.md"
     assert written.warnings == [kept] and (folder / "search.md").read_text() == before
     assert "0 of 4 assignments tried" in (folder / "incomplete" / "search.md").read_text()
     write_search(search, study, full, config)
@@ -272,7 +272,7 @@ def test_the_best_are_confirmed_with_other_seeds(searched, graded_training, tmp_
         assert found.variants[name].model.rates[0] == read_rates(trial.params["rates[0]"])
         assert f"{name}: {trial.user_attrs['name']}" in found.config.description
     (tmp_path / "experiments" / "again.yaml").write_text(CONFIRM.format(seeds=[0, 1]))
-    with pytest.raises(ConfigError, match=r"seeds: \[0\] chose the best in mine; a confirmation needs other seeds"):
+    with pytest.raises(ConfigError, match=r"seeds: \[0\] were used by mine to select the best; choose other seeds"):
         take_the_best(compose(["experiment=again"]))
 
 
@@ -313,14 +313,23 @@ def test_another_base_configuration_is_refused(searched, trained):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"space": "{rates: [64, 4]}"}, r"search\.space\.rates: .*leaves nothing for stage|64 fits no stage"),
-        ({"space": "{rates: [32, 8, 4, 2, 1]}"}, r"rates: 32 fits no stage; the grids at 64 px are 16, 8, 4, 2"),
+        (
+            {"space": "{rates: [64, 4]}"},
+            r"search\.space\.rates: .*leaves no rate for stage|64 is too coarse for every stage",
+        ),
+        (
+            {"space": "{rates: [32, 8, 4, 2, 1]}"},
+            r"rates: 32 is too coarse for every stage; the grids at 64 px are 16, 8, 4, 2",
+        ),
         ({"space": "{rates: [[8], [16, 4], [2], [1]]}"}, r"rates\[1\]: 16 is coarser than the stage's grid of 8"),
         ({"space": "{rates: [0, 1]}"}, r"rates: \[0, 1\] is neither a list of positive integers"),
         ({"space": "{rates: [[8, 4], [4, 2]]}"}, r"rates: has 2 lists for 4 stages"),
-        ({"space": "{rates: [[2], [4, 2], [2, 1], [1]]}"}, r"rates\[0\] does not hold '8x1 4x1', which a variant has"),
+        (
+            {"space": "{rates: [[2], [4, 2], [2, 1], [1]]}"},
+            r"rates\[0\] does not contain '8x1 4x1', the value of a variant",
+        ),
         ({"space": "{model.mpl: [mlp, conv_glu]}"}, r"search\.space: model\.mpl: no such key; did you mean 'mlp'"),
-        ({"space": "{seeds: [1, 2]}"}, r"search\.space: 'seeds' cannot vary"),
+        ({"space": "{seeds: [1, 2]}"}, r"search\.space: 'seeds' cannot be searched"),
         ({"space": "{recipe.lr: {low: 1, high: 0.1}}"}, r"search\.space\.recipe\.lr: needs numbers low < high"),
         (
             {"space": "{recipe.lr: {lo: 1, high: 2}}"},
@@ -330,7 +339,7 @@ def test_another_base_configuration_is_refused(searched, trained):
         ({"sampler": "tpee"}, r"search\.sampler: 'tpee' is not known; did you mean 'tpe'"),
         (
             {"more": "  objectives: [val/top1]"},
-            r"search\.objectives: \['val/top1'\] gives no direction; write \{METRIC: max\}",
+            r"search\.objectives: \['val/top1'\] has no direction; write \{METRIC: max\}",
         ),
         (
             {"more": "  objectives: {val/top1: up}"},
@@ -342,7 +351,7 @@ def test_another_base_configuration_is_refused(searched, trained):
             r"params, val/loss, val/top1, val/top5",
         ),
         ({"more": "  objectives: {val/recall: max, macs: min}"}, r"search\.objectives: 'val/recall' is not known"),
-        ({"more": "  objectives: {test/top1: max}"}, r"search\.objectives: 'test/top1' cannot be searched for"),
+        ({"more": "  objectives: {test/top1: max}"}, r"search\.objectives: 'test/top1' is not an objective"),
         (
             {"more": "  objectives: {val/top1: max, macs: min}\n  pruner: median"},
             r"pruner: 'median' needs one objective",

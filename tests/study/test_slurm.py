@@ -232,7 +232,7 @@ def test_nodes_that_are_not_there_are_refused(monkeypatch):
         ConfigError, match=r"launch\.nodes_per_run: 2 are more than the 1 of this job; launch=slurm asks"
     ):
         plan_slots(LaunchConfig(nodes_per_run=2))
-    with pytest.raises(ConfigError, match=r"launch\.nodes: 3 is no multiple of launch\.nodes_per_run=2"):
+    with pytest.raises(ConfigError, match=r"launch\.nodes: 3 is not a multiple of launch\.nodes_per_run=2"):
         compose([*WORDS, "launch.nodes_per_run=2"])
     with pytest.raises(ConfigError, match=r"data\.batch_size: 16 is not divisible by launch\.nodes_per_run=3$"):
         run_of("runs", "launch.nodes_per_run=3")

@@ -90,7 +90,7 @@ def test_a_database_that_cannot_be_reached_is_refused_without_its_password(tmp_p
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("runs/study.db", r"study\.storage: runs/study\.db is no URL"),
+        ("runs/study.db", r"study\.storage: runs/study\.db is not a URL"),
         ("nodb://x/y", r"study\.storage: nodb://x/y cannot be reached"),
     ],
 )
@@ -159,7 +159,7 @@ def test_a_folder_of_another_version_is_refused_before_training(tmp_path, traine
     ):
         command(tmp_path, "seeds=[0]")
     note.write_text("{}")
-    with pytest.raises(ConfigError, match=r"run\.json: is no run of this version; move the folder away"):
+    with pytest.raises(ConfigError, match=r"run\.json: is not a run of this version; move the folder away"):
         command(tmp_path, "seeds=[0]")
     assert len(trained.all()) == 3
 
@@ -169,7 +169,7 @@ def test_a_full_disk_is_refused_before_training(tmp_path, monkeypatch):
     runs = planned(experiment)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(plan.shutil, "disk_usage", lambda folder: usage(0, 0, 200e6))
-    with pytest.raises(ConfigError, match=r"new has 200 MB free; 9 runs need about 261 MB"):
+    with pytest.raises(ConfigError, match=r"new has 200 MB free; training 9 runs needs about 261 MB"):
         plan.check_space(experiment.config, runs, COSTS)
     plan.check_space(experiment.config, runs[:6], COSTS)
 
@@ -177,7 +177,7 @@ def test_a_full_disk_is_refused_before_training(tmp_path, monkeypatch):
 def test_a_runs_dir_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     experiment = compose(["experiment=ablate_embed", f"runs_dir={tmp_path}/file"])
-    with pytest.raises(ConfigError, match=r"runs_dir: .*file cannot be written: .*/file is no folder"):
+    with pytest.raises(ConfigError, match=r"runs_dir: .*file cannot be written: .*/file is not a folder"):
         plan.check_runs_dir(experiment.config)
     assert plan.check_runs_dir(compose(["experiment=train", f"runs_dir={tmp_path}/a/b"]).config) == tmp_path
 

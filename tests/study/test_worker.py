@@ -51,7 +51,7 @@ def test_a_run_is_trained_and_repeated_from_its_folder(tmp_path):
 
 def test_a_folder_that_is_none_is_one_line(tmp_path, capsys):
     assert worker.main([str(tmp_path)]) == 1
-    assert capsys.readouterr().err == f"error: {tmp_path}: is no folder of a run; there is no run.json\n"
+    assert capsys.readouterr().err == f"error: {tmp_path}: is not a run's folder: it has no run.json\n"
     assert worker.main(["--help"]) == 0 and "RUN_FOLDER" in capsys.readouterr().err
 
 

@@ -125,7 +125,7 @@ def test_trained_elsewhere_then_here_at_another_size_and_for_other_classes(folde
     said = " ".join(capsys.readouterr().out.split())
     head = "its head is re-initialized: it has a head for other classes than the data have: only the file has 'water', "
     assert f"model.checkpoint: {before}, its entry 'state_dict'; {head}" in said
-    assert f"with the weights of {before} (new head), recipe finetune, 1 epochs" in said.replace("- ", "-")
+    assert f"with the weights of {before} (new head), recipe finetune, 1 epoch" in said.replace("- ", "-")
     (run,) = (tmp_path / "after").glob("train/model/seed0-*")
     note = json.loads((run / "run.json").read_text())
     assert note["config"]["model"]["checkpoint"] == str(before / "checkpoints" / "last.ckpt")
@@ -281,7 +281,7 @@ def test_files_that_are_none_of_this_model_are_refused_by_the_plan(weights, tmp_
     assert "does not fit the model: missing: " in said(f"model.checkpoint={weights}", "model.depths=[1,1,3,1]")
     pickled = tmp_path / "pickled.pth"
     torch.save({"model": {"x": torch.zeros(1)}, "args": Path("x")}, pickled)
-    assert "holds more than tensors" in said(f"model.checkpoint={pickled}")
+    assert "contains more than tensors" in said(f"model.checkpoint={pickled}")
     (tmp_path / "empty").mkdir()
     assert "model.checkpoint: " in said(f"model.checkpoint={tmp_path / 'empty'}")
 

@@ -77,15 +77,15 @@ def test_a_rate_per_step_has_its_corners():
     [
         (
             ("recipe=paper", "recipe.epochs=3"),
-            r"recipe\.warmup_epochs: 5 leaves none of recipe\.epochs=3 at recipe\.lr=",
+            r"recipe\.warmup_epochs: 5 leaves no epoch of recipe\.epochs=3 at recipe\.lr=",
         ),
         (
             ("recipe=paper", "recipe.epochs=5"),
-            r"recipe\.warmup_epochs: 5 leaves none of recipe\.epochs=5 at recipe\.lr=",
+            r"recipe\.warmup_epochs: 5 leaves no epoch of recipe\.epochs=5 at recipe\.lr=",
         ),
         (
             ("recipe.warmup_epochs=4",),
-            r"recipe\.warmup_epochs: 4 leaves none of recipe\.epochs=4 at recipe\.lr=0\.0015",
+            r"recipe\.warmup_epochs: 4 leaves no epoch of recipe\.epochs=4 at recipe\.lr=0\.0015",
         ),
         (("recipe=paper", "recipe.warmup_epochs=0.5"), r"recipe\.warmup_epochs: 0\.5 is not a whole number, .*=step$"),
     ],

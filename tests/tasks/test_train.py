@@ -123,7 +123,7 @@ def test_mixup_of_an_odd_batch_uses_every_image():
 @pytest.mark.parametrize("words", [("data.batch_size=1",), ("data.batch_size=4", "launch.accumulate=4")])
 def test_a_piece_of_one_image_that_should_be_mixed_is_refused(words):
     with pytest.raises(
-        ConfigError, match=r"^data\.batch_size: \d .*leaves 1 image to a device at a time, and recipe\.mixup"
+        ConfigError, match=r"^data\.batch_size: \d .*leaves 1 image for each device and step, but recipe\.mixup"
     ):
         variants("recipe=paper", *words)
     assert variants(*words)["conv_stem"].per_device_batch_size == 1  # nothing is mixed: nothing is wrong
