@@ -95,7 +95,7 @@ def run(experiment: Experiment, words: list[str]) -> int:
 
         names = [state.run.variant for state in todo]
         expected = forecast(config.launch, experiment.variants, costs, facts, names, states)
-        say(console, forecast_line(config, expected, todo, costs))
+        say(console, forecast_line(config, expected, [state.run for state in todo], costs))
     if config.plan_only:
         for line in preview(config, states, study):
             say(console, line)
@@ -143,11 +143,11 @@ def _submit(words: list[str], config: Config, console: Console) -> bool:
 def _search(experiment: Experiment, words: list[str], console: Console) -> int:
     """Try the points of a search until it has enough, and report. Returns 1 if it has not."""
     from shunted_lab.data.evaluated import check_evaluated
-    from shunted_lab.report.lines import by_variant, data_notes
+    from shunted_lab.report.lines import by_variant, data_notes, places
     from shunted_lab.report.progress import Progress
     from shunted_lab.report.search import build_search_table, to_terminal, write_search
-    from shunted_lab.study.forecast import forecast
-    from shunted_lab.study.launch import Launcher, warm_up
+    from shunted_lab.study.forecast import Forecast, forecast, forecast_line
+    from shunted_lab.study.launch import Launcher, plan_slots, warm_up
     from shunted_lab.study.plan import check_space, data_facts, initial_weights, low_rates, study_folder
     from shunted_lab.study.preview import preview_jobs
     from shunted_lab.study.search import Search, SearchQueue
@@ -163,34 +163,33 @@ def _search(experiment: Experiment, words: list[str], console: Console) -> int:
     search.check(study)
     for line in [*data_notes(facts), *by_variant(initial_weights(experiment, facts)), *low_rates(experiment)]:
         say(console, line)
+    left, costs, baseline = search.left(study), search.baseline_cost(), search.run(search.baseline)
+    todo = [baseline] * left  # the others take about as long
+    expected = None
+    if todo and not isinstance(config.launch, SlurmConfig):
+        name = baseline.variant
+        expected = forecast(config.launch, {name: baseline.config}, costs, {name: search.facts}, [name] * left)
+        say(console, forecast_line(config, expected, todo, costs))
     if config.plan_only:
         console.print(to_terminal(build_search_table(search, study, config)))
-        left = search.left(study)
         say(console, f"would train up to {counted(left, 'more assignment')}" if left else "would train nothing")
         for line in preview_jobs(config):
             say(console, line)
         _check_call(config)
-        check_space(config, [search.run(search.baseline)] * left, search.baseline_cost())
+        check_space(config, todo, costs)
         return 0
     if not isinstance(config.launch, SlurmConfig):
         warm_up()
         study = search.open(config)
         limit, beat = config.launch.max_attempts, config.study.heartbeat
         queue = SearchQueue(study, search, folder, limit, config.rerun, beat)
-        check_space(config, [search.run(search.baseline)] * queue.planned(), search.baseline_cost())
+        check_space(config, [baseline] * queue.planned(), costs)
         queue.prepare([])
         if queue.planned():
             check_evaluated(search.base.data, search.facts.identity, lambda line: say(console, line))
-        name = config.baseline or ""
-        todo = [name] * queue.planned()
-        expected = forecast(
-            config.launch,
-            {name: experiment.variants[name]},
-            {name: next(iter(search.baseline_cost().values()))},
-            {name: search.facts},
-            todo,
-        )
-        with Progress(console, todo, len(expected.slots), goal, expected.seconds) as progress:
+        expected = expected or Forecast(plan_slots(config.launch))
+        names = [baseline.variant] * queue.planned()
+        with Progress(console, names, len(expected.slots), goal, expected.seconds) as progress:
             Launcher(queue, expected.slots, progress).run()
         if queue.exhausted:
             study.set_user_attr("exhausted", True)
@@ -201,7 +200,8 @@ def _search(experiment: Experiment, words: list[str], console: Console) -> int:
     table = build_search_table(search, study, config)
     written = write_search(search, study, table, config)
     console.print(to_terminal(table))
-    for line in [*map(str, written.paths), *(f"warning: {warning}" for warning in written.warnings)]:
+    paths, warnings = [str(path) for path in written.paths], [f"warning: {text}" for text in written.warnings]
+    for line in [*paths, *warnings, *places(config, paths)]:
         say(console, line)
     return 0 if table.complete else 1
 

@@ -87,20 +87,26 @@ def failure_lines(states: list[RunState], limit: int) -> list[str]:
 
 
 def next_steps(config: Config, words: Sequence[str], shown: Shown) -> list[str]:
-    """What was found, where the page is, and what can be done next.
+    """What was found, where it can be seen, and what can be done next.
 
     Args:
         words: the overrides of the command.
     """
     lines = [f"found: {shown.finding}"] if shown.finding and not config.smoke else []
-    page = next((path for path in shown.paths if path.endswith(".html")), None)
-    if page is not None:
-        lines.append(f"page: {Path(page).absolute().as_uri()}")
-    lines.append(f"curves: tensorboard --logdir {shlex.quote(str(study_folder(config)))}")
-    place = [] if config.runs_dir == "runs" else [shlex.quote(f"runs_dir={config.runs_dir}")]
-    lines.append(" ".join(["runs in a browser: python -m shunted_lab.dashboard", *place]))
+    lines += places(config, shown.paths)
     if not shown.open and not config.smoke:
         seeds = ",".join(map(str, [*config.seeds, max(config.seeds) + 1]))
         again = [word for word in words if not word.startswith("seeds=")]
         lines.append(f"one more seed: python -m shunted_lab.run {shlex.join([*again, f'seeds=[{seeds}]'])}")
     return lines
+
+
+def places(config: Config, paths: Sequence[str]) -> list[str]:
+    """Where a study can be looked at: its page, TensorBoard, the dashboard."""
+    pages = [f"page: {Path(path).absolute().as_uri()}" for path in paths if path.endswith(".html")]
+    place = [] if config.runs_dir == "runs" else [shlex.quote(f"runs_dir={config.runs_dir}")]
+    return [
+        *pages,
+        f"curves: tensorboard --logdir {shlex.quote(str(study_folder(config)))}",
+        " ".join(["runs in a browser: python -m shunted_lab.dashboard", *place]),
+    ]

@@ -97,7 +97,8 @@ class Progress:
     def started(self, slot: int, job: Job) -> None:
         now = self.clock()
         self._runs[slot] = Training(job, now, now)
-        self.waiting[job.run.variant] -= 1
+        name = job.run.variant if self.waiting[job.run.variant] else next(iter(self.waiting.elements()), "")
+        self.waiting[name] -= 1  # a search's points have names of their own
 
     def step(self, slot: int, job: Job, status: Status) -> None:
         self._runs[slot].hear(status, self.clock())
@@ -145,9 +146,15 @@ class Progress:
 
     def _left(self, run: Training, now: float) -> float | None:
         left = run.left(now)
-        if left is None and (expected := self.expected.get(run.job.run.variant)) is not None:
+        if left is None and (expected := self._expected(run.job.run.variant)) is not None:
             left = max(0.0, expected - (now - run.start))
         return left
+
+    def _expected(self, variant: str) -> float | None:
+        """Seconds of a run as the plan says: of its variant, or of the others."""
+        if variant in self.expected or not self.expected:
+            return self.expected.get(variant)
+        return sum(self.expected.values()) / len(self.expected)
 
     def _run_time(self, variant: str, now: float) -> float | None:
         """Seconds of a run that has not begun: by runs of the variant, else as the plan says, else by any run."""

@@ -10,6 +10,7 @@ from shunted_lab.config import Config, LaunchConfig, RunConfig, ShardsConfig
 from shunted_lab.data import DataFacts
 from shunted_lab.nn import Cost
 from shunted_lab.quantities import counted, duration, file_size
+from shunted_lab.study.folder import Run
 from shunted_lab.study.launch import Load, plan_slots, warm_up
 from shunted_lab.study.machine import count_cores, free_memory
 from shunted_lab.study.order import Slot
@@ -82,12 +83,12 @@ def total_seconds(found: Forecast, todo: Sequence[str]) -> float | None:
     return max(workers)
 
 
-def forecast_line(config: Config, found: Forecast, todo: Sequence[RunState], costs: Mapping[str, Cost]) -> str:
+def forecast_line(config: Config, found: Forecast, todo: Sequence[Run], costs: Mapping[str, Cost]) -> str:
     """`9 runs on 2 workers with 1 thread each (launch.devices): about 4 min, and 45 MB in runs/ablate_embed`."""
-    names = [state.run.variant for state in todo]
+    names = [run.variant for run in todo]
     seconds = total_seconds(found, names)
     time = f"about {duration(seconds)}" if seconds is not None else "the time is known after the first steps"
-    space = file_size(needed_space([state.run for state in todo], costs, len(found.slots)))
+    space = file_size(needed_space(todo, costs, len(found.slots)))
     runs, workers = counted(len(todo), "run"), workers_text(found.slots)
     return f"{runs} on {workers}: {time}, and up to {space} in {study_folder(config)}"
 

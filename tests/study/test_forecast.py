@@ -85,16 +85,15 @@ def test_times_of_finished_runs_are_taken_before_measuring(machine, monkeypatch)
 def test_the_line_of_a_plan_names_workers_time_and_place(machine, tmp_path):
     experiment = compose(["experiment=ablate_embed", f"runs_dir={tmp_path}"])
     runs = plan.plan_runs(experiment, plan.data_facts(experiment))
-    todo = [RunState(run, "missing") for run in runs]
     costs = dict.fromkeys(experiment.variants, COST)
     found = Forecast([Slot(0, threads=1), Slot(1, threads=1)], dict.fromkeys(experiment.variants, 60.0))
-    line = forecast_line(experiment.config, found, todo, costs)
+    line = forecast_line(experiment.config, found, runs, costs)
     # 2 workers write checkpoints of 3 x 4 bytes a parameter twice; 9 runs keep 4 bytes each, and 2 MB beside
     assert line == (
         "9 runs on 2 workers with 1 thread each (8 cores, 6 GB of free memory; launch.devices=N for another number): "
         f"about 5 min, and up to 102 MB in {tmp_path}/ablate_embed"
     )
-    unknown = forecast_line(experiment.config, Forecast([Slot(0)]), todo[:1], costs)
+    unknown = forecast_line(experiment.config, Forecast([Slot(0)]), runs[:1], costs)
     assert "1 run on 1 worker with all cores (" in unknown and "the time is known after the first steps" in unknown
 
 
