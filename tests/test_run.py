@@ -118,7 +118,7 @@ def test_a_stopped_command_goes_on(tmp_path, kill):
     process.send_signal(kill)
     _, errors = process.communicate(timeout=60)
     if kill == signal.SIGINT:
-        assert process.returncode == 130 and "the same command goes on" in errors and "Traceback" not in errors
+        assert process.returncode == 130 and "the same command resumes" in errors and "Traceback" not in errors
     finished = next(tmp_path.glob("runs/train/model/seed0-*/result.json")).read_text()
     again = run(*words, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
@@ -146,9 +146,9 @@ def test_a_failed_run_is_shown_with_its_traceback_and_status_1(tmp_path, monkeyp
     assert "INCOMPLETE, 1 of 3 runs not done: overlapping seed 0 failed (RuntimeError: loss is nan)" in " ".join(
         out.split()
     )
-    shown = re.search(r"failed: overlapping, seed 0, 1 of 2 attempts; (\S+); the same command tries again", out)
+    shown = re.search(r"failed: overlapping, seed 0, 1 of 2 attempts; (\S+); the same command retries it", out)
     assert shown and "RuntimeError: loss is nan" in Path(shown[1]).read_text()
-    assert command.main(words) == 1 and "rerun=failed tries again" in capsys.readouterr().out
+    assert command.main(words) == 1 and "rerun=failed retries it" in capsys.readouterr().out
     monkeypatch.setattr(worker, "train", lambda *args: dict(RESULT))
     assert command.main([*words, "rerun=failed"]) == 0
     assert "INCOMPLETE" not in capsys.readouterr().out

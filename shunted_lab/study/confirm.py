@@ -31,16 +31,18 @@ def take_the_best(experiment: Experiment, given: Sequence[str] = ()) -> Experime
     found = compose(words)
     if found.config.search is None:
         raise ConfigError(f"confirm.search: {confirm.search} is not a search")
+    study = store.open_study(found.config)
+    if study is not None and "base" in study.user_attrs:  # the seed that it was made with, perhaps by an override
+        found = compose([*words, f"seeds=[{study.user_attrs['base']['seed']}]"])
     shared = set(config.seeds) & set(found.config.seeds)
     if shared:
         raise ConfigError(
             f"seeds: {sorted(shared)} were used by {confirm.search} to select the best; choose other seeds"
         )
-    study = store.open_study(found.config)
     search = Search(found, next(iter(data_facts(found).values())))
     search.check(study)
     count = len(tried(study.get_trials(deepcopy=False))) if study else 0
-    planned = asked_for(study, found.config.search)
+    planned = asked_for(study, search.config)
     if study is None or (count < planned and "exhausted" not in study.user_attrs):
         raise ConfigError(
             f"confirm.search: {confirm.search} is not finished ({count} of {counted(planned, 'trial')}); "

@@ -284,6 +284,11 @@ def test_a_search_that_the_command_line_shortened_is_finished(searched, graded_t
     search, study, config = load_search(["experiment=mine"])
     table = build_search_table(search, study, config)
     assert table.complete and "3 of 3" in " ".join(table.caption)
+    run_search(searched("search.trials=3", "seeds=[7]", f"runs_dir={tmp_path}/seven", trials=12))
+    words = ["experiment=again", f"runs_dir={tmp_path}/seven"]
+    assert len(take_the_best(compose(words)).variants) == 3
+    with pytest.raises(ConfigError, match=r"seeds: \[7\] were used by mine"):
+        take_the_best(compose([*words, "seeds=[7,8]"]))
     study_file = tmp_path / "runs" / "mine" / "study.db"
     study_file.unlink()
     rebuild(tmp_path / "runs" / "mine")
