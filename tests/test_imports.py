@@ -38,7 +38,7 @@ ARROWS = {
     "data": {"files", "quantities", "config"},
     "tasks": {"files", "config", "models", "data", "nn"},
     "study": {"quantities", "files", "paths", "streams", "config", "compose", "variants", "data", "nn", "tasks"},
-    "report": {"files", "quantities", "terminal", "config", "compose", "nn", "tasks", "study"},
+    "report": {"data", "files", "quantities", "terminal", "config", "compose", "nn", "tasks", "study"},
     "attention": COMMAND | {"data", "nn", "tasks", "study", "report"},
     "evaluate": COMMAND | {"files", "quantities", "data", "nn", "tasks", "study", "report"},
     "cost": COMMAND | {"nn", "tasks"},

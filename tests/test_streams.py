@@ -111,7 +111,7 @@ def quick(tmp_path, monkeypatch):
 
     monkeypatch.setattr(worker, "train", lambda *_, **__: dict(RESULT))
     monkeypatch.setattr(launch, "CONTEXT", "fork")
-    monkeypatch.setattr(measure, "measure_variants", lambda *_: {})
+    monkeypatch.setattr(measure, "measure_variants", lambda *_, **__: {})
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").mkdir()  # two variants and seeds: only then the table has a delta
     (tmp_path / "experiments" / "train.yaml").write_text("baseline: a\nvariants: {a: {}, b: {model.drop_rate: 0.1}}\n")

@@ -10,10 +10,10 @@ from rich.console import Console, Group
 
 from shunted_lab.compose import compose
 from shunted_lab.nn.cost import Cost
+from shunted_lab.report.lines import plan_grid
 from shunted_lab.report.render import Block, grids
 from shunted_lab.report.statistics import Difference, Summary
 from shunted_lab.report.table import Row, Table
-from shunted_lab.run import _plan
 from shunted_lab.study.folder import Run
 from shunted_lab.study.plan import RunState
 from shunted_lab.tasks import CLASSIFICATION
@@ -93,7 +93,7 @@ def plan(count: int, names: list[str]) -> Grid:
     states = ["done", "missing", "interrupted"]
     runs = [(name, seed) for seed in config.seeds for name in names]
     found = [RunState(Run(name, seed, None, "", Path()), states[(seed + len(name)) % 3]) for name, seed in runs]
-    return _plan(config, found, {name: Cost(1_140_000 + i, 21_000_000 + i, 1, 1) for i, name in enumerate(names)})
+    return plan_grid(config, found, {name: Cost(1_140_000 + i, 21_000_000 + i, 1, 1) for i, name in enumerate(names)})
 
 
 @pytest.mark.parametrize("width", WIDTHS)

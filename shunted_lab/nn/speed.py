@@ -108,4 +108,5 @@ def device_name(device: torch.device | str) -> str:
     if info.exists():
         lines = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
         name = lines[0] if lines else name
-    return f"{name} ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"{name} ({threads} thread{'s' * (threads > 1)})"

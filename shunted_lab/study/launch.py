@@ -74,7 +74,7 @@ def plan_slots(config: LaunchConfig, load: Load | None = None) -> list[Slot]:
 def _cpu_slots(config: LaunchConfig, device: str, load: Load | None) -> list[Slot]:
     wanted, each = config.devices, config.devices_per_run
     if device == "mps" and each > 1:
-        raise ConfigError(f"launch.devices_per_run: {each} are more than the 1 that there is")
+        raise ConfigError(f"launch.devices_per_run: {each} are more than the 1 of this machine")
     cores = count_cores()
     small = load is not None and load.small and device == "cpu"
     count = wanted
@@ -84,7 +84,7 @@ def _cpu_slots(config: LaunchConfig, device: str, load: Load | None) -> list[Slo
             count *= max(1, min(load.runs, cores // each, free_memory() // (load.memory * each)))
     _divides(count, each)
     if device == "mps" and count > 1:
-        raise ConfigError(f"launch.devices: {count} are more than the 1 that there is")
+        raise ConfigError(f"launch.devices: {count} are more than the 1 of this machine")
     threads = config.threads
     if threads == "auto":
         threads = 1 if small else max(1, cores // count) if count > 1 else None
@@ -98,9 +98,9 @@ def _gpu_slots(config: LaunchConfig) -> list[Slot]:
     there = visible_gpus(torch.cuda.device_count())
     count = len(there) if wanted == "auto" else wanted
     if count > len(there):
-        raise ConfigError(f"launch.devices: {count} are more than the {len(there)} that there are")
+        raise ConfigError(f"launch.devices: {count} are more than the {len(there)} of this machine")
     if each > count:
-        raise ConfigError(f"launch.devices_per_run: {each} are more than the {count} that there are")
+        raise ConfigError(f"launch.devices_per_run: {each} are more than launch.devices={count}")
     count -= count % each if wanted == "auto" else 0
     _divides(count, each)
     threads = None if config.threads == "auto" else config.threads

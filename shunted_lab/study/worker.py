@@ -1,6 +1,6 @@
 """A worker trains runs, one after another, on its own device(s), and says over a pipe what came out.
 
-python -m shunted_lab.study.worker RUN_FOLDER trains one run by hand: an unfinished one goes on, a finished one is
+python -m shunted_lab.study.worker RUN_FOLDER trains one run by hand: an unfinished one is resumed, a finished one is
 repeated in a folder inside it, and compared.
 """
 
@@ -146,7 +146,7 @@ def _attempt(order: Order, connection: Connection) -> tuple[Any, ...]:
         return ("refused", str(error))
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return ("refused", f"{folder}: the disk is full; free some space, then the same command goes on")
+            return ("refused", f"{folder}: the disk is full; free some space, then the same command resumes")
         write_text(folder / TRACEBACK, traceback.format_exc())
         return ("failed", traceback.format_exc())
 
@@ -195,7 +195,7 @@ def _check_weights(run: Run) -> None:
     if file is None or newest(run.folder / "checkpoints", run.config.recipe.select) is not None:
         return
     if not Path(file).exists() or sources_of(run.config)[WEIGHTS] != run.sources[WEIGHTS]:
-        raise ConfigError(f"{WEIGHTS}: {file} is gone or has changed since it was planned; the same command plans anew")
+        raise ConfigError(f"{WEIGHTS}: {file} is gone or has changed since the plan; the same command plans again")
 
 
 def _measured(run: Run, num_classes: int) -> dict[str, float]:

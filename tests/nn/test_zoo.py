@@ -81,7 +81,7 @@ def test_features_only_takes_chosen_stages():
     last, maps = model.forward_intermediates(x, indices=[0, -1])
     assert [m.shape[1] for m in maps] == [64, 512] and torch.equal(last, maps[1])
     assert torch.equal(model.forward_intermediates(x, indices=1, intermediates_only=True)[0], last)
-    with pytest.raises(ValueError, match=r"indices: \[4\] names a stage that there is not; there are 4"):
+    with pytest.raises(ValueError, match=r"indices: \[4\] names a stage that the model does not have; it has 4"):
         model.forward_intermediates(x, indices=[4])
 
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import (
     RESULT,
     Silent,
@@ -27,7 +28,6 @@ from optuna.trial import TrialState
 
 from shunted_lab.config import ConfigError, LaunchConfig
 from shunted_lab.files import is_locked, locked, write_json
-from shunted_lab.nn import cost
 from shunted_lab.study import folder, launch, store
 
 
@@ -237,7 +237,7 @@ def test_a_disk_that_fills_up_stops_the_command_and_the_same_command_goes_on(tmp
         raise OSError(28, "No space left on device")
 
     trained.script = {("overlapping", 0): full, ("conv_stem", 0): "wait"}
-    with pytest.raises(ConfigError, match=r"the disk is full; free some space, then the same command goes on"):
+    with pytest.raises(ConfigError, match=r"the disk is full; free some space, then the same command resumes"):
         command(tmp_path, "seeds=[0]", slots=2)
     assert not count(trials(tmp_path), TrialState.RUNNING)
     trained.script = {}
@@ -252,10 +252,10 @@ def test_the_lock_of_a_launcher_goes_with_it(tmp_path, trained):
 
 
 def _slots(monkeypatch, gpus=0, cores=8, **options):
-    monkeypatch.setattr(cost.torch.cuda, "is_available", lambda: gpus > 0)
-    monkeypatch.setattr(cost.torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(cost.torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr(cost.torch, "get_num_threads", lambda: cores)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(launch, "count_cores", lambda: cores)
     return launch.plan_slots(LaunchConfig(**options))
 
 
@@ -276,8 +276,8 @@ def test_slots_share_gpus_and_threads(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gpus": 2, "devices": 3}, r"launch\.devices: 3 are more than the 2 that there are"),
-        ({"gpus": 2, "devices_per_run": 4}, r"launch\.devices_per_run: 4 are more than the 2 that there are"),
+        ({"gpus": 2, "devices": 3}, r"launch\.devices: 3 are more than the 2 of this machine"),
+        ({"gpus": 2, "devices_per_run": 4}, r"launch\.devices_per_run: 4 are more than launch\.devices=2"),
         ({"gpus": 4, "devices": 3, "devices_per_run": 2}, r"launch\.devices_per_run: 2 does not divide launch\.dev"),
         ({"devices": 2, "devices_per_run": 4}, r"launch\.devices_per_run: 4 are more than launch\.devices=2"),
         ({"accelerator": "gpu"}, r"launch\.accelerator: this machine has no 'gpu'; choices: cpu"),

@@ -1,6 +1,7 @@
 """Jobs of a cluster: the script word by word, what each job runs, and submitit's local executor for real."""
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -295,4 +296,8 @@ def test_jobs_of_the_local_executor_share_a_study(tmp_path):
     assert found.returncode == 0, found.stdout + found.stderr
     assert len(list(tmp_path.glob("runs/*/*/seed0-*/result.json"))) == 3
     logs = "".join(path.read_text() for path in tmp_path.glob("runs/ablate_embed-smoke/jobs/*_log.out"))
-    assert logs.count("val/top1 0.") == 3 and "(1)" in found.stdout and "INCOMPLETE" not in found.stdout
+    assert (
+        len(re.findall(r"\[\d/\d\] \w+, seed 0: val/top1 ", logs)) == 3
+        and "(1)" in found.stdout
+        and "INCOMPLETE" not in found.stdout
+    )
