@@ -179,9 +179,7 @@ def test_weights_that_change_after_the_plan_are_refused(weights, tmp_path):
     experiment = compose(words)
     run = plan_runs(experiment, data_facts(experiment))[0]
     Path(file).write_bytes(b"another")
-    with pytest.raises(
-        ConfigError, match=r"^model\.checkpoint: .*ckpt\.pth is gone or has changed since the plan"
-    ):
+    with pytest.raises(ConfigError, match=r"^model\.checkpoint: .*ckpt\.pth is gone or has changed since the plan"):
         execute(Order(run, {}, {}, False))
 
 
