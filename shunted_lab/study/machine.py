@@ -10,45 +10,51 @@ from pathlib import Path
 import psutil
 
 CGROUP = Path("/sys/fs/cgroup")
+OWN = Path("/proc/self/cgroup")  # which groups this process is in
 
 
-def count_cores(cgroup: Path = CGROUP) -> int:
-    """Physical cores, at most as many as this process is bound to, its container has, or OMP_NUM_THREADS says."""
-    limits = [psutil.cpu_count(logical=False) or os.cpu_count() or 1]
+def count_cores(cgroup: Path = CGROUP, own: Path = OWN) -> int:
+    """Physical cores, at most as many as this process is bound to, its container or job has, or OMP_NUM_THREADS."""
+    limits: list[float] = [psutil.cpu_count(logical=False) or os.cpu_count() or 1]
     if hasattr(os, "sched_getaffinity"):
         limits.append(len(os.sched_getaffinity(0)))
-    if (quota := _quota(cgroup)) is not None:
-        limits.append(max(1, math.floor(quota)))
+    for folder in _groups(cgroup, own, "cpu"):
+        quota = _numbers(folder / "cpu.max") or _numbers(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
+        if len(quota) == 2 and quota[0] > 0:
+            limits.append(max(1, math.floor(quota[0] / quota[1])))
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdigit() and int(threads) > 0:
         limits.append(int(threads))
-    return min(limits)
+    return int(min(limits))
 
 
-def free_memory(cgroup: Path = CGROUP) -> int:
-    """Bytes that can be used without swapping, at most what is left to the container."""
+def free_memory(cgroup: Path = CGROUP, own: Path = OWN) -> int:
+    """Bytes that can be used without swapping, at most what is left to the container or job."""
     free = psutil.virtual_memory().available
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        there = [_numbers(cgroup / name) for name in (limit, used)]
-        if all(there):
-            free = min(free, int(there[0][0] - there[1][0]))
+    names = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+    for folder in _groups(cgroup, own, "memory"):
+        for limit, used in names:
+            found = _numbers(folder / limit, folder / used)
+            if len(found) == 2:
+                free = min(free, int(found[0] - found[1]))
     return max(0, free)
 
 
-def _quota(cgroup: Path) -> float | None:
-    """Cores that the container may use on average; None without a bound."""
-    both = _numbers(cgroup / "cpu.max") or [
-        number for name in ("cfs_quota_us", "cfs_period_us") for number in _numbers(cgroup / "cpu" / f"cpu.{name}")
-    ]
-    return both[0] / both[1] if len(both) == 2 and both[0] > 0 else None
+def _groups(cgroup: Path, own: Path, controller: str) -> list[Path]:
+    """The folders of this process's group and of those around it, of both versions of cgroups."""
+    found = [cgroup, cgroup / controller]
+    for line in own.read_text().splitlines() if own.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        root = cgroup if not controllers else cgroup / controller
+        if not controllers or controller in controllers.split(","):
+            inner = root / path.lstrip("/")
+            found += [inner, *(parent for parent in inner.parents if parent.is_relative_to(root))]
+    return list(dict.fromkeys(found))
 
 
-def _numbers(path: Path) -> Sequence[float]:
-    """The numbers in a file of the cgroup; none if it is not there, or says `max`."""
+def _numbers(*paths: Path) -> Sequence[float]:
+    """The numbers in files of a group; none if one of the files is not there, or says `max`."""
     try:
-        return [float(word) for word in path.read_text().split()]
+        return [float(word) for path in paths for word in path.read_text().split()]
     except (OSError, ValueError):
         return []
