@@ -6,6 +6,7 @@ python -m shunted_lab.run experiment=ablate_embed
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shunted_lab.cli import answer, make_console
@@ -36,36 +37,39 @@ def main(words: list[str] | None = None) -> int:
         return 130
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a command is about to do: the runs with their states, those that it trains, and what that takes."""
+
+    experiment: Experiment
+    facts: dict[str, DataFacts]
+    runs: list[Run]
+    states: list[RunState]
+    todo: list[RunState]
+    costs: dict[str, Cost]
+    expected: Forecast | None  # None where nothing is trained on this machine
+
+    def check_space(self) -> None:
+        """Raise ConfigError for runs that the disk cannot hold."""
+        from shunted_lab.study.plan import check_space
+
+        workers = 1 if self.expected is None else len(self.expected.slots)
+        check_space(self.experiment.config, [state.run for state in self.todo], self.costs, workers)
+
+
 def run(experiment: Experiment, words: list[str]) -> int:
     """Plan, train what is missing, and report. Returns 1 if the table is not complete, as far as `only` chooses rows.
 
     `words` are the overrides that `experiment` was composed of; the jobs of a cluster are given them.
     """
-    from shunted_lab.report.lines import by_variant, data_notes, plan_grid, progress_line, stale_lines
-    from shunted_lab.report.states import StudyStates
-    from shunted_lab.study import store
-    from shunted_lab.study.launch import plan_slots, warm_up
-    from shunted_lab.study.measure import measure_variants
-    from shunted_lab.study.plan import (
-        check_precision,
-        check_runs_dir,
-        check_space,
-        count_costs,
-        count_paper_costs,
-        data_facts,
-        initial_weights,
-        low_rates,
-        plan_runs,
-        study_folder,
-    )
-    from shunted_lab.study.preview import preview, to_train
+    from shunted_lab.study.launch import plan_slots
+    from shunted_lab.study.plan import check_precision, check_runs_dir
 
     config = experiment.config
     console = make_console()
     if not config.plan_only:  # a plan only reads
         check_runs_dir(config)
-    on_cluster = isinstance(config.launch, SlurmConfig)
-    if not on_cluster:
+    if not isinstance(config.launch, SlurmConfig):
         plan_slots(config.launch)  # refuses devices that this machine does not have
         check_precision(experiment)
     if config.search is not None:
@@ -74,13 +78,26 @@ def run(experiment: Experiment, words: list[str]) -> int:
         from shunted_lab.study.confirm import take_the_best
 
         experiment = take_the_best(experiment, words)
-        config = experiment.config
+    plan = _make_plan(experiment, console)
+    return 0 if config.plan_only else _carry_out(plan, words, console)
+
+
+def _make_plan(experiment: Experiment, console: Console) -> Plan:
+    """Plan and print it; with `plan_only` also what the call would do."""
+    from shunted_lab.report.lines import by_variant, data_notes, plan_grid, progress_line, stale_lines
+    from shunted_lab.study import store
+    from shunted_lab.study.launch import warm_up
+    from shunted_lab.study.plan import count_costs, data_facts, initial_weights, low_rates, plan_runs
+    from shunted_lab.study.preview import preview, to_train
+
+    config = experiment.config
     facts = data_facts(experiment)
     runs = plan_runs(experiment, facts)
     study = store.open_study(config)
     states = store.read_states(runs, study)
     todo = to_train(config, states, study)
-    if todo and not on_cluster and not config.plan_only:
+    trains_here = bool(todo) and not isinstance(config.launch, SlurmConfig)
+    if trains_here and not config.plan_only:
         warm_up()
     costs = count_costs(experiment, facts)
     initial = initial_weights(experiment, facts)
@@ -90,32 +107,44 @@ def run(experiment: Experiment, words: list[str]) -> int:
     for line in [*data_notes(facts), *by_variant(initial), *low_rates(experiment), progress, *stale]:
         say(console, line)
     expected = None
-    if todo and not on_cluster:
+    if trains_here:
         from shunted_lab.study.forecast import forecast, forecast_line
 
         names = [state.run.variant for state in todo]
         expected = forecast(config.launch, experiment.variants, costs, facts, names, states)
         say(console, forecast_line(config, expected, [state.run for state in todo], costs))
+    plan = Plan(experiment, facts, runs, states, todo, costs, expected)
     if config.plan_only:
         for line in preview(config, states, study):
             say(console, line)
         _check_call(config)
-        check_space(config, [state.run for state in todo], costs)
-        return 0
+        plan.check_space()
+    return plan
+
+
+def _carry_out(plan: Plan, words: list[str], console: Console) -> int:
+    """Train what the plan says, measure the variants, and report; the status of `run`."""
+    from shunted_lab.report.states import StudyStates
+    from shunted_lab.study import store
+    from shunted_lab.study.measure import measure_variants
+    from shunted_lab.study.plan import count_paper_costs, study_folder
+
+    experiment, config = plan.experiment, plan.experiment.config
+    on_cluster = isinstance(config.launch, SlurmConfig)
     if not on_cluster:
-        _check_images(experiment, facts, todo, console)
-    check_space(config, [state.run for state in todo], costs, 1 if expected is None else len(expected.slots))
+        _check_images(experiment, plan.facts, plan.todo, console)
+    plan.check_space()
     paper_costs = count_paper_costs(experiment)
     study_folder(config).mkdir(parents=True, exist_ok=True)
     if not on_cluster:
-        states = _execute(experiment, runs, costs, expected, console)
+        states = _execute(plan, console)
     elif _submit(words, config, console):
-        states = store.read_states(runs, store.open_study(config))
+        states = store.read_states(plan.runs, store.open_study(config))
     else:
         return 0
     if any(state.state == "done" for state in states):
-        measure_variants(experiment, facts, trained=bool(todo))
-    return _report(StudyStates(experiment, states, costs, paper_costs), words, console)
+        measure_variants(experiment, plan.facts, trained=bool(plan.todo))
+    return _report(StudyStates(experiment, states, plan.costs, paper_costs), words, console)
 
 
 def _check_call(config: Config) -> None:
@@ -215,34 +244,32 @@ def _check_images(experiment: Experiment, facts: dict[str, DataFacts], todo: lis
         check_evaluated(data, facts[name].identity, lambda line: say(console, line))
 
 
-def _execute(
-    experiment: Experiment, runs: list[Run], costs: dict[str, Cost], expected: Forecast | None, console: Console
-) -> list[RunState]:
+def _execute(plan: Plan, console: Console) -> list[RunState]:
     """Train what is missing on this machine's workers; the states afterwards."""
     from shunted_lab.study import store
     from shunted_lab.study.plan import study_folder
     from shunted_lab.study.queue import Queue
     from shunted_lab.tasks import goal_of
 
-    config = experiment.config
-    goal = goal_of(next(iter(experiment.variants.values())).data)
+    config = plan.experiment.config
+    goal = goal_of(next(iter(plan.experiment.variants.values())).data)
     study = store.create_study(config, {goal.monitor: goal.mode})
     only = chosen(config)
-    todo = [run for run in runs if run.variant in only]
+    todo = [run for run in plan.runs if run.variant in only]
     if config.rerun == "all":
         store.set_all_aside(study, todo)
     states = store.read_states(todo, study)
     limit, beat = config.launch.max_attempts, config.study.heartbeat
-    queue = Queue(study, states, costs, study_folder(config), limit, config.rerun, beat)
+    queue = Queue(study, states, plan.costs, study_folder(config), limit, config.rerun, beat)
     queue.prepare(states)
-    if queue.todo and expected is not None:
+    if queue.todo and plan.expected is not None:
         from shunted_lab.report.progress import Progress
         from shunted_lab.study.launch import Launcher
 
         names = [run.variant for run in queue.todo.values()]
-        with Progress(console, names, len(expected.slots), goal, expected.seconds) as progress:
-            Launcher(queue, expected.slots, progress).run()
-    return store.read_states(runs, study)
+        with Progress(console, names, len(plan.expected.slots), goal, plan.expected.seconds) as progress:
+            Launcher(queue, plan.expected.slots, progress).run()
+    return store.read_states(plan.runs, study)
 
 
 def _report(found: StudyStates, words: list[str], console: Console) -> int:

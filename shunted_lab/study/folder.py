@@ -55,7 +55,7 @@ def load_run(folder: Path) -> Run:
     """The run that a folder was made for.
 
     Raises:
-        ConfigError: if it is no run's folder, or one of another format.
+        ConfigError: if it is not a folder of a run, or one of another format.
     """
     note = _note(folder)
     config = note["config"]

@@ -30,7 +30,7 @@ IMAGES = 128  # at most, in a step that is measured
 STEPS = 3  # that are measured, after one that is not
 SECONDS = 4.0  # after which no step of a run is measured any more
 VARIANTS = 6  # at most, that are measured; the others are taken to be as fast as the nearest one, per MAC
-STARTING = 1.5  # seconds of a run that are no training: its process, first batch, checkpoints, pictures
+STARTING = 1.5  # seconds of a run beside training: its process, first batch, checkpoints, pictures
 SMALL = 10e9  # MACs of a batch up to which one thread per run is as good a use of a CPU as all of them
 
 

@@ -237,7 +237,7 @@ class Queue:
             self._failed.add(job.run.fingerprint)
 
     def stopped(self, job: Job) -> None:
-        """The run was asked to stop; the next call goes on with it."""
+        """The run was asked to stop; the next call resumes it."""
         self._end(job)
 
     def pruned(self, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""A loss that is no number any more ends its run, and nothing of it is saved."""
+"""A loss that is not a finite number ends its run, and nothing of it is saved."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class History(Callback):
         self._batches += 1
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Also called by `trainer.validate`, which is no epoch. Checkpoints are written after this."""
+        """Also called by `trainer.validate`, which is not an epoch. Checkpoints are written after this."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
         epoch = trainer.current_epoch

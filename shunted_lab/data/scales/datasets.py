@@ -41,7 +41,7 @@ def bins_of(data: ScalesConfig) -> dict[str, tuple[float, float]]:
 
 
 def scene_of(data: ScalesConfig, split: str, index: int) -> Scene:
-    """A scene with its boxes and masks, drawn anew: it is the image that a run has seen."""
+    """A scene with its boxes and masks, drawn again: it is the image that a run has seen."""
     return draw_scene(data.scene_seed, split, index, data.image_size, data.size_ratio)
 
 
