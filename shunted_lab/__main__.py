@@ -47,7 +47,7 @@ def usage(program: str) -> str:
             f"{program} COMMAND --help lists the keys of a command. Start here:",
             "",
             f"  {program} run experiment=ablate_embed smoke=true  # a few batches: does everything work?",
-            f"  {program} run experiment=ablate_embed             # the ablation table, about 8 minutes on 2 CPU cores",
+            f"  {program} run experiment=ablate_embed             # the ablation table, minutes on 2 CPU cores",
         ]
     )
 
@@ -66,6 +66,8 @@ def main(words: list[str] | None = None) -> int:
         hint = f"'{name}' is an override; did you mean: {program} run {given}" if "=" in name else None
         print(f"error: {hint or unknown('command', name, COMMANDS)}", file=sys.stderr)
         return 1
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: components of a user lie in the working directory
     status: int = import_module(COMMANDS[name].module).main(rest)
     return status
 

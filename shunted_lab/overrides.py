@@ -173,7 +173,11 @@ def _is_scalar_for_list(override: Override, key: Key | None) -> bool:
 
 
 def _not_a_list(name: str, value: str) -> ConfigError:
-    return ConfigError(f"{name}: '{value}' is not a list; in a shell: {shlex.quote(f'{name}=[{value}]')}")
+    shown = f"{name}: '{value}' is not a list; in a shell: {shlex.quote(f'{name}=[{value}]')}"
+    if name == "seeds" and value.isdigit() and 1 < int(value) <= 20:  # a number of seeds, more likely than one seed
+        several = shlex.quote(f"seeds=[{','.join(map(str, range(int(value))))}]")
+        shown += f", or for {value} seeds: {several}"
+    return ConfigError(shown)
 
 
 def _unquoted(name: str, value: str) -> ConfigError:

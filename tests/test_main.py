@@ -58,3 +58,11 @@ def test_the_script_is_installed_and_the_module_runs():
         [sys.executable, "-m", "shunted_lab", "cost", "--help"], capture_output=True, text=True, cwd=ROOT
     )
     assert found.returncode == 0 and found.stdout.startswith("usage: python -m shunted_lab.cost")
+
+
+def test_components_in_the_working_directory_are_found_as_by_python_m(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry and entry != str(tmp_path)])
+    monkeypatch.setattr("shunted_lab.run.main", lambda words: seen.append(sys.path[0]) or 0)
+    assert main(["run", "experiment=ablate_embed"]) == 0 and seen == [str(tmp_path)]

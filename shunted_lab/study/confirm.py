@@ -46,7 +46,7 @@ def take_the_best(experiment: Experiment, given: Sequence[str] = ()) -> Experime
     if study is None or (count < planned and "exhausted" not in study.user_attrs):
         raise ConfigError(
             f"confirm.search: {confirm.search} is not finished ({count} of {counted(planned, 'trial')}); "
-            f"run experiment={confirm.search} first"
+            f"run experiment={confirm.search}{' smoke=true' if config.smoke else ''} first"
         )
     baseline = search.run(search.baseline).fingerprint
     trials = best(study, confirm.best, lambda trial: trial.user_attrs["fingerprint"] == baseline)

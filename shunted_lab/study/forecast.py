@@ -77,7 +77,8 @@ def total_seconds(found: Forecast, todo: Sequence[str]) -> float | None:
     """How long the runs take that are to be trained, in their order; None where one of them is not known."""
     if any(name not in found.seconds for name in todo):
         return None
-    workers = [0.0] * max(1, len(found.slots))
+    count = len(found.slots) if found.slots and found.slots[0].gpus else min(len(found.slots), count_cores())
+    workers = [0.0] * max(1, count)  # more workers than cores take turns
     for name in todo:
         heapq.heapreplace(workers, workers[0] + found.seconds[name])
     return max(workers)

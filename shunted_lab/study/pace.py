@@ -159,13 +159,18 @@ def measure_pace(config: RunConfig, slot: Slot) -> Pace:
 
 def _seconds(batches: Iterator[Any], step: Callable[[Any], None], loaders: int) -> float:
     """Seconds an image, of loading it and of what is done with it: the slower one where `loaders` load meanwhile."""
-    step(next(batches)[0])  # warms up
-    loading = doing = 0.0
-    images, begin = 0, time.perf_counter()
+    begin = time.perf_counter()
+    first = next(batches)
+    first_load = time.perf_counter() - begin
+    step(first[0])  # warms up
+    loading, doing, images = 0.0, 0.0, 0
+    begin = time.perf_counter()
     for count in range(STEPS):
         start = time.perf_counter()
         batch = next(batches, None)
         loaded = time.perf_counter()
+        if batch is None and not count:  # an epoch of one batch: it is measured once more
+            batch, loading = first, first_load
         if batch is None or (count and loaded - begin > SECONDS):
             break
         step(batch[0])

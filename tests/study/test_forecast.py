@@ -1,6 +1,7 @@
 """What a plan says of workers, time and disk before anything is trained."""
 
 import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -60,10 +61,18 @@ def test_a_run_takes_what_its_steps_take():
     assert PACE.seconds(epochs=3) == pytest.approx(pace.STARTING + 3 * (10 * 0.1 + 100 * 0.01) + 150 * 0.01)
 
 
-def test_runs_in_their_order_go_to_the_worker_that_is_free_first():
+def test_an_epoch_of_one_batch_is_measured_with_that_batch():
+    seen = []
+    found = pace._seconds(iter([([0] * 54,)]), lambda images: seen.append(len(images)) or time.sleep(0.01), 0)
+    assert seen == [54, 54] and found >= 0.01 / 54
+
+
+def test_runs_in_their_order_go_to_the_worker_that_is_free_first(machine):
     found = Forecast([Slot(0), Slot(1)], {"a": 10.0, "b": 30.0})
     assert total_seconds(found, ["a", "a", "b", "a"]) == 40.0
     assert total_seconds(found, ["a", "c"]) is None
+    many = Forecast([Slot(i) for i in range(16)], {"a": 10.0})
+    assert total_seconds(many, ["a"] * 16) == 20.0  # on 8 cores
 
 
 def test_times_of_finished_runs_are_taken_before_measuring(machine, monkeypatch):
