@@ -143,7 +143,7 @@ def _carry_out(plan: Plan, words: list[str], console: Console) -> int:
     else:
         return 0
     if any(state.state == "done" for state in states):
-        measure_variants(experiment, plan.facts, trained=bool(plan.todo))
+        measure_variants(experiment, plan.facts, bool(plan.todo), lambda line: say(console, line))
     return _report(StudyStates(experiment, states, plan.costs, paper_costs), words, console)
 
 

@@ -72,7 +72,7 @@ class Planned:
 
 
 def convert(config: ConvertConfig) -> str:
-    """Write what is not written yet. Returns a line that says what is there now.
+    """Write what is not written yet. Returns a line that says what has been written.
 
     Raises:
         ConfigError: for an incomplete folder, for `out` that holds anything but an unfinished conversion of the same

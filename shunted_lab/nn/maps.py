@@ -43,7 +43,7 @@ class QueryMap(NamedTuple):
         """The mean over the heads on an image of this size, (H, W), summing to 1.
 
         The mass of a reduced token goes evenly over the pixels of the tokens that it covers. A token of stage i has
-        the pixels of its square of 4 * 2^i, less what lies outside; positions that the aggregation pads are no pixels.
+        the pixels of its square of 4 * 2^i, less what lies outside; positions that the aggregation pads are not pixels.
 
         Raises:
             ComponentError: for a size that does not give this grid.
@@ -120,7 +120,7 @@ def rollout(
         chunk: attention weights that are held at once.
 
     Raises:
-        ComponentError: as `attention_of`; for a residual outside 0 to 1; for an embedding that is no chain of
+        ComponentError: as `attention_of`; for a residual outside 0 to 1; for an embedding that is not a chain of
             convolutions.
     """
     if query is not None:

@@ -37,4 +37,4 @@ def _clear(row: Row, table: Table, config: Config) -> str:
     word = "above" if row.difference.mean > 0 else "below"
     interval = difference_text(row.difference, row.planned)
     label = table.goal.label[0].lower() + table.goal.label[1:]
-    return f"{row.variant} is {word} {config.baseline_of(row.variant)} in {label} by {interval} points"
+    return f"{row.variant} is {word} {config.baseline_of(row.variant)} in {label}: {interval} points"

@@ -65,18 +65,20 @@ def make_report(found: StudyStates, show: Callable[[Grid], None] = lambda table:
     from shunted_lab.report.collect import collect
     from shunted_lab.report.finding import finding
     from shunted_lab.report.render import grids
-    from shunted_lab.report.write import write_page, write_tables
+    from shunted_lab.report.write import write_report
 
     data = collect(found.experiment, found.states, found.costs, found.paper_costs, found.problems)
-    target, tables = write_tables(data)
     printed = grids(data.table)
-    for table in printed:
-        show(table)
-    page = write_page(data, target)
+
+    def print_tables() -> None:
+        for table in printed:
+            show(table)
+
+    written = write_report(data, print_tables)
     shown = Shown(
         printed,
-        [str(path) for path in tables.paths + page.paths],
-        list(dict.fromkeys([*data.problems, *tables.warnings, *page.warnings])),
+        [str(path) for path in written.paths],
+        list(dict.fromkeys([*data.problems, *written.warnings])),
         finding(data.table, found.experiment.config),
         [row.variant for row in data.table.rows if row.open],
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,12 +42,16 @@ class Coverage:
     complete: bool
 
 
-def write_report(data: StudyData) -> Written:
+def write_report(data: StudyData, show: Callable[[], None] = lambda: None) -> Written:
     """Write the tables, `runs.csv`, and `report/` with the page and its figures, each file whole or not at all.
 
     An incomplete report never replaces one with more finished runs; it goes to `incomplete/` then.
+
+    Args:
+        show: called when the tables are written, before the page is made, which takes seconds.
     """
     target, tables = write_tables(data)
+    show()
     page = write_page(data, target)
     return Written(tables.paths + page.paths, list(dict.fromkeys(tables.warnings + page.warnings)))
 

@@ -15,6 +15,7 @@ from shunted_lab.compose import Experiment
 from shunted_lab.config import RunConfig
 from shunted_lab.data import DataFacts
 from shunted_lab.files import write_json
+from shunted_lab.quantities import counted
 from shunted_lab.study.plan import component_sources, study_folder
 
 if TYPE_CHECKING:
@@ -113,7 +114,12 @@ def read_measured(experiment: Experiment) -> dict[str, Measured]:
         return {}  # not measured, or by another version
 
 
-def measure_variants(experiment: Experiment, facts: dict[str, DataFacts], trained: bool = True) -> dict[str, Measured]:
+def measure_variants(
+    experiment: Experiment,
+    facts: dict[str, DataFacts],
+    trained: bool = True,
+    tell: Callable[[str], None] = lambda line: None,
+) -> dict[str, Measured]:
     """Measure all variants, unless they are known; nothing in a smoke test.
 
     `costs.json` in the study's folder keeps what was found. A latency that was not stable is null there, with the
@@ -122,6 +128,7 @@ def measure_variants(experiment: Experiment, facts: dict[str, DataFacts], traine
     Args:
         trained: whether runs were trained just now, on this machine's device; else what was measured on another device
             is kept.
+        tell: gets a line before measuring begins, which may take a minute.
     """
     if experiment.config.smoke:
         return {}
@@ -135,6 +142,7 @@ def measure_variants(experiment: Experiment, facts: dict[str, DataFacts], traine
     known = {name: m for name, m in known.items() if m.device == device_name(device)}
     if all(name in known and known[name].latency is not None for name in experiment.variants):
         return known
+    tell(f"measuring latency and memory of {counted(len(experiment.variants), 'variant')}: about a minute at most")
     rounds = {n: partial(_measure, run, facts[n].num_classes, device) for n, run in experiment.variants.items()}
     found = {name: _measured(timing, known.get(name)) for name, timing in time_in_turns(rounds).items()}
     note = {name: {"model": _key(experiment.variants[name]), "measured": asdict(m)} for name, m in found.items()}

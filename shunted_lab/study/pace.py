@@ -26,7 +26,7 @@ from shunted_lab.tasks.device import find_device
 if TYPE_CHECKING:
     import torch
 
-IMAGES = 128  # at most, in a step that is measured
+IMAGES = 128  # at most, in a step that is measured on a GPU; on a CPU as many as make SMALL, and at least two
 STEPS = 3  # that are measured, after one that is not
 SECONDS = 4.0  # after which no step of a run is measured any more
 VARIANTS = 6  # at most, that are measured; the others are taken to be as fast as the nearest one, per MAC
@@ -64,6 +64,16 @@ def is_small(config: RunConfig, macs: float) -> bool:
     return macs * config.per_device_batch_size <= SMALL
 
 
+def threads_of(config: RunConfig, macs: float, share: int | None) -> int | None:
+    """The threads of a run on a CPU: what the user says, one for a small run, else the worker's share (None: all).
+
+    It follows from the run alone whether it is small: other variants and workers change none of its numbers.
+    """
+    if config.launch.threads != "auto":
+        return int(config.launch.threads)
+    return 1 if is_small(config, macs) else share
+
+
 def measure_paces(
     runs: Mapping[str, RunConfig], costs: Mapping[str, Cost], facts: Mapping[str, DataFacts], slots: Sequence[Slot]
 ) -> dict[str, Pace]:
@@ -73,7 +83,7 @@ def measure_paces(
     """
     keys = {name: _depends_on(run, facts[name], slots) for name, run in runs.items()}
     known = {name: Pace(**found) for name, key in keys.items() if (found := recall("pace", key)) is not None}
-    for name, pace in _measure(_chosen(runs.keys() - known.keys(), costs), runs, slots).items():
+    for name, pace in _measure(_chosen(runs.keys() - known.keys(), costs), runs, costs, slots).items():
         known[name] = pace
         keep("pace", keys[name], asdict(pace))
     return {name: _of(name, known, costs) for name in runs} if known else {}
@@ -93,7 +103,9 @@ def _depends_on(run: RunConfig, facts: DataFacts, slots: Sequence[Slot]) -> list
     return [config, facts.identity, launch, platform.node(), count_cores(), find_device(run.launch.accelerator)]
 
 
-def _measure(names: Sequence[str], runs: Mapping[str, RunConfig], slots: Sequence[Slot]) -> dict[str, Pace]:
+def _measure(
+    names: Sequence[str], runs: Mapping[str, RunConfig], costs: Mapping[str, Cost], slots: Sequence[Slot]
+) -> dict[str, Pace]:
     """Measure in processes of their own, as many at once as there will be workers."""
     if not names:
         return {}
@@ -101,7 +113,10 @@ def _measure(names: Sequence[str], runs: Mapping[str, RunConfig], slots: Sequenc
     found = {}
     with ProcessPoolExecutor(len(slots), context, max_tasks_per_child=1) as pool:
         # Each takes the devices of a slot; which process comes next is not known, so a slot may be taken twice.
-        answers = {name: pool.submit(measure_pace, runs[name], slots[i % len(slots)]) for i, name in enumerate(names)}
+        answers = {
+            name: pool.submit(measure_pace, runs[name], costs[name].macs, slots[i % len(slots)])
+            for i, name in enumerate(names)
+        }
         for name, answer in answers.items():
             try:
                 found[name] = answer.result()
@@ -114,19 +129,19 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def measure_pace(config: RunConfig, slot: Slot) -> Pace:
-    """Load some batches of a run, train on them and evaluate others, on the slot's device.
+def measure_pace(config: RunConfig, macs: int, slot: Slot) -> Pace:
+    """Load some batches of a run with so many MACs an image, train on them and evaluate others, on the slot's device.
 
     To be called in a process of its own: it trains a model that nobody needs.
     """
-    take(slot)
+    take(slot if slot.gpus else replace(slot, threads=threads_of(config, macs, slot.threads)))
     import torch
 
     from shunted_lab.data import make_datamodule
     from shunted_lab.tasks.train import make_task
 
     device = torch.device(find_device(config.launch.accelerator, "launch.accelerator"))
-    size = min(config.per_device_batch_size, IMAGES)
+    size = images_of_step(config, macs, device.type)
     data = make_datamodule(replace(config.data, batch_size=size), config.recipe, config.seed)
     net = make_task(config, data.class_names, weights=False).net.to(device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-6)
@@ -148,13 +163,19 @@ def measure_pace(config: RunConfig, slot: Slot) -> Pace:
     sizes = {split: min(images, limit * batch) for split, images in data.sizes.items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Pace(
-        step=trained * batch / config.launch.ranks,
+        step=trained * min(batch, sizes["train"]) / config.launch.ranks,
         image=evaluated / config.launch.ranks,
         steps=max(1, int(sizes["train"] // batch)),
         val=int(sizes["val"]),
         test=int(sizes["test"]),
         memory=peak,
     )
+
+
+def images_of_step(config: RunConfig, macs: int, device: str) -> int:
+    """How many images of a batch are measured: all of a small run, of others so many that a step takes seconds."""
+    most = IMAGES if device != "cpu" else max(2, int(SMALL // macs))
+    return min(config.per_device_batch_size, most)
 
 
 def _seconds(batches: Iterator[Any], step: Callable[[Any], None], loaders: int) -> float:

@@ -23,7 +23,7 @@ from shunted_lab.variants import VARIED
 
 RATES = "rates"  # the key of the search's own kind of choice
 STRIDES = (4, 8, 16, 32)  # of the pyramid's stages
-MOST = 2000  # assignments of one stage; a categorical choice with more is no use to a sampler
+MOST = 2000  # assignments of one stage; a sampler cannot use a categorical choice with more
 
 
 def write_rates(rates: Sequence[int]) -> str:

@@ -23,6 +23,8 @@ from multiprocessing.connection import Client, Connection, Listener, wait
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from shunted_lab.config import ConfigError
 from shunted_lab.data.corrupt import CorruptImages
 from shunted_lab.files import locked, write_json, write_text
@@ -31,7 +33,7 @@ from shunted_lab.streams import forgive
 from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, missing_metrics, read_result
 from shunted_lab.study.measure import are_stable, spread_of, time_run
 from shunted_lab.study.order import Order, Slot, origin, take
-from shunted_lab.study.pace import is_small
+from shunted_lab.study.pace import threads_of
 from shunted_lab.study.plan import WEIGHTS, sources_of
 from shunted_lab.study.slurm import across_nodes
 from shunted_lab.tasks.device import find_device
@@ -105,6 +107,7 @@ def serve(connection: Connection, slot: Slot) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the launcher says what to do
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     take(slot)
+    all_threads = torch.get_num_threads()
     while True:
         try:
             while not connection.poll(1):
@@ -115,6 +118,7 @@ def serve(connection: Connection, slot: Slot) -> None:
             return
         if order == "stop":
             return
+        _use_threads(order, slot.threads or all_threads)
         answer = _attempt(order, connection)
         try:
             connection.send(answer)
@@ -122,6 +126,13 @@ def serve(connection: Connection, slot: Slot) -> None:
             return
         if answer[0] != "done":
             return
+
+
+def _use_threads(order: Order, share: int | None = None) -> None:
+    """Take as many threads as a run on the CPU has, whoever trains it; `share` is that of a worker, None all."""
+    config = order.run.config
+    if find_device(config.launch.accelerator, "launch.accelerator") == "cpu" and "macs" in order.costs:
+        take(Slot(0, threads=threads_of(config, order.costs["macs"], share)))
 
 
 def _attempt(order: Order, connection: Connection) -> tuple[Any, ...]:
@@ -300,8 +311,7 @@ def main(words: list[str] | None = None) -> int:
         return 0 if {"-h", "--help"} & set(words) else 1
     try:
         order = _order(Path(expand(words[0])))
-        if find_device(order.run.config.launch.accelerator, "launch.accelerator") == "cpu":
-            take(Slot(0, threads=_threads(order)))
+        _use_threads(order)
         _join_nodes(order.run.config.launch.nodes_per_run)
         link = _link()
         result = execute(order, link, progress=link is None and sys.stdout.isatty())
@@ -317,14 +327,6 @@ def main(words: list[str] | None = None) -> int:
     if result and link is None:
         print(json.dumps({"folder": str(order.run.folder), "metrics": result["metrics"]}, indent=2))
     return 0
-
-
-def _threads(order: Order) -> int | None:
-    """As many threads as a launcher gives this run, so that its numbers are the same; None for all."""
-    threads = order.run.config.launch.threads
-    if threads != "auto":
-        return int(threads)
-    return 1 if "macs" in order.costs and is_small(order.run.config, order.costs["macs"]) else None
 
 
 def _order(folder: Path) -> Order:

@@ -89,12 +89,7 @@ def train(
     if follow.pruned:
         raise Pruned
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    epoch = config.recipe.epochs - 1
-    if config.recipe.select == "best" or config.recipe.ema is not None:  # averages are in checkpoints only
-        name = BEST if config.recipe.select == "best" else LAST
-        chosen = torch.load(checkpoints / name, weights_only=True, map_location="cpu")
-        task.load_state_dict(chosen["state_dict"])
-        epoch = int(chosen["epoch"])
+    epoch = _load_tested(task, config, checkpoints)
     # Also for the last epoch: after a kill between the last checkpoint and the test, fit has nothing left to validate.
     metrics |= _values(trainer.validate(task, data, verbose=False))
     metrics |= _values(trainer.test(task, data, verbose=False))
@@ -120,6 +115,16 @@ def train(
         "train_seconds": round(clock.seconds, 2),
         "images_per_second": round(clock.images * trainer.world_size / clock.seconds, 1) if clock.seconds else None,
     }
+
+
+def _load_tested(task: Classification, config: RunConfig, checkpoints: Path) -> int:
+    """Give the task the weights that are tested, after training; their epoch."""
+    if config.recipe.select != "best" and config.recipe.ema is None:  # averages are in checkpoints only
+        return config.recipe.epochs - 1
+    name = BEST if config.recipe.select == "best" else LAST
+    chosen = torch.load(checkpoints / name, weights_only=True, map_location="cpu")
+    task.load_state_dict(chosen["state_dict"])
+    return int(chosen["epoch"])
 
 
 def images_used(config: RunConfig, sizes: Mapping[str, int]) -> dict[str, int]:

@@ -108,8 +108,8 @@ def test_a_difference_whose_interval_leaves_zero_out_is_stated(make):
     noise = {("overlapping", 1): 0.001, ("conv_stem", 2): 0.001}
     text = sentence(make, lambda variant, seed: better[variant] + spread[seed] + noise.get((variant, seed), 0.0))
     assert text == (
-        "overlapping is above non_overlapping in top-1 by +5.03 [+4.89, +5.18] points; "
-        "conv_stem is below non_overlapping in top-1 by −4.97 [−5.11, −4.82] points."
+        "overlapping is above non_overlapping in top-1: +5.03 [+4.89, +5.18] points; "
+        "conv_stem is below non_overlapping in top-1: −4.97 [−5.11, −4.82] points."
     )
 
 

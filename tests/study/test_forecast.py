@@ -57,6 +57,21 @@ def test_a_run_is_small_by_the_work_of_its_batch():
     assert not is_small(run, 2e9)  # Shunted-T at 224 x 224
 
 
+@pytest.mark.parametrize(("macs", "share"), [(22e6, 1), (2e9, 4)])
+def test_threads_follow_from_the_run_alone(macs, share):
+    run = compose(["experiment=ablate_embed"]).variants["conv_stem"]
+    assert [pace.threads_of(run, macs, worker) for worker in (4, None)] == [share, None if share > 1 else 1]
+    chosen = replace(run, launch=replace(run.launch, threads=3))
+    assert pace.threads_of(chosen, macs, 8) == 3
+
+
+@pytest.mark.parametrize(
+    ("macs", "device", "images"), [(22e6, "cpu", 64), (2e9, "cpu", 5), (2e10, "cpu", 2), (2e9, "cuda", 64)]
+)
+def test_a_step_that_is_measured_takes_a_moment(macs, device, images):
+    assert pace.images_of_step(compose(["experiment=train"]).variants["model"], macs, device) == images
+
+
 def test_a_run_takes_what_its_steps_take():
     assert PACE.seconds(epochs=3) == pytest.approx(pace.STARTING + 3 * (10 * 0.1 + 100 * 0.01) + 150 * 0.01)
 

@@ -163,3 +163,13 @@ def _workers(where):
             if link.endswith("/lock") and link.startswith(str(where)) and int(entry.parts[2]) != os.getpid():
                 found.add(int(entry.parts[2]))
     return found
+
+
+def test_a_worker_gives_each_run_its_own_threads(tmp_path, monkeypatch):
+    run = small(tmp_path)
+    seen = []
+    monkeypatch.setattr(worker, "take", lambda slot: seen.append(slot.threads))
+    for macs in (1e6, 1e12, 1e6):
+        worker._use_threads(Order(run, {"macs": macs}, origin()), 6)
+    worker._use_threads(Order(run, {"macs": 1e12}, origin()))
+    assert seen == [1, 6, 1, None]

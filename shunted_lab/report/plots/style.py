@@ -21,7 +21,7 @@ GREY = "#8a8a8a"  # seen on white and on dark
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 LINES = ("-", "--", "-.", ":")
-NAMED = len(MARKERS)  # as many can be told apart; of more, only the first has a colour
+NAMED = len(MARKERS)  # as many can be distinguished; of more, only the first has a colour
 
 SMALL = 8  # points
 PAD = 6 / 72  # inches around everything
