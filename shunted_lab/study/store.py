@@ -32,6 +32,7 @@ warnings.filterwarnings("ignore", category=ExperimentalWarning)  # metric names,
 warnings.filterwarnings("ignore", ".*supposed to be used with .?Study.optimize.*")  # the launcher beats for its trials
 
 R = TypeVar("R")
+PLACES = (WEIGHTS, "data.root")  # keys that no result depends on, but what lies there
 # The database does not answer, or has no driver; everything else says that it is another kind of database.
 UNREACHABLE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.ArgumentError, ImportError)
 
@@ -252,10 +253,10 @@ def is_alive(trial: FrozenTrial) -> bool:
 
 def has_same_configuration(run: Run, other: FrozenTrial) -> bool:
     """Whether a finished trial was trained with all that a user has chosen for `run`: the configuration as far as it
-    changes a result, the layout of a batch, and which file of weights. Then only code or files have changed since.
+    changes a result, the layout of a batch, and which data and weights. Then only code or files have changed since.
     """
     old, new = flatten(other.user_attrs["config"]), flatten(dataclasses.asdict(run.config))
-    if any(old.get(key) != new.get(key) for key in old.keys() | new.keys() if matters(key) or key == WEIGHTS):
+    if any(old.get(key) != new.get(key) for key in old.keys() | new.keys() if matters(key) or key in PLACES):
         return False
     return other.user_attrs.get("sources", {}).get(LAYOUT) == run.sources.get(LAYOUT)
 

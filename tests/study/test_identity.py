@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from shunted_lab.compose import compose
 from shunted_lab.study import plan, store
@@ -112,6 +113,32 @@ def test_another_layout_is_another_run(tmp_path):
     parts = compose([*WORDS, f"runs_dir={tmp_path}", "seeds=[0]", "launch.accumulate=4"])
     (state,) = store.read_states(plan.plan_runs(parts, plan.data_facts(parts))[2:], study)
     assert state.state == "missing"
+
+
+def test_images_of_another_folder_are_another_run_and_those_that_changed_make_it_stale(tmp_path):
+    def images(root, shade):
+        for path in (root / split / name / f"{i}.png" for split in ("train", "val") for name in "ab" for i in range(4)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (shade, shade, shade)).save(path)
+
+    def state(root):
+        words = ["experiment=train", "data=folder", f"data.root={tmp_path / root}", f"runs_dir={tmp_path}", "seeds=[0]"]
+        experiment = compose(words)
+        (run,) = plan.plan_runs(experiment, plan.data_facts(experiment))
+        study = store.create_study(experiment.config, {"val/top1": "max"})
+        (found,) = store.read_states([run], study)
+        return found, study
+
+    images(tmp_path / "first", 10)
+    images(tmp_path / "second", 90)
+    found, study = state("first")
+    store.adopt(study, found.run, {"metrics": {"val/top1": 0.5, "test/top1": 0.4}, "headline": "test/top1"})
+    assert [state(root)[0].state for root in ("first", "second")] == ["done", "missing"]
+    (tmp_path / "first").rename(tmp_path / "moved")
+    assert state("moved")[0].state == "done"  # the same images at another place
+    images(tmp_path / "first", 30)
+    changed = state("first")[0]
+    assert (changed.state, changed.error) == ("stale", "the data have changed")
 
 
 def test_the_version_of_results_is_part_of_every_run():
