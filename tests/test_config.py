@@ -120,7 +120,7 @@ def test_a_file_in_the_working_directory_wins(own):
         ("recipe.rand_augment=auto", r"recipe\.rand_augment: 'auto' is not of timm's form, e\.g\. rand-m9"),
         ("recipe.hflip=0.5", r"recipe\.hflip: 0\.5 has no effect with recipe\.dihedral"),
         ("recipe.select=first", r"recipe\.select: 'first' is not known; .*choices: best, last"),
-        ("seeds=3", r"seeds: '3' is not a list; in a shell: 'seeds=\[3\]'$"),
+        ("seeds=3", r"seeds: '3' is not a list; in a shell: 'seeds=\[3\]', or for 3 seeds: 'seeds=\[0,1,2\]'$"),
         ("seeds=[]", r"seeds: \[\] is empty"),
         ("seeds=[1,1]", r"seeds: \[1, 1\] has a seed twice"),
         ("seeds=[0,", r"'seeds=\[0,' is not of the form key=value"),

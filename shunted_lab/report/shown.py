@@ -68,9 +68,10 @@ def make_report(found: StudyStates, show: Callable[[Grid], None] = lambda table:
     from shunted_lab.report.write import write_report
 
     data = collect(found.experiment, found.states, found.costs, found.paper_costs, found.problems)
-    printed = grids(data.table)
+    printed: list[Grid] = []
 
     def print_tables() -> None:
+        printed.extend(grids(data.table))
         for table in printed:
             show(table)
 
