@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from shunted_lab import RESULTS_VERSION
 from shunted_lab.compose import compose
+from shunted_lab.config import RunConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.earth.tiles import load_picture
 from shunted_lab.tasks.recorder import batch_loss
@@ -54,6 +56,26 @@ CASES = {
 }
 
 
+def losses_and_metrics(overrides: list[str], folder: Path) -> dict[str, object]:
+    """Variant -> the losses of its training steps and the metrics after them, in full precision."""
+    found = {}
+    torch.set_num_threads(1)
+    for variant, run in compose(overrides).variants.items():
+        losses, trainer = fit(run, folder / variant)
+        metrics = {key: float(value) for key, value in sorted(trainer.callback_metrics.items())}
+        found[variant] = {"losses": losses, "metrics": metrics}
+    return found
+
+
+def fit(run: RunConfig, folder: Path) -> tuple[list[float], Trainer]:
+    """Train a run; the loss of each step, and the Trainer."""
+    data = make_datamodule(replace(run.data, batch_size=run.per_device_batch_size), run.recipe, run.seed)
+    losses = Losses()
+    trainer = make_trainer(run, folder, [losses], progress=False)
+    trainer.fit(make_task(run, data.class_names), data)
+    return losses.values, trainer
+
+
 class Losses(Callback):
     def __init__(self):
         self.values = []
@@ -71,12 +93,9 @@ def trace(name: str, folder: Path) -> dict[str, object]:
     if name == "scales":
         words += ["data.test_images=8", f"data.cache={folder}/cache"]
     run = compose(words).variants["model"]
-    data = make_datamodule(replace(run.data, batch_size=run.per_device_batch_size), run.recipe, run.seed)
-    losses = Losses()
-    trainer = make_trainer(run, folder / "run", [losses], progress=False)
-    trainer.fit(make_task(run, data.class_names), data)
+    losses, trainer = fit(run, folder / "run")
     validation = float(trainer.callback_metrics["val/loss"])
-    return {"losses": [round(v, 7) for v in losses.values[:STEPS]], "validation": round(validation, 7)}
+    return {"losses": [round(v, 7) for v in losses[:STEPS]], "validation": round(validation, 7)}
 
 
 def write_images(folder: Path) -> None:
