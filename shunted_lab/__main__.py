@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from shunted_lab.schema import unknown
-from shunted_lab.streams import forgive
+from shunted_lab.config.schema import unknown
+from shunted_lab.output.streams import forgive
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ COMMANDS = {
     "evaluate": Command("shunted_lab.evaluate", "accuracy of a checkpoint on a data set"),
     "attention": Command("shunted_lab.attention", "draw where a point of an image attends to, per stage and rate"),
     "dashboard": Command("shunted_lab.dashboard", "show all studies in the Optuna dashboard"),
-    "shards": Command("shunted_lab.data.shards", "convert a folder of images to tar shards"),
+    "convert": Command("shunted_lab.convert", "convert a folder of images to tar shards"),
     "worker": Command("shunted_lab.study.worker", "train a single run by hand, from its folder"),
     "rebuild": Command("shunted_lab.study.rebuild", "make the database of a study again from the folders of its runs"),
 }
@@ -52,17 +52,17 @@ def usage(program: str) -> str:
     )
 
 
-def main(words: list[str] | None = None) -> int:
-    """Run the command that the first word names. Returns its exit status; 1 for a command that is not known."""
+def main(overrides: list[str] | None = None) -> int:
+    """Run the command that the first argument names. Returns its exit status; 1 for a command that is not known."""
     forgive()
-    words = sys.argv[1:] if words is None else words
+    overrides = sys.argv[1:] if overrides is None else overrides
     program = "shunted-lab" if Path(sys.argv[0]).stem == "shunted-lab" else "python -m shunted_lab"
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not overrides or overrides[0] in ("-h", "--help", "help"):
         print(usage(program))
         return 0
-    name, *rest = words
+    name, *rest = overrides
     if name not in COMMANDS:
-        given = " ".join(words)
+        given = " ".join(overrides)
         hint = f"'{name}' is an override; did you mean: {program} run {given}" if "=" in name else None
         print(f"error: {hint or unknown('command', name, COMMANDS)}", file=sys.stderr)
         return 1

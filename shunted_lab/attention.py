@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shunted_lab.cli import answer
-from shunted_lab.commands import AttentionConfig
-from shunted_lab.compose import compose_attention
-from shunted_lab.config import ConfigError
-from shunted_lab.usage import attention_usage
+from omegaconf import MISSING
+
+from shunted_lab.command import run_command
+from shunted_lab.config.compose import compose_as
+from shunted_lab.config.help import help_text
+from shunted_lab.config.model import ModelConfig
+from shunted_lab.config.schema import ConfigError, group, height_width, option, path_option, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,15 +23,50 @@ if TYPE_CHECKING:
     from shunted_lab.data.augment import Stats
     from shunted_lab.nn import Pyramid
 
+HELP = """\
+usage: python -m shunted_lab.attention checkpoint=RUN_FOLDER image=FILE [query=[0.5,0.5]] [key=value ...]
 
-def main(words: list[str] | None = None) -> int:
+Draws the attention of a point of an image, per stage and per rate, and that of the whole model (attention rollout).
+
+  python -m shunted_lab.attention checkpoint=runs/ablate_embed/conv_stem/seed0-1a2b3c4d image=tile.png
+  python -m shunted_lab.attention checkpoint=ckpt_S.pth model=shunted_s image=photo.jpg size=224 mask=dog.png
+"""
+
+
+@dataclass
+class AttentionConfig:
+    """The configuration of `python -m shunted_lab.attention`."""
+
+    model: ModelConfig = group("shunted_s")
+    checkpoint: str = path_option(MISSING, "a run's folder, or a .ckpt in it; or official weights for model=...")
+    image: str = path_option(MISSING, "the image file")
+    mask: str | None = path_option(
+        None, "an image whose bright pixels are the object: prints its share of the attention / its share of the area"
+    )
+    query: list[float] = option(
+        [0.5, 0.5], "the point whose attention is drawn: y, x as fractions of height and width, in [0, 1)"
+    )
+    size: Any = option(
+        None,
+        "resize the image to this size: one number, or height x width, e.g. 224 or 800x1333; null keeps its own",
+        type="int | HxW | null",
+    )
+    out: str = path_option("attention.png", "the figure: .png, .svg or .pdf")
+
+    def __post_init__(self) -> None:
+        inside = len(self.query) == 2 and all(0 <= value < 1 for value in self.query)
+        require(inside, "query", self.query, "is not a point: y and x, each in [0, 1), e.g. [0.5,0.25]")
+        if self.size is not None:
+            height_width("size", self.size)
+
+
+def main(overrides: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 1 for a user's mistake."""
-    return answer(words, attention_usage, _act)
+    return run_command(overrides, lambda: help_text(HELP, AttentionConfig), _act)
 
 
-def _act(words: list[str]) -> int:
-    draw(compose_attention(words))
-    return 0
+def _act(overrides: list[str]) -> None:
+    draw(compose_as(AttentionConfig, overrides))
 
 
 def draw(config: AttentionConfig) -> Path:
@@ -112,9 +151,9 @@ def _open(key: str, where: str, size: str | None, mode: str) -> Any:
         raise ConfigError(f"{key}: '{where}' cannot be decoded as an image ({error})") from None
     if size is None:
         return image
-    height, _, width = str(size).partition("x")
+    height, width = height_width(key, size)
     way = Image.Resampling.BICUBIC if mode == "RGB" else Image.Resampling.NEAREST
-    return image.resize((int(width or height), int(height)), way)
+    return image.resize((width, height), way)
 
 
 if __name__ == "__main__":

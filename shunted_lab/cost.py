@@ -7,27 +7,68 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from shunted_lab.cli import answer, make_console
-from shunted_lab.commands import CostConfig
-from shunted_lab.compose import compose_cost
-from shunted_lab.config import ConfigError
-from shunted_lab.terminal import Grid, say
-from shunted_lab.usage import cost_usage
+from shunted_lab.command import make_console, run_command
+from shunted_lab.config.compose import compose_as
+from shunted_lab.config.help import help_text
+from shunted_lab.config.model import ModelConfig
+from shunted_lab.config.schema import ConfigError, group, height_width, one_of, option, require
+from shunted_lab.output.terminal import Grid, say
+from shunted_lab.tasks.device import DEVICES
 
 if TYPE_CHECKING:
     from shunted_lab.nn import Cost, Speed
 
 WARMUP = 3
 
+HELP = """\
+usage: python -m shunted_lab.cost [model=NAME] [size=224|800x1333] [key=value ...]
 
-def main(words: list[str] | None = None) -> int:
+Counts parameters and multiply-accumulates of a model, stage by stage, without running it; measure=true also measures
+the time and the memory of a forward pass.
+
+  python -m shunted_lab.cost model=shunted_s size=800x1333
+  python -m shunted_lab.cost model=pvt_v2_b2 measure=true batch_size=8
+"""
+
+
+@dataclass
+class CostConfig:
+    """The configuration of `python -m shunted_lab.cost`."""
+
+    model: ModelConfig = group("shunted_s")
+    size: Any = option(224, "pixels of the image: one number, or height x width, e.g. 800x1333", type="int | HxW")
+    num_classes: int = option(1000, "number of classes; 0: without a head")
+    measure: bool = option(False, "time a forward pass on the device, and its peak memory")
+    training: bool = option(False, "measure forward and backward")
+    batch_size: int = option(1, "images in the batch that is measured")
+    repeats: int = option(10, "timed passes, after 3 for warm-up; the median is shown")
+    device: str = option("auto", "where to measure: auto, cpu, cuda, mps")
+
+    def __post_init__(self) -> None:
+        require(min(self.height_width) >= 32, "size", self.size, "is too small for four stages: at least 32 x 32")
+        require(self.num_classes >= 0, "num_classes", self.num_classes, "is negative")
+        for name in ("batch_size", "repeats"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "is too small: at least 1")
+        one_of("device", self.device, DEVICES)
+        require(self.measure or not self.training, "training", self.training, "does nothing without measure=true")
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        return height_width("size", self.size)
+
+
+def main(overrides: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 1 for a user's mistake."""
-    return answer(words, cost_usage, lambda words: cost(compose_cost(words)))
+    return run_command(
+        overrides, lambda: help_text(HELP, CostConfig, ["model"]), lambda given: cost(compose_as(CostConfig, given))
+    )
 
 
-def cost(config: CostConfig) -> int:
+def cost(config: CostConfig) -> None:
     """Print the table, and what was measured."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler greets on stderr; read when torch is imported
     from shunted_lab.nn import ComponentError, count_parts
@@ -41,7 +82,6 @@ def cost(config: CostConfig) -> int:
     console.print(_grid(config, parts))
     if config.measure:
         say(console, _measured(config, _measure(config)))
-    return 0
 
 
 def _grid(config: CostConfig, parts: dict[str, Cost]) -> Grid:

@@ -10,16 +10,17 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shunted_lab.cli import answer
-from shunted_lab.commands import DashboardConfig
-from shunted_lab.compose import compose_dashboard
-from shunted_lab.config import ConfigError
-from shunted_lab.experiment_file import experiment_files
-from shunted_lab.usage import dashboard_usage
+from shunted_lab.command import run_command
+from shunted_lab.config.compose import compose_as
+from shunted_lab.config.experiment_file import experiment_files
+from shunted_lab.config.help import help_text
+from shunted_lab.config.schema import ConfigError, option, path_option, require
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -29,16 +30,36 @@ HOST = "127.0.0.1"  # there is no login
 HIDDEN = ("config", "sources", "versions", "launcher", "result")  # attributes that are long, and in the run's folder
 ARTIFACTS = ("table.md", "table.csv", "table.tex", "search.md", "search.csv")
 
+HELP = """\
+usage: python -m shunted_lab.dashboard [runs_dir=runs] [port=8080]
 
-def main(words: list[str] | None = None) -> int:
+Shows all studies in runs_dir in the Optuna dashboard: curves, tables, attributes. It shows copies; studies are not
+changed.
+"""
+
+
+@dataclass
+class DashboardConfig:
+    """The configuration of `python -m shunted_lab.dashboard`."""
+
+    runs_dir: str = path_option("runs", "folder of all results")
+    storage: str | None = option(None, "SQLAlchemy URL of further studies, as in study.storage")
+    port: int = option(8080, "port on this machine; other machines cannot connect, since there is no login")
+    refresh: float = option(5.0, "seconds between copies")
+
+    def __post_init__(self) -> None:
+        require(0 < self.port < 65536, "port", self.port, "is not between 1 and 65535")
+        require(self.refresh > 0, "refresh", self.refresh, "is not above 0")
+
+
+def main(overrides: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 1 for a user's mistake."""
-    return answer(words, dashboard_usage, _act)
+    return run_command(overrides, lambda: help_text(HELP, DashboardConfig), _act)
 
 
-def _act(words: list[str]) -> int:
+def _act(overrides: list[str]) -> None:
     with suppress(KeyboardInterrupt):
-        serve(compose_dashboard(words))
-    return 0
+        serve(compose_as(DashboardConfig, overrides))
 
 
 def serve(config: DashboardConfig) -> None:

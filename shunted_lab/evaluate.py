@@ -5,41 +5,109 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shunted_lab.cli import answer, make_console
-from shunted_lab.commands import EvaluateConfig
-from shunted_lab.compose import compose_evaluate, value_of
-from shunted_lab.config import LITE_RECIPE, ConfigError, FolderConfig, LaunchConfig, RunConfig
-from shunted_lab.quantities import cell_text, value_text
-from shunted_lab.terminal import Grid
-from shunted_lab.usage import evaluate_usage
+from omegaconf import MISSING
+
+from shunted_lab.command import make_console, run_command
+from shunted_lab.config.compose import compose_as, value_of
+from shunted_lab.config.data import DataConfig, FolderConfig
+from shunted_lab.config.help import help_text
+from shunted_lab.config.launch import LaunchConfig
+from shunted_lab.config.model import ModelConfig
+from shunted_lab.config.recipe import LITE_RECIPE, PRECISIONS
+from shunted_lab.config.run import RunConfig
+from shunted_lab.config.schema import ConfigError, affecting_result, group, one_of, option, path_option, require
+from shunted_lab.output.quantities import cell_text, value_text
+from shunted_lab.output.terminal import Grid
+from shunted_lab.tasks.device import DEVICES
+
+HELP = """\
+usage: python -m shunted_lab.evaluate checkpoint=RUN_FOLDER|FILE [model=NAME] [data=NAME] [key=value ...]
+
+Measures the accuracy of a checkpoint on a data set, with its 95 % interval, and images per second. For a checkpoint of
+a run, model and data are those of the run; other data are resized to the image size of the run, unless data.image_size
+is given. A file of weights (official, timm's, .safetensors) needs model=, and the data= that its head was trained for.
+
+  python -m shunted_lab.evaluate checkpoint=runs/ablate_embed/conv_stem/seed0-1a2b3c4d
+  python -m shunted_lab.evaluate checkpoint=ckpt_S.pth model=shunted_s data=imagenet data.root=/data/imagenet
+  python -m shunted_lab.evaluate checkpoint=ckpt_S.pth data.root=/data/imagenet data.image_size=288 data.crop_pct=1.0
+"""
 
 
-def main(words: list[str] | None = None) -> int:
+@dataclass
+class EvaluateConfig:
+    """The configuration of `python -m shunted_lab.evaluate`."""
+
+    checkpoint: str = path_option(MISSING, "a run's folder, or a .ckpt in it; or a file of weights for model=...")
+    model: ModelConfig = group("shunted_s")
+    data: DataConfig = group("imagenet")
+    split: str = option("test", "which split of the data: test, val")
+    limit_batches: int | None = option(None, "evaluate at most this many batches; null: all")
+    device: str = option("auto", "auto, cpu, cuda, mps")
+    precision: str | None = option(
+        None, f"arithmetic: {', '.join(PRECISIONS)}; null: that of the run, or 32-true for a file of weights"
+    )
+    num_workers: int = option(0, "processes that load images")
+    out: str | None = path_option(None, "a .json file for all results, the configuration and the versions of libraries")
+
+    def __post_init__(self) -> None:
+        one_of("split", self.split, ("test", "val"))
+        one_of("device", self.device, DEVICES)
+        one_of("precision", self.precision, (None, *PRECISIONS))
+        require(self.num_workers >= 0, "num_workers", self.num_workers, "is negative")
+        good = self.limit_batches is None or self.limit_batches >= 1
+        require(good, "limit_batches", self.limit_batches, "is too small: at least 1")
+        if self.out is not None and not self.out.endswith(".json"):
+            raise ConfigError(f"out: '{self.out}' is not a .json file")
+
+
+def main(overrides: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 1 for a user's mistake."""
-    return answer(words, evaluate_usage, _act)
+    return run_command(overrides, lambda: help_text(HELP, EvaluateConfig, ["data"]), _act)
 
 
-def _act(words: list[str]) -> int:
-    show(words)
-    return 0
+def _act(overrides: list[str]) -> None:
+    show(overrides)
 
 
-def show(words: list[str]) -> dict[str, Any]:
+def compose_evaluate(overrides: Sequence[str], run: RunConfig | None = None) -> EvaluateConfig:
+    """Compose `key=value` overrides into the configuration of this command.
+
+    Args:
+        run: what the checkpoint was trained as, if it is a run's: it gives the model and the data. Overrides change
+            the data; other data are seen at the run's image size unless `data.image_size` is given.
+
+    Raises:
+        ConfigError: for anything a user can get wrong, also for overrides that name another model than the run's.
+    """
+    if run is None:
+        return compose_as(EvaluateConfig, overrides)
+    of_run = {"model": run.model, "data": run.data, "data.image_size": run.data.image_size}
+    config = compose_as(EvaluateConfig, overrides, of_run)
+    for name in affecting_result(run.model):
+        given, own = getattr(config.model, name), getattr(run.model, name)
+        if given != own:
+            raise ConfigError(f"model.{name}: {given} differs from the run's, {own}; leave model=... out")
+    return config
+
+
+def show(overrides: Sequence[str]) -> dict[str, Any]:
     """Evaluate what `key=value` overrides ask for, write `out`, print the table; returns what `evaluate` does.
 
     Raises:
         ConfigError: for anything that a user can get wrong.
     """
-    from shunted_lab.files import write_json
+    from shunted_lab.output.files import write_json
     from shunted_lab.study.folder import find_checkpoint
 
-    checkpoint = value_of("checkpoint", words)
+    checkpoint = value_of("checkpoint", overrides, EvaluateConfig)
     run, file = (None, Path()) if checkpoint is None else find_checkpoint(checkpoint)
     trained = None if run is None else run.config
-    config = compose_evaluate(words, trained)  # refuses overrides without a checkpoint
+    config = compose_evaluate(overrides, trained)  # refuses overrides without a checkpoint
     out = None if config.out is None else Path(config.out)
     if out is not None:
         _writable(out)
@@ -72,8 +140,8 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
     import torch
 
     from shunted_lab.data.splits import stats_of
-    from shunted_lab.files import digest_of
     from shunted_lab.nn import device_name
+    from shunted_lab.output.files import digest_of
     from shunted_lab.report.statistics import wilson
     from shunted_lab.study.order import origin
     from shunted_lab.tasks import evaluate as passes

@@ -6,16 +6,20 @@ python -m shunted_lab.run experiment=ablate_embed
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shunted_lab.cli import answer, make_console
-from shunted_lab.compose import Experiment, compose
-from shunted_lab.config import Config, SlurmConfig
-from shunted_lab.quantities import counted
-from shunted_lab.terminal import say
-from shunted_lab.usage import usage
-from shunted_lab.variants import chosen
+from shunted_lab.command import make_console, run_command
+from shunted_lab.config.compose import Experiment, compose
+from shunted_lab.config.experiment import Config
+from shunted_lab.config.experiment_file import experiment_files
+from shunted_lab.config.groups import PRESETS
+from shunted_lab.config.help import help_text
+from shunted_lab.config.launch import SlurmConfig
+from shunted_lab.config.variants import chosen
+from shunted_lab.output.quantities import counted
+from shunted_lab.output.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,14 +31,34 @@ if TYPE_CHECKING:
     from shunted_lab.study.forecast import Forecast
     from shunted_lab.study.plan import RunState
 
+HELP = """\
+usage: python -m shunted_lab.run experiment=NAME [key=value ...]
 
-def main(words: list[str] | None = None) -> int:
+Trains every variant of an experiment with every seed and prints the ablation table. Finished runs are not repeated:
+the same command resumes after an interruption, and trains only new runs after a seed or a variant was added. Results
+are in runs_dir/NAME. A value with spaces or brackets is quoted for the shell: 'description=two stems, five seeds'.
+
+  python -m shunted_lab.run experiment=ablate_embed
+  python -m shunted_lab.run experiment=ablate_embed smoke=true
+  python -m shunted_lab.run experiment=ablate_embed plan_only=true seeds=[0,1,2,3,4]
+  python -m shunted_lab.run experiment=ablate_embed only=conv_stem
+  python -m shunted_lab.run experiment=search_rates launch.devices=2
+  python -m shunted_lab.run experiment=ablate_embed model=shunted_s recipe=paper data=imagenet data.root=/data/imagenet
+"""
+
+
+def main(overrides: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit status: 0, 1 for a user's mistake or a failed run, 130 after Ctrl-C."""
     try:
-        return answer(words, usage, lambda words: run(compose(words), words))
+        return run_command(overrides, usage, lambda given: run(compose(given), given))
     except KeyboardInterrupt:
         print("\ninterrupted; finished runs are kept, and the same command resumes", file=sys.stderr)
         return 130
+
+
+def usage() -> str:
+    """The help text."""
+    return help_text(HELP, Config, list(PRESETS), {"experiment": list(experiment_files())})
 
 
 @dataclass(frozen=True)
@@ -57,10 +81,10 @@ class Plan:
         check_space(self.experiment.config, [state.run for state in self.todo], self.costs, workers)
 
 
-def run(experiment: Experiment, words: list[str]) -> int:
+def run(experiment: Experiment, overrides: list[str]) -> int:
     """Plan, train what is missing, and report. Returns 1 if the table is not complete, as far as `only` chooses rows.
 
-    `words` are the overrides that `experiment` was composed of; the jobs of a cluster are given them.
+    `overrides` are the overrides that `experiment` was composed of; the jobs of a cluster are given them.
     """
     from shunted_lab.study.launch import plan_slots
     from shunted_lab.study.plan import check_precision, check_runs_dir
@@ -73,13 +97,13 @@ def run(experiment: Experiment, words: list[str]) -> int:
         plan_slots(config.launch)  # refuses devices that this machine does not have
         check_precision(experiment)
     if config.search is not None:
-        return _search(experiment, words, console)
+        return _search(experiment, overrides, console)
     if config.confirm is not None:
         from shunted_lab.study.confirm import take_the_best
 
-        experiment = take_the_best(experiment, words)
+        experiment = take_the_best(experiment, overrides)
     plan = _make_plan(experiment, console)
-    return 0 if config.plan_only else _carry_out(plan, words, console)
+    return 0 if config.plan_only else _carry_out(plan, overrides, console)
 
 
 def _make_plan(experiment: Experiment, console: Console) -> Plan:
@@ -122,7 +146,7 @@ def _make_plan(experiment: Experiment, console: Console) -> Plan:
     return plan
 
 
-def _carry_out(plan: Plan, words: list[str], console: Console) -> int:
+def _carry_out(plan: Plan, overrides: list[str], console: Console) -> int:
     """Train what the plan says, measure the variants, and report; the status of `run`."""
     from shunted_lab.report.states import StudyStates
     from shunted_lab.study import store
@@ -138,13 +162,13 @@ def _carry_out(plan: Plan, words: list[str], console: Console) -> int:
     study_folder(config).mkdir(parents=True, exist_ok=True)
     if not on_cluster:
         states = _execute(plan, console)
-    elif _submit(words, config, console):
+    elif _submit(overrides, config, console):
         states = store.read_states(plan.runs, store.open_study(config))
     else:
         return 0
     if any(state.state == "done" for state in states):
         measure_variants(experiment, plan.facts, bool(plan.todo), lambda line: say(console, line))
-    return _report(StudyStates(experiment, states, plan.costs, paper_costs), words, console)
+    return _report(StudyStates(experiment, states, plan.costs, paper_costs), overrides, console)
 
 
 def _check_call(config: Config) -> None:
@@ -157,19 +181,19 @@ def _check_call(config: Config) -> None:
         check_submission(config)
 
 
-def _submit(words: list[str], config: Config, console: Console) -> bool:
+def _submit(overrides: list[str], config: Config, console: Console) -> bool:
     """Submit the jobs of a cluster, and wait for them if they are to be waited for. Returns whether they were."""
     from shunted_lab.study.slurm import submit, wait_for
 
     assert isinstance(config.launch, SlurmConfig)
-    jobs = submit(words, config)
+    jobs = submit(overrides, config)
     say(console, f"jobs {', '.join(job.job_id for job in jobs)}; {jobs[0].paths.folder}")
     if config.launch.wait:
         wait_for(jobs)
     return config.launch.wait
 
 
-def _search(experiment: Experiment, words: list[str], console: Console) -> int:
+def _search(experiment: Experiment, overrides: list[str], console: Console) -> int:
     """Try the points of a search until it has enough, and report. Returns 1 if it has not."""
     from shunted_lab.data.evaluated import check_evaluated
     from shunted_lab.report.lines import by_variant, data_notes, places
@@ -222,7 +246,7 @@ def _search(experiment: Experiment, words: list[str], console: Console) -> int:
             Launcher(queue, expected.slots, progress).run()
         if queue.exhausted:
             study.set_user_attr("exhausted", True)
-    elif _submit(words, config, console):
+    elif _submit(overrides, config, console):
         study = open_study(config)
     else:
         return 0
@@ -272,7 +296,7 @@ def _execute(plan: Plan, console: Console) -> list[RunState]:
     return store.read_states(plan.runs, study)
 
 
-def _report(found: StudyStates, words: list[str], console: Console) -> int:
+def _report(found: StudyStates, overrides: list[str], console: Console) -> int:
     """Print the table, write the report, and say what can be done next. Returns 1 if the table is not complete."""
     from shunted_lab.report.lines import failure_lines, next_steps
     from shunted_lab.report.shown import make_report
@@ -281,7 +305,7 @@ def _report(found: StudyStates, words: list[str], console: Console) -> int:
     shown = make_report(found, console.print)
     warnings = [f"warning: {problem}" for problem in shown.warnings]
     failures = failure_lines(found.states, config.launch.max_attempts)
-    for line in [*shown.paths, *warnings, *failures, *next_steps(config, words, shown)]:
+    for line in [*shown.paths, *warnings, *failures, *next_steps(config, overrides, shown)]:
         say(console, line)
     return 1 if set(shown.open) & set(chosen(config)) else 0
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from shunted_lab import attention
-from shunted_lab.compose import compose
+from shunted_lab.config.compose import compose
 from shunted_lab.data.earth.datasets import STATS
 from shunted_lab.nn import Pyramid, init_weights
 from shunted_lab.nn.official import published_names

@@ -7,8 +7,9 @@ import pytest
 from optuna.exceptions import StorageInternalError
 
 from shunted_lab import dashboard
-from shunted_lab.compose import compose, compose_dashboard
-from shunted_lab.config import ConfigError
+from shunted_lab.config.compose import compose, compose_as
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.dashboard import DashboardConfig
 from shunted_lab.study import plan, store
 from shunted_lab.study.storage import reading
 
@@ -75,4 +76,4 @@ def test_a_folder_without_a_study_is_refused(tmp_path, capsys):
     assert capsys.readouterr().err == f"error: runs_dir: no study was found in {tmp_path}\n"
     assert dashboard.main(["--help"]) == 0 and "runs_dir: str = runs" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"prt: no such key; did you mean 'port'"):
-        compose_dashboard(["prt=1"])
+        compose_as(DashboardConfig, ["prt=1"])

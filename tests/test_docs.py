@@ -7,22 +7,22 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import yaml
 
-from shunted_lab.compose import (
-    compose,
-    compose_attention,
-    compose_convert,
-    compose_cost,
-    compose_dashboard,
-    compose_evaluate,
-)
-from shunted_lab.config import PRESETS, ConfigError
-from shunted_lab.experiment_file import experiment_files
+from shunted_lab.attention import AttentionConfig
+from shunted_lab.config.compose import compose, compose_as
+from shunted_lab.config.experiment_file import experiment_files
+from shunted_lab.config.groups import PRESETS
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.convert import ConvertConfig
+from shunted_lab.cost import CostConfig
+from shunted_lab.dashboard import DashboardConfig
+from shunted_lab.evaluate import compose_evaluate
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -36,10 +36,10 @@ RUN = "seed0-1a2b3c4d"  # the folder of a run, as pages write it
 COMPOSERS = {
     "run": compose,
     "report": compose,
-    "attention": compose_attention,
-    "cost": compose_cost,
-    "dashboard": compose_dashboard,
-    "data.shards": compose_convert,
+    "attention": partial(compose_as, AttentionConfig),
+    "cost": partial(compose_as, CostConfig),
+    "dashboard": partial(compose_as, DashboardConfig),
+    "convert": partial(compose_as, ConvertConfig),
 }
 FOLDERS = {"study.worker", "study.rebuild"}  # commands that take the folder of a run or a study
 OTHERS = {"pip", "pytest", "tensorboard", "jupyter", "tail", "du", "cat"}  # programs that are not ours
@@ -172,7 +172,7 @@ def test_every_preset_and_experiment_is_described():
 
 
 def test_every_component_is_described():
-    from shunted_lab.config import COMPONENTS
+    from shunted_lab.config.model import COMPONENTS
 
     text = (DOCS / "reference" / "components.md").read_text()
     for slot, names in COMPONENTS.items():

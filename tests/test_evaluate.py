@@ -16,12 +16,14 @@ from scipy import stats
 from torch import nn
 
 from shunted_lab import evaluate
-from shunted_lab.compose import compose, compose_evaluate, value_of
-from shunted_lab.config import LITE_RECIPE, FolderConfig
+from shunted_lab.config.compose import compose, value_of
+from shunted_lab.config.data import FolderConfig
+from shunted_lab.config.recipe import LITE_RECIPE
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.earth.datasets import STATS
 from shunted_lab.data.earth.tiles import CLASS_NAMES
 from shunted_lab.data.splits import CIFAR, IMAGENET
+from shunted_lab.evaluate import EvaluateConfig, compose_evaluate
 from shunted_lab.nn import Pyramid, init_weights
 from shunted_lab.nn.official import published_names
 from shunted_lab.report.statistics import wilson
@@ -419,9 +421,9 @@ def test_a_run_without_a_finished_epoch_is_refused(run, tmp_path, capsys):
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
-def test_a_value_is_read_as_hydra_reads_it():
-    assert value_of("checkpoint", ["data=earth", "checkpoint='a b=c.pth'"]) == "a b=c.pth"
-    assert value_of("checkpoint", ["data=earth"]) is None
+def test_a_quoted_value_is_read_without_its_quotes():
+    assert value_of("checkpoint", ["data=earth", "checkpoint='a b=c.pth'"], EvaluateConfig) == "a b=c.pth"
+    assert value_of("checkpoint", ["data=earth"], EvaluateConfig) is None
 
 
 def test_a_larger_image_goes_through_the_same_weights(run, capsys):

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from shunted_lab import files
+from shunted_lab.output import files
 
 PACKAGE = Path(files.__file__).parent
 HOLD = """
 import sys, time
 from pathlib import Path
-from shunted_lab.files import locked
+from shunted_lab.output.files import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -26,7 +26,7 @@ with locked(Path(sys.argv[1])):
 WRITE = """
 import itertools, sys
 from pathlib import Path
-from shunted_lab.files import write_text
+from shunted_lab.output.files import write_text
 for value in itertools.count():
     write_text(Path(sys.argv[1]), f"{value % 10}" * 2_000_000)
     print(value, flush=True)

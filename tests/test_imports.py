@@ -1,4 +1,4 @@
-"""Arrows point one way (`run -> report -> study -> tasks -> data -> config`), and heavy libraries are imported late."""
+"""Imports point one way (commands, report, study, tasks, data, config), and heavy libraries are imported late."""
 
 import ast
 import subprocess
@@ -9,42 +9,18 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "shunted_lab"
 HEAVY = {"torch", "lightning", "timm", "torchvision", "torchmetrics", "optuna", "pandas", "scipy"}
-COMMAND = {"cli", "terminal", "commands", "config", "compose", "usage"}  # what a command may import beside its room
-COMMANDS = (PACKAGE / "data" / "shards.py", PACKAGE / "report" / "__main__.py")  # those that stand in a room
-# room -> rooms that it may import
-ARROWS = {
-    "__main__": {"schema", "streams"},
-    "schema": set(),
-    "files": set(),
-    "paths": set(),
-    "datasets": {"schema"},
-    "models": {"schema", "quantities"},
-    "recipes": {"schema"},
-    "studies": {"schema"},
-    "config": {"schema", "quantities", "datasets", "models", "recipes", "studies"},
-    "streams": set(),
-    "terminal": {"streams"},
-    "cli": {"schema", "streams", "terminal"},
-    "commands": {"schema", "models", "config"},
-    "experiment_file": {"config"},
-    "quantities": set(),
-    "suggestions": {"schema"},
-    "overrides": {"config", "paths", "suggestions"},
-    "variants": {"config"},
-    "compose": {"commands", "config", "experiment_file", "overrides", "paths", "suggestions", "variants"},
-    "usage": {"commands", "config", "studies", "experiment_file"},
-    "dashboard": COMMAND | {"experiment_file", "study"},
+# package or command -> the packages that it may import
+PACKAGES = {
+    "output": set(),
+    "config": {"output"},
     "nn": set(),
-    "data": {"files", "quantities", "config"},
-    "tasks": {"files", "config", "models", "data", "nn"},
-    "study": {"quantities", "files", "paths", "streams", "config", "compose", "variants", "data", "nn", "tasks"},
-    "report": {"data", "files", "quantities", "terminal", "config", "compose", "nn", "tasks", "study"},
-    "attention": COMMAND | {"data", "nn", "tasks", "study", "report"},
-    "evaluate": COMMAND | {"files", "quantities", "data", "nn", "tasks", "study", "report"},
-    "cost": COMMAND | {"nn", "tasks"},
-    "run": COMMAND | {"quantities", "variants", "data", "nn", "tasks", "study", "report"},
+    "data": {"output", "config"},
+    "tasks": {"output", "config", "data", "nn"},
+    "study": {"output", "config", "data", "nn", "tasks"},
+    "report": {"output", "config", "data", "nn", "tasks", "study"},
 }
-FORBIDDEN = {"nn": {"lightning", "hydra", "omegaconf", "optuna"}, "report": {"lightning"}, "data": {"optuna", "hydra"}}
+COMMANDS = {"attention", "convert", "cost", "dashboard", "evaluate", "run", "report/__main__"}
+FORBIDDEN = {"nn": {"lightning", "omegaconf", "optuna"}, "report": {"lightning"}, "data": {"optuna"}}
 
 
 def _imports(path: Path) -> set[str]:
@@ -57,21 +33,30 @@ def _imports(path: Path) -> set[str]:
     return names
 
 
-def _room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def _allowed(path: Path) -> set[str]:
+    """What a file may import of the package, by first names."""
+    name = str(path.relative_to(PACKAGE).with_suffix(""))
+    package = name.partition("/")[0]
+    if name in COMMANDS:
+        return {"command", *PACKAGES}
+    if name in ("command", "__main__"):
+        return {"output", "config"}
+    return {package} | PACKAGES.get(package, set())
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_arrows(path):
-    room = _room(path)
-    command = COMMAND if path in COMMANDS else set()
+def test_imports_point_one_way(path):
+    package = path.relative_to(PACKAGE).parts[0]
     for name in _imports(path):
         top, _, rest = name.partition(".")
-        if top == "shunted_lab" and room != "__init__":
+        if top == "shunted_lab":
             target = rest.partition(".")[0]
-            allowed = ARROWS[room] | command | {room, "__version__", "RESULTS_VERSION", ""}
-            assert target in allowed, f"{room} imports {name}"
-        assert top not in FORBIDDEN.get(room, set()), f"{room} imports {name}"
+            assert target in _allowed(path) | {"__version__", "RESULTS_VERSION", ""}, f"{path} imports {name}"
+        assert top not in FORBIDDEN.get(package, set()), f"{path} imports {name}"
+
+
+def test_the_top_level_is_the_commands_and_what_they_share():
+    assert {path.stem for path in PACKAGE.glob("*.py")} - COMMANDS == {"__init__", "__main__", "command"}
 
 
 def _modules_at_import(path: Path) -> set[str]:
@@ -104,11 +89,11 @@ def test_no_module_imports_itself_through_others():
         "shunted_lab.cost",
         "shunted_lab.evaluate",
         "shunted_lab.dashboard",
-        "shunted_lab.usage",
+        "shunted_lab.config.help",
         "shunted_lab.data",
         "shunted_lab.data.evaluated",
         "shunted_lab.data.image_splits",
-        "shunted_lab.data.shards",
+        "shunted_lab.convert",
         "shunted_lab.data.tars",
     ],
 )

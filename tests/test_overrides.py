@@ -8,20 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from shunted_lab import paths
-from shunted_lab.commands import AttentionConfig, ConvertConfig, DashboardConfig, EvaluateConfig
-from shunted_lab.compose import (
-    compose,
-    compose_attention,
-    compose_convert,
-    compose_dashboard,
-    compose_evaluate,
-    value_of,
-)
-from shunted_lab.config import Config, ConfigError, FolderConfig
-from shunted_lab.overrides import choices, keys_of, literal
+from shunted_lab.attention import AttentionConfig
+from shunted_lab.config import paths
+from shunted_lab.config.compose import compose, compose_as, value_of
+from shunted_lab.config.data import FolderConfig
+from shunted_lab.config.experiment import Config
+from shunted_lab.config.overrides import keys_of, parse
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.convert import ConvertConfig
+from shunted_lab.dashboard import DashboardConfig
+from shunted_lab.evaluate import EvaluateConfig, compose_evaluate
 
-# What Hydra's grammar refuses, or reads as something else.
+# What YAML refuses, or reads as something else.
 ODD = [
     "epoch=2-step=27.ckpt",
     "my data (v2), final",
@@ -62,10 +60,10 @@ def home(tmp_path, monkeypatch):
 @pytest.mark.parametrize("value", ODD)
 def test_a_path_is_taken_as_it_is_written(value):
     given = [f"checkpoint={value}", f"data.root=/d/{value}", "data=folder"]
-    assert value_of("checkpoint", given) == value
+    assert value_of("checkpoint", given, EvaluateConfig) == value
     config = compose_evaluate(given)
     assert (config.checkpoint, config.data.root) == (value, str(Path("/d") / value))
-    assert compose_attention([f"checkpoint={value}", f"image={value}"]).image == value
+    assert compose_as(AttentionConfig, [f"checkpoint={value}", f"image={value}"]).image == value
 
 
 def test_the_name_of_an_experiment_is_taken_as_it_is_written(home):
@@ -85,19 +83,47 @@ def test_quotes_null_and_interpolations_keep_their_meaning(monkeypatch):
     assert compose_evaluate(["checkpoint=null", "data=earth"]).checkpoint == "null"  # a file: the key has no null
 
 
-def test_overrides_that_were_quoted_stay_as_they_are():
-    """Jobs of a cluster and reports are given the overrides of the first command again."""
-    given = ["experiment=tiny", "runs_dir=my runs (2)", "baseline=on", "seeds=[0,1]", "description='a, b'"]
-    once = literal(given, Config)
-    assert once != given and literal(once, Config) == once
-    assert once[3:] == given[3:]
+@pytest.mark.parametrize("value", [*ODD, "a, b", "f(x)", "naïve", "[x, y]", "a=b", "on", ""])
+def test_a_text_is_taken_as_it_is_written(value):
+    assert parse([f"description={value}"], Config) == {"description": value}
 
 
-def test_every_path_of_every_command_is_literal():
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ("model.attn=msa", "msa"),
+        ("model.attn=on", "on"),  # true in YAML 1.1
+        ("model.attn=[ssa,sra,my_file.Mine,msa]", ["ssa", "sra", "my_file.Mine", "msa"]),
+        ("model.attn={name: msa, scale: 1e-3}", {"name": "msa", "scale": 1e-3}),
+        ("recipe.lr=1e-3", 1e-3),
+        ("recipe.lr=.5", 0.5),
+        ("recipe.ema=null", None),
+        ("recipe.rand_augment=null", None),
+        ("recipe.rand_augment=rand-m9", "rand-m9"),
+        ("launch.devices=2", 2),
+        ("launch.devices='2'", "2"),
+        ("only=a", "a"),
+        ("only=[a,b]", ["a", "b"]),
+        ("smoke=True", True),
+        ("seeds=[]", []),
+        ("seeds=${oc.decode:[1]}", "${oc.decode:[1]}"),
+        ("study.storage=a://b,c", "a://b,c"),
+        ("variants.a={model.mlp: mlp}", {"model.mlp": "mlp"}),
+    ],
+)
+def test_a_value_is_read_by_the_type_of_its_key(given, value):
+    assert parse([given], Config) == {given.partition("=")[0]: value}
+
+
+def test_of_a_key_that_is_given_twice_the_last_value_counts():
+    assert parse(["seeds=[0]", "seeds=[1]"], Config) == {"seeds": [1]}
+
+
+def test_every_path_of_every_command_is_text_and_expanded():
     for schema in (Config, EvaluateConfig, AttentionConfig, ConvertConfig, DashboardConfig):
         names = {name for name, key in keys_of(schema).items() if key.resolve is not str}
         assert names == {name for name in keys_of(schema) if name.rpartition(".")[2] in PATHS}
-        assert all(keys_of(schema)[name].literal for name in names)
+        assert all(keys_of(schema)[name].is_text for name in names)
 
 
 PATHS = {"runs_dir", "root", "cache", "checkpoint", "image", "mask", "out"}
@@ -106,27 +132,22 @@ PATHS = {"runs_dir", "root", "cache", "checkpoint", "image", "mask", "out"}
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("description=a, b", "description: 'a, b' must be quoted; in a shell: 'description=\"a, b\"'"),
-        ("description=f(x)", "description: 'f(x)' must be quoted; in a shell: 'description=\"f(x)\"'"),
-        ("description=naïve", "description: 'naïve' must be quoted; in a shell: 'description=\"naïve\"'"),
-        ("description=[x, y]", "description: '[x, y]' must be quoted; in a shell: 'description=\"[x, y]\"'"),
-        ("description=a=b", "description: 'a=b' must be quoted; in a shell: 'description=\"a=b\"'"),
-        ("study.storage=a://b,c", "study.storage: 'a://b,c' must be quoted; in a shell: 'study.storage=\"a://b,c\"'"),
         ("seeds=0,1,2", "seeds: '0,1,2' is not a list; in a shell: 'seeds=[0,1,2]'"),
         ("model.attn=ssa,sra,sra,sra", "model.attn: 'ssa,sra,sra,sra' is not a list; in a shell: 'model.attn=[ssa"),
-        ("recipe.lr=1e-3,2e-3", "recipe.lr: '1e-3,2e-3' is a sweep, which is not supported; vary recipe.lr in"),
-        ("model=shunted_t,shunted_s", "model: 'shunted_t,shunted_s' is a sweep, which is not supported"),
+        ("model.attn={name:msa}", "model.attn: '{name:msa}' has no space after a colon; in a shell: 'model.attn={name"),
+        ("recipe.lr=1e-3,2e-3", "recipe.lr: '1e-3,2e-3' has several values; vary recipe.lr in the experiment's"),
+        ("model=shunted_t,shunted_s", "model: 'shunted_t,shunted_s' has several values; vary model in the"),
+        ("seeds=[0,", "seeds: '[0,' cannot be read as a value ("),
     ],
 )
 def test_a_value_that_cannot_be_read_is_shown_as_it_must_be_written(given, message):
     with pytest.raises(ConfigError, match=re.escape(message)) as caught:
-        choices([given], Config)
+        parse([given], Config)
     shown = str(caught.value)
     assert "\n" not in shown
     if "in a shell: " in shown:  # what is shown is read as it was meant
         (override,) = shlex.split(shown.partition("in a shell: ")[2])
-        key, _, value = given.partition("=")
-        assert choices([override], Config)[key] in (value, f"[{value}]")
+        assert parse([override], Config)
 
 
 # --- paths -----------------------------------------------------------------------------------------------------------
@@ -134,7 +155,7 @@ def test_a_value_that_cannot_be_read_is_shown_as_it_must_be_written(given, messa
 
 def test_the_home_folder_is_expanded_in_every_key_of_every_command(home, tmp_path):
     there = str(tmp_path / "home")
-    found = compose(home("runs_dir: ~/x\ndefaults: [override /data: folder]\ndata: {root: ~/d}")).config
+    found = compose(home("runs_dir: ~/x\ndata: folder\ndata.root: ~/d")).config
     assert (found.runs_dir, found.data.root) == (f"{there}/x", f"{there}/d")
     found = compose([*home(""), "runs_dir=~/x", "data=shards", "data.root=~/d", "data.cache=~/c", "model.checkpoint=~"])
     run = found.variants["a"]
@@ -142,13 +163,13 @@ def test_the_home_folder_is_expanded_in_every_key_of_every_command(home, tmp_pat
     assert run.model.checkpoint == there
     for config in (
         compose_evaluate(["checkpoint=~/w", "out=~/o.json", "data=earth"]),
-        compose_attention(["checkpoint=~/w", "image=~/i", "mask=~/m", "out=~/o.png"]),
-        compose_convert(["data.root=~/d", "out=~/o"]),
-        compose_dashboard(["runs_dir=~/x"]),
+        compose_as(AttentionConfig, ["checkpoint=~/w", "image=~/i", "mask=~/m", "out=~/o.png"]),
+        compose_as(ConvertConfig, ["data.root=~/d", "out=~/o"]),
+        compose_as(DashboardConfig, ["runs_dir=~/x"]),
     ):
         given = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in PATHS}
         assert given and all(value.startswith(f"{there}/") for value in given.values())
-    assert value_of("checkpoint", ["checkpoint=~/w"]) == f"{there}/w"
+    assert value_of("checkpoint", ["checkpoint=~/w"], EvaluateConfig) == f"{there}/w"
 
 
 def test_variants_and_choices_of_a_search_are_expanded_alike(home, tmp_path):
@@ -169,13 +190,13 @@ def test_paths_of_data_and_weights_are_absolute_and_others_as_they_were_given(ho
     run = found.variants["a"]
     assert (run.data.root, run.model.checkpoint) == (f"{tmp_path}/work/../d", f"{tmp_path}/work/w.pth")
     assert found.config.runs_dir == "some/runs"
-    config = compose_convert(["data.root=d", "out=o"])
+    config = compose_as(ConvertConfig, ["data.root=d", "out=o"])
     assert (config.data.root, config.out) == (f"{tmp_path}/work/d", "o")
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/~/x", "file:///slow/x", "zip::s3://bucket/x.zip", "memory://a,b"])
 def test_urls_are_left_alone(url):
-    config = compose_convert(["data=folder", "data.root=/d", f"out={url}"])
+    config = compose_as(ConvertConfig, ["data=folder", "data.root=/d", f"out={url}"])
     assert config.out == url and paths.resolve(url) == url
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from shunted_lab import cost
-from shunted_lab.compose import compose
-from shunted_lab.config import ConfigError
+from shunted_lab.config.compose import compose
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import check_data
 from shunted_lab.study.plan import count_costs, data_facts
 from shunted_lab.study.search import Search

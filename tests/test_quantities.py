@@ -2,7 +2,7 @@
 
 import pytest
 
-from shunted_lab.quantities import cell_text, counted, difference_text, head_text, percent, value_text
+from shunted_lab.output.quantities import cell_text, counted, difference_text, head_text, percent, value_text
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from shunted_lab import run as command
-from shunted_lab.streams import Forgiving, encodable
+from shunted_lab.output.streams import Forgiving, encodable
 
 RESULT = {
     "metrics": {"val/top1": 0.5, "test/top1": 0.4},
@@ -18,8 +18,8 @@ RESULT = {
 }
 CODE = """
 import sys, warnings
-from shunted_lab.cli import answer, make_console
-from shunted_lab.terminal import Grid
+from shunted_lab.command import answer, make_console
+from shunted_lab.output.terminal import Grid
 
 def act(words):
     make_console().print(Grid("t", ("Δ", "b"), [("± − – größe \\udcff", "1.00")]))

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console, Group
 
-from shunted_lab.compose import compose
+from shunted_lab.config.compose import compose
 from shunted_lab.nn.cost import Cost
+from shunted_lab.output.terminal import WIDE, Grid
 from shunted_lab.report.lines import plan_grid
 from shunted_lab.report.render import Block, grids
 from shunted_lab.report.statistics import Difference, Summary
@@ -17,7 +18,6 @@ from shunted_lab.report.table import Row, Table
 from shunted_lab.study.folder import Run
 from shunted_lab.study.plan import RunState
 from shunted_lab.tasks import CLASSIFICATION
-from shunted_lab.terminal import WIDE, Grid
 
 WIDTHS = [40, 80, 120, WIDE]  # the last one is a file
 LONG = [f"variant_{i:02d}_" + "x" * 69 for i in range(60)]  # 80 characters

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shunted_lab.config import DataConfig, RecipeConfig
+from shunted_lab.config.data import DataConfig
+from shunted_lab.config.recipe import RecipeConfig
 from shunted_lab.data.layout import DataFacts, check_data
 
 if TYPE_CHECKING:

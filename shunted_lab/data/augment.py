@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import Compose, RandomHorizontalFlip
 
-from shunted_lab.config import RecipeConfig
+from shunted_lab.config.recipe import RecipeConfig
 from shunted_lab.data.corrupt import Corrupt, refused, too_many
 from shunted_lab.data.decode import Undecodable
 from shunted_lab.data.module import Key

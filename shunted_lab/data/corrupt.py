@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from shunted_lab.config import ConfigError
+from shunted_lab.config.schema import ConfigError
 
 NAMED = 10  # images that an error names
 

@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from shunted_lab.config import CIFAR100Config, ConfigError, DataConfig, FolderConfig, ShardsConfig
+from shunted_lab.config.data import CIFAR100Config, DataConfig, FolderConfig, ShardsConfig
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.data.cache import cache_folder
 from shunted_lab.data.decode import Undecodable, decode
 from shunted_lab.data.identity import identity_of
 from shunted_lab.data.image_splits import ImageSplit, read_splits, three_splits
 from shunted_lab.data.tar_reader import TarSplit, open_splits
-from shunted_lab.files import write_json
+from shunted_lab.output.files import write_json
 
 VERSION = 1  # to be raised when the decoder refuses more
 TOGETHER = 256  # images between two looks at the clock

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shunted_lab.config import CIFAR100Config, ConfigError, FolderConfig, ImageNetConfig, INat2018Config
+from shunted_lab.config.data import CIFAR100Config, FolderConfig, ImageNetConfig, INat2018Config
+from shunted_lab.config.schema import ConfigError
 
 
 def root_of(data: FolderConfig) -> Path:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
-from shunted_lab.config import FolderConfig, INat2018Config
+from shunted_lab.config.data import FolderConfig, INat2018Config
 from shunted_lab.data.decode import decode
 from shunted_lab.data.inat import read_lists
 from shunted_lab.data.listing import SplitFolder, list_split, splits_of, tested_split

@@ -17,7 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from shunted_lab.config import ConfigError, INat2018Config
+from shunted_lab.config.data import INat2018Config
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.data.expected import absent
 
 CATEGORIES = "categories.json"

@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from shunted_lab.config import (
+from shunted_lab.config.data import (
     CIFAR100Config,
-    ConfigError,
     DataConfig,
     EarthConfig,
     FolderConfig,
@@ -21,6 +20,7 @@ from shunted_lab.config import (
     ScalesConfig,
     ShardsConfig,
 )
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.data.expected import absent, root_of
 from shunted_lab.data.identity import contents, identity_of, sizes, spread
 from shunted_lab.data.inat import check_images, read_lists

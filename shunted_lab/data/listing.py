@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from shunted_lab.config import ConfigError, FolderConfig, ImageNetConfig
+from shunted_lab.config.data import FolderConfig, ImageNetConfig
+from shunted_lab.config.schema import ConfigError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision's ImageFolder
 SYSTEM = frozenset(  # folders that systems and storage servers make; hidden ones begin with a dot

@@ -9,15 +9,8 @@ from pathlib import Path
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision.datasets import CIFAR100
 
-from shunted_lab.config import (
-    CIFAR100Config,
-    DataConfig,
-    EarthConfig,
-    FolderConfig,
-    RecipeConfig,
-    ScalesConfig,
-    ShardsConfig,
-)
+from shunted_lab.config.data import CIFAR100Config, DataConfig, EarthConfig, FolderConfig, ScalesConfig, ShardsConfig
+from shunted_lab.config.recipe import RecipeConfig
 from shunted_lab.data.augment import Pictures, Stats, eval_transform, train_transform
 from shunted_lab.data.corrupt import Corrupt
 from shunted_lab.data.image_splits import ImageSplit, read_splits, three_splits

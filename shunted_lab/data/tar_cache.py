@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from shunted_lab.config import ConfigError
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.data.tars import Root, Shard
-from shunted_lab.files import is_locked, locked, publish, write_bytes
+from shunted_lab.output.files import is_locked, locked, publish, write_bytes
 
 ATTEMPTS = 3  # a network has its moments
 WAIT = 0.05  # seconds until a cache full of files that are being fetched is looked at again

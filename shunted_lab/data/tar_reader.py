@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from shunted_lab.config import ShardsConfig
+from shunted_lab.config.data import ShardsConfig
 from shunted_lab.data.cache import cache_folder
 from shunted_lab.data.decode import decode
 from shunted_lab.data.tars import EXPECTED, INDEX, Index, Shard, Table, open_index, truncated

@@ -24,14 +24,15 @@ import fsspec
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
-from shunted_lab.config import ConfigError, ShardsConfig
+from shunted_lab.config.data import ShardsConfig
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.data.identity import identity_of
 
 VERSION = 2
 INDEX = "shards.json"
 UNFINISHED = "unfinished.json"  # there until INDEX is
 TOGETHER = 16  # small requests to a file system at a time
-EXPECTED = f"data=shards expects {INDEX} and the .tar and .npz files that python -m shunted_lab.data.shards writes"
+EXPECTED = f"data=shards expects {INDEX} and the .tar and .npz files that python -m shunted_lab.convert writes"
 
 
 class Root:

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from shunted_lab.compose import Experiment
-from shunted_lab.config import Config, ConfigError, RunConfig
+from shunted_lab.config.compose import Experiment
+from shunted_lab.config.experiment import Config
+from shunted_lab.config.run import RunConfig
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.nn.cost import Cost
 from shunted_lab.report.states import load_states
 from shunted_lab.report.statistics import Difference, McNemar, leave_one_out, mcnemar, paired_bootstrap

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shunted_lab.config import Config
+from shunted_lab.config.experiment import Config
 from shunted_lab.report.render import difference_text
 from shunted_lab.report.table import Row, Table
 

@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from shunted_lab.config import Config
+from shunted_lab.config.experiment import Config
 from shunted_lab.data import DataFacts
 from shunted_lab.nn import Cost
-from shunted_lab.quantities import counted
+from shunted_lab.output.quantities import counted
+from shunted_lab.output.terminal import Grid
 from shunted_lab.report.shown import Shown
 from shunted_lab.study.folder import TRACEBACK
 from shunted_lab.study.plan import RunState, study_folder
-from shunted_lab.terminal import Grid
 
 
 def plan_grid(config: Config, states: list[RunState], costs: dict[str, Cost]) -> Grid:

@@ -15,8 +15,8 @@ import jinja2
 import yaml
 from matplotlib.figure import Figure
 
-from shunted_lab.config import Config
-from shunted_lab.quantities import counted, unit_of, value_text
+from shunted_lab.config.experiment import Config
+from shunted_lab.output.quantities import counted, unit_of, value_text
 from shunted_lab.report import plots
 from shunted_lab.report.collect import (
     RunData,

@@ -15,11 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from shunted_lab.quantities import duration, value_text
+from shunted_lab.output.quantities import duration, value_text
+from shunted_lab.output.terminal import say
 from shunted_lab.study.queue import Job
 from shunted_lab.tasks import Goal
 from shunted_lab.tasks.listener import Status
-from shunted_lab.terminal import say
 
 EVERY = 30.0  # seconds without a word of a worker, at most
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from shunted_lab.output.terminal import Grid
 from shunted_lab.report.statistics import Difference, Summary
 from shunted_lab.report.table import Row, Table
-from shunted_lab.terminal import Grid
 
 if TYPE_CHECKING:
     pass

@@ -14,15 +14,18 @@ import optuna
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from shunted_lab.compose import compose
-from shunted_lab.config import MEASURED_LATER, Config, ConfigError, ModelConfig
-from shunted_lab.quantities import cell_text, counted, difference_text, head_text, unit_of
+from shunted_lab.config.compose import compose
+from shunted_lab.config.experiment import Config
+from shunted_lab.config.model import ModelConfig
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.config.search import MEASURED_LATER
+from shunted_lab.output.quantities import cell_text, counted, difference_text, head_text, unit_of
+from shunted_lab.output.terminal import Grid
 from shunted_lab.report.table import replaced_images
 from shunted_lab.report.write import PAGE, Coverage, Written, choose_target, publish
 from shunted_lab.study.plan import data_facts, study_folder
 from shunted_lab.study.search import Search, asked_for, best, finished, tried
 from shunted_lab.study.store import open_study
-from shunted_lab.terminal import Grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

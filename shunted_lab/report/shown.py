@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shunted_lab.compose import Experiment
-from shunted_lab.files import write_json
+from shunted_lab.config.compose import Experiment
+from shunted_lab.output.files import write_json
+from shunted_lab.output.terminal import WIDE, Grid
 from shunted_lab.report.states import StudyStates
 from shunted_lab.study.folder import TRACEBACK
 from shunted_lab.study.measure import read_measured
 from shunted_lab.study.memo import code_version, digest
 from shunted_lab.study.plan import study_folder
-from shunted_lab.terminal import WIDE, Grid
 
 FILE = "report/shown.json"
 READ = ("run.json", "history.csv", "predictions.npz", TRACEBACK)  # what a report reads of a run's folder

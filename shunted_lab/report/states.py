@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from shunted_lab.compose import Experiment, compose
-from shunted_lab.config import ConfigError
+from shunted_lab.config.compose import Experiment, compose
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.nn import Cost
 from shunted_lab.study import store
 from shunted_lab.study.folder import Run

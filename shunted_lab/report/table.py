@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shunted_lab.config import Config, RunConfig, ScalesConfig
+from shunted_lab.config.data import ScalesConfig
+from shunted_lab.config.experiment import Config
+from shunted_lab.config.run import RunConfig
 from shunted_lab.nn.cost import Cost
-from shunted_lab.quantities import counted
+from shunted_lab.output.quantities import counted
 from shunted_lab.report.statistics import Difference, Summary, paired_difference, smallest_difference, summarize
 from shunted_lab.study.measure import Measured
 from shunted_lab.study.plan import RunState

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shunted_lab.files import write_text
+from shunted_lab.output.files import write_text
 from shunted_lab.report.collect import StudyData
 from shunted_lab.report.render import to_csv, to_latex, to_markdown
 

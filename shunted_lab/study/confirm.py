@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from shunted_lab.compose import Experiment, compose
-from shunted_lab.config import ConfigError
-from shunted_lab.quantities import counted
+from shunted_lab.config.compose import Experiment, compose
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.config.variants import VARIED
+from shunted_lab.output.quantities import counted
 from shunted_lab.study import store
 from shunted_lab.study.plan import data_facts
 from shunted_lab.study.search import Search, asked_for, best, tried
-from shunted_lab.variants import VARIED
 
 
 def take_the_best(experiment: Experiment, given: Sequence[str] = ()) -> Experiment:

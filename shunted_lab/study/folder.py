@@ -10,9 +10,12 @@ from typing import Any
 
 import yaml
 
-from shunted_lab.config import PRESETS, ConfigError, ModelConfig, RunConfig
-from shunted_lab.config import RecipeConfig as Recipe
-from shunted_lab.files import write_json, write_text
+from shunted_lab.config.groups import PRESETS
+from shunted_lab.config.model import ModelConfig
+from shunted_lab.config.recipe import RecipeConfig as Recipe
+from shunted_lab.config.run import RunConfig
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.output.files import write_json, write_text
 from shunted_lab.tasks import goal_of
 
 Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast

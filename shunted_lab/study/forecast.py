@@ -6,10 +6,13 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shunted_lab.config import Config, LaunchConfig, RunConfig, ShardsConfig
+from shunted_lab.config.data import ShardsConfig
+from shunted_lab.config.experiment import Config
+from shunted_lab.config.launch import LaunchConfig
+from shunted_lab.config.run import RunConfig
 from shunted_lab.data import DataFacts
 from shunted_lab.nn import Cost
-from shunted_lab.quantities import counted, duration, file_size
+from shunted_lab.output.quantities import counted, duration, file_size
 from shunted_lab.study.folder import Run
 from shunted_lab.study.launch import Load, plan_slots, warm_up
 from shunted_lab.study.machine import count_cores, free_memory

@@ -14,8 +14,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from shunted_lab.config import ConfigError, LaunchConfig
-from shunted_lab.files import locked
+from shunted_lab.config.launch import LaunchConfig
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.output.files import locked
 from shunted_lab.study.machine import count_cores, free_memory
 from shunted_lab.study.order import CONTEXT, Order, Slot, origin, start
 from shunted_lab.study.queue import Job, Queue

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from shunted_lab.compose import Experiment
-from shunted_lab.config import RunConfig
+from shunted_lab.config.compose import Experiment
+from shunted_lab.config.run import RunConfig
 from shunted_lab.data import DataFacts
-from shunted_lab.files import write_json
-from shunted_lab.quantities import counted
+from shunted_lab.output.files import write_json
+from shunted_lab.output.quantities import counted
 from shunted_lab.study.plan import component_sources, study_folder
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import Any
 
 import shunted_lab
 from shunted_lab.data.cache import cache_folder
-from shunted_lab.files import write_json
+from shunted_lab.output.files import write_json
 
 LIBRARIES = ("torch", "timm")  # whose code computes the values
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import shunted_lab
-from shunted_lab.streams import forgive
+from shunted_lab.output.streams import forgive
 from shunted_lab.study.folder import Run
 
 # A server that imports torch once, and of which each worker is a fork. macOS's libraries do not survive a fork.

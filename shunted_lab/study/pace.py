@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from shunted_lab.config import RunConfig
+from shunted_lab.config.run import RunConfig
 from shunted_lab.data import DataFacts
 from shunted_lab.nn import Cost
 from shunted_lab.study.machine import count_cores

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shunted_lab import RESULTS_VERSION
-from shunted_lab.compose import Experiment
-from shunted_lab.config import Config, ConfigError, ModelConfig, RunConfig
+from shunted_lab.config.compose import Experiment
+from shunted_lab.config.experiment import Config
+from shunted_lab.config.model import ModelConfig
+from shunted_lab.config.run import RunConfig
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import DataFacts, check_data
-from shunted_lab.files import digest_of
 from shunted_lab.nn import Cost
-from shunted_lab.quantities import counted
+from shunted_lab.output.files import digest_of
+from shunted_lab.output.quantities import counted
 from shunted_lab.study.folder import Run, find_checkpoint
 from shunted_lab.study.memo import remember
 from shunted_lab.tasks.schedule import highest_rate, peak_rate

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from shunted_lab.config import Config, SlurmConfig
-from shunted_lab.quantities import counted
+from shunted_lab.config.experiment import Config
+from shunted_lab.config.launch import SlurmConfig
+from shunted_lab.config.variants import chosen
+from shunted_lab.output.quantities import counted
 from shunted_lab.study.queue import is_wanted
 from shunted_lab.study.store import begun_again
-from shunted_lab.variants import chosen
 
 if TYPE_CHECKING:
     from optuna.study import Study

@@ -21,8 +21,8 @@ from optuna.storages import fail_stale_trials
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from shunted_lab.files import locked
 from shunted_lab.nn import Cost
+from shunted_lab.output.files import locked
 from shunted_lab.study import store
 from shunted_lab.study.folder import Run, read_result
 from shunted_lab.study.plan import RunState

@@ -15,10 +15,10 @@ from optuna.distributions import json_to_distribution
 from optuna.study import Study
 from optuna.trial import TrialState, create_trial
 
-from shunted_lab.config import ConfigError
-from shunted_lab.paths import expand
-from shunted_lab.quantities import counted
-from shunted_lab.streams import forgive
+from shunted_lab.config.paths import expand
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.output.quantities import counted
+from shunted_lab.output.streams import forgive
 from shunted_lab.study import store
 from shunted_lab.study.folder import TRACEBACK, Run, load_run, read_result
 from shunted_lab.study.search import SEARCH, TRIALS

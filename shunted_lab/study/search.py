@@ -16,20 +16,14 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from shunted_lab.compose import Experiment
-from shunted_lab.config import (
-    MEASURED,
-    MEASURED_LATER,
-    Config,
-    ConfigError,
-    RunConfig,
-    SearchConfig,
-    nearest,
-    unknown,
-)
+from shunted_lab.config.compose import Experiment
+from shunted_lab.config.experiment import Config
+from shunted_lab.config.run import RunConfig
+from shunted_lab.config.schema import ConfigError, nearest, unknown
+from shunted_lab.config.search import MEASURED, MEASURED_LATER, SearchConfig
 from shunted_lab.data import DataFacts
-from shunted_lab.files import write_json
 from shunted_lab.nn import Cost
+from shunted_lab.output.files import write_json
 from shunted_lab.study import store
 from shunted_lab.study.folder import Run
 from shunted_lab.study.measure import can_measure_memory

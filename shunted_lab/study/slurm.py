@@ -18,7 +18,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from shunted_lab.config import Config, ConfigError, LaunchConfig, SlurmConfig
+from shunted_lab.config.experiment import Config
+from shunted_lab.config.launch import LaunchConfig, SlurmConfig
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.study.plan import study_folder
 
 GRACE = 60  # seconds that a job has to write its checkpoints before its time is up; SLURM warns 90 s before

@@ -18,8 +18,9 @@ from optuna.distributions import (
     distribution_to_json,
 )
 
-from shunted_lab.config import ConfigError, RunConfig, unknown
-from shunted_lab.variants import VARIED
+from shunted_lab.config.run import RunConfig
+from shunted_lab.config.schema import ConfigError, unknown
+from shunted_lab.config.variants import VARIED
 
 RATES = "rates"  # the key of the search's own kind of choice
 STRIDES = (4, 8, 16, 32)  # of the pyramid's stages

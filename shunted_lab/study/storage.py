@@ -13,7 +13,7 @@ import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 
-from shunted_lab.config import Config
+from shunted_lab.config.experiment import Config
 from shunted_lab.study.plan import study_folder
 
 FILE = "study.db"  # in the study's folder

@@ -21,8 +21,10 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from shunted_lab.config import PRESETS, Config, ConfigError
-from shunted_lab.files import is_locked, locked
+from shunted_lab.config.experiment import Config
+from shunted_lab.config.groups import PRESETS
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.output.files import is_locked, locked
 from shunted_lab.study.folder import Run, problem_of, read_result
 from shunted_lab.study.plan import LAYOUT, RESULTS, WEIGHTS, RunState, study_folder
 from shunted_lab.study.storage import ERRORS, make_storage, place_of, read_storage
@@ -289,7 +291,7 @@ def _free() -> frozenset[str]:
     """The keys of model, data and recipe that change no result, of all presets."""
     presets = [(group, preset) for group in ("model", "data", "recipe") for preset in PRESETS[group].values()]
     fields = [(group, item) for group, preset in presets for item in dataclasses.fields(preset)]
-    return frozenset(f"{group}.{item.name}" for group, item in fields if not item.metadata.get("result", True))
+    return frozenset(f"{group}.{item.name}" for group, item in fields if not item.metadata.get("affects_result", True))
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

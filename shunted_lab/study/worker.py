@@ -25,11 +25,11 @@ from typing import Any
 
 import torch
 
-from shunted_lab.config import ConfigError
+from shunted_lab.config.paths import expand
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.data.corrupt import CorruptImages
-from shunted_lab.files import locked, write_json, write_text
-from shunted_lab.paths import expand
-from shunted_lab.streams import forgive
+from shunted_lab.output.files import locked, write_json, write_text
+from shunted_lab.output.streams import forgive
 from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, missing_metrics, read_result
 from shunted_lab.study.measure import are_stable, spread_of, time_run
 from shunted_lab.study.order import Order, Slot, origin, take

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shunted_lab.config import DataConfig, ScalesConfig
+from shunted_lab.config.data import DataConfig, ScalesConfig
 
 
 @dataclass(frozen=True)

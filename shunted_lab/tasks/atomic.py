@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from shunted_lab.files import atomic, remove_temporaries
+from shunted_lab.output.files import atomic, remove_temporaries
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from shunted_lab.config import ConfigError, ModelConfig
+from shunted_lab.config.model import ModelConfig
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.nn import Pyramid
 from shunted_lab.nn.official import Checkpoint, CheckpointError, load_official, read_checkpoint
 from shunted_lab.tasks.model import build_model

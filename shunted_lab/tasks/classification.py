@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from shunted_lab.config import RecipeConfig
+from shunted_lab.config.recipe import RecipeConfig
 from shunted_lab.data.module import Shares
 from shunted_lab.nn import Pyramid
 from shunted_lab.tasks import CLASSIFICATION

@@ -6,7 +6,10 @@ import ctypes
 import sys
 from pathlib import Path
 
-from shunted_lab.config import PRECISIONS, ConfigError
+from shunted_lab.config.recipe import PRECISIONS
+from shunted_lab.config.schema import ConfigError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")  # what a command's `device` may be
 
 
 def find_device(name: str = "auto", key: str = "device") -> str:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from shunted_lab.files import write_text
+from shunted_lab.output.files import write_text
 
 FILE = "history.csv"
 

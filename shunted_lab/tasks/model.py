@@ -6,7 +6,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from shunted_lab.config import ConfigError, ModelConfig, RunConfig
+from shunted_lab.config.model import ModelConfig
+from shunted_lab.config.run import RunConfig
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.nn import ComponentError, Pyramid
 from shunted_lab.nn.attention import GroupedAttention
 from shunted_lab.nn.pyramid import DropPath

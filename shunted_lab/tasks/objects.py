@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from shunted_lab.config import RecipeConfig
+from shunted_lab.config.recipe import RecipeConfig
 from shunted_lab.tasks import OBJECTS
 from shunted_lab.tasks.classification import Classification
 

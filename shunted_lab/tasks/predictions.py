@@ -9,8 +9,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from shunted_lab.config import ConfigError
-from shunted_lab.files import atomic
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.output.files import atomic
 
 FILE = "predictions.npz"
 

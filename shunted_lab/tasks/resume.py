@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from shunted_lab.files import atomic
+from shunted_lab.output.files import atomic
 
 LAST = "last.ckpt"  # written after each epoch
 STOPPED = "stopped.ckpt"  # written within an epoch, when a run is asked to stop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from shunted_lab.config import RecipeConfig
+from shunted_lab.config.recipe import RecipeConfig
 
 
 def learning_rate(step: int, total: int, recipe: RecipeConfig, peak: float) -> float:

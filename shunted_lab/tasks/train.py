@@ -18,7 +18,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.trainer.states import TrainerFn
 
-from shunted_lab.config import RunConfig, ScalesConfig
+from shunted_lab.config.data import ScalesConfig
+from shunted_lab.config.run import RunConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.module import ImageData
 from shunted_lab.data.splits import stats_of

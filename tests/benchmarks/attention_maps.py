@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 
-from shunted_lab.config import PRESETS
+from shunted_lab.config.groups import PRESETS
 from shunted_lab.nn import Pyramid, device_name, init_weights
 from shunted_lab.nn.maps import attention_of, concentration, rollout
 

@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from timm.optim import param_groups_weight_decay
 
-from shunted_lab.compose import compose
-from shunted_lab.config import RunConfig
+from shunted_lab.config.compose import compose
+from shunted_lab.config.run import RunConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.nn import device_name
 from shunted_lab.tasks import train as module

@@ -26,9 +26,11 @@ from timm.data import create_transform
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from shunted_lab.compose import compose_convert
-from shunted_lab.config import LITE_RECIPE, PAPER_RECIPE, FolderConfig, RecipeConfig, ShardsConfig
-from shunted_lab.data import make_datamodule, shards
+from shunted_lab.config.compose import compose_as
+from shunted_lab.config.data import FolderConfig, ShardsConfig
+from shunted_lab.config.recipe import LITE_RECIPE, PAPER_RECIPE, RecipeConfig
+from shunted_lab.convert import ConvertConfig, convert
+from shunted_lab.data import make_datamodule
 from shunted_lab.data.earth.tiles import load_picture
 from shunted_lab.data.module import EpochSampler
 from shunted_lab.nn import device_name
@@ -137,7 +139,7 @@ def main() -> None:
         photos(root)
         sizes = [path.stat().st_size for path in root.glob("*/*/*")]
         print(f"{IMAGES} JPEGs of 500 x 375, {statistics.mean(sizes) / 1e3:.0f} kB")
-        shards.convert(compose_convert([f"data.root={root}", f"out={tars}", "data.val_fraction=0.01"]))
+        convert(compose_as(ConvertConfig, [f"data.root={root}", f"out={tars}", "data.val_fraction=0.01"]))
         for part in sys.argv[1:] or [*RECIPES, "evaluation"]:
             print(part)
             profile(root) if part == "profile" else compare(root, tars, RECIPES.get(part))

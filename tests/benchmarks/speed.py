@@ -28,7 +28,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from shunted_lab.config import PRESETS
+from shunted_lab.config.groups import PRESETS
 from shunted_lab.nn import Pyramid, count_cost, device_name, init_weights, measure
 from shunted_lab.nn.official import load_official
 

@@ -12,9 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from shunted_lab.compose import compose, compose_convert
-from shunted_lab.config import LITE_RECIPE, ConfigError, FolderConfig, RecipeConfig, ShardsConfig
-from shunted_lab.data import make_datamodule, shards
+from shunted_lab.config.compose import compose, compose_as
+from shunted_lab.config.data import FolderConfig, ShardsConfig
+from shunted_lab.config.recipe import LITE_RECIPE, RecipeConfig
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.convert import ConvertConfig, convert
+from shunted_lab.data import make_datamodule
 from shunted_lab.data.corrupt import CorruptImages
 from shunted_lab.data.module import ImageData
 from shunted_lab.study import worker
@@ -183,7 +186,9 @@ def test_shards_name_the_file_and_its_tar(root, tmp_path):
     data = data_of(root)
     halve(data, 3, 7)
     halve(data, 2, split="test")
-    shards.convert(compose_convert([f"data.root={root}", f"out={tmp_path / 'out'}", "shard_mb=0.02", "verify=false"]))
+    convert(
+        compose_as(ConvertConfig, [f"data.root={root}", f"out={tmp_path / 'out'}", "shard_mb=0.02", "verify=false"])
+    )
     config = ShardsConfig(root=str(tmp_path / "out"), image_size=32, batch_size=8, max_corrupt=1)
     found = make_datamodule(config, RECIPE, 0)
     assert torch.equal(found.splits.train[0, 3, 0][0], data.splits.train[0, 3, 0][0]) and found.corrupt == [3]

@@ -15,7 +15,8 @@ from PIL import Image
 from torchvision.datasets.folder import default_loader
 
 import shunted_lab
-from shunted_lab.config import LITE_RECIPE, FolderConfig
+from shunted_lab.config.data import FolderConfig
+from shunted_lab.config.recipe import LITE_RECIPE
 from shunted_lab.data import decode as module
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.decode import Undecodable, decode

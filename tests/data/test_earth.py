@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from shunted_lab.config import LITE_RECIPE, EarthConfig
+from shunted_lab.config.data import EarthConfig
+from shunted_lab.config.recipe import LITE_RECIPE
 from shunted_lab.data import check_data, make_datamodule
 from shunted_lab.data.augment import Pictures
 from shunted_lab.data.earth import build

@@ -10,9 +10,11 @@ from PIL import Image
 
 from shunted_lab import evaluate
 from shunted_lab import run as command
-from shunted_lab.compose import compose_convert
-from shunted_lab.config import CIFAR100Config, ConfigError, EarthConfig, FolderConfig, ShardsConfig
-from shunted_lab.data import check_data, evaluated, shards
+from shunted_lab.config.compose import compose_as
+from shunted_lab.config.data import CIFAR100Config, EarthConfig, FolderConfig, ShardsConfig
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.convert import ConvertConfig, convert
+from shunted_lab.data import check_data, evaluated
 from shunted_lab.data.evaluated import check_evaluated
 from shunted_lab.study import launch, worker
 from shunted_lab.tasks.train import train
@@ -127,11 +129,11 @@ def test_progress_is_said_where_it_takes_long(root, monkeypatch):
 
 def test_shards_are_decoded_unless_they_were_when_they_were_converted(root, tmp_path, monkeypatch):
     broken = halve(root / "val" / "dog" / "1.png")
-    shards.convert(compose_convert([f"data.root={root}", f"out={tmp_path / 'unseen'}", "verify=false"]))
+    convert(compose_as(ConvertConfig, [f"data.root={root}", f"out={tmp_path / 'unseen'}", "verify=false"]))
     with pytest.raises(ConfigError, match=r"1 of 8 images .*: val/dog/1\.png in .*/val-00000\.tar \(.+\); evaluation"):
         check(ShardsConfig(root=str(tmp_path / "unseen")))
     broken.unlink()
-    shards.convert(compose_convert([f"data.root={root}", f"out={tmp_path / 'seen'}"]))
+    convert(compose_as(ConvertConfig, [f"data.root={root}", f"out={tmp_path / 'seen'}"]))
     monkeypatch.setattr(evaluated, "decode", lambda content: pytest.fail("decoded again"))
     check(ShardsConfig(root=str(tmp_path / "seen")))
 

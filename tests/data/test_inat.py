@@ -12,18 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from shunted_lab.compose import compose, compose_convert
-from shunted_lab.config import (
-    LITE_RECIPE,
-    PRESETS,
-    ConfigError,
-    INat2018Config,
-    INat2019Config,
-    RecipeConfig,
-    RunConfig,
-    ShardsConfig,
-)
-from shunted_lab.data import check_data, inat, make_datamodule, shards
+from shunted_lab.config.compose import compose, compose_as
+from shunted_lab.config.data import INat2018Config, INat2019Config, ShardsConfig
+from shunted_lab.config.groups import PRESETS
+from shunted_lab.config.recipe import LITE_RECIPE, RecipeConfig
+from shunted_lab.config.run import RunConfig
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.convert import ConvertConfig, convert
+from shunted_lab.data import check_data, inat, make_datamodule
 from shunted_lab.data.image_splits import read_splits
 from shunted_lab.study.plan import data_facts
 
@@ -397,7 +393,7 @@ def test_variants_of_two_levels_have_their_own_facts(root, tmp_path, monkeypatch
 def test_shards_give_the_same_splits_numbers_and_labels(tmp_path, moved, category):
     root, out = made(tmp_path / "in", moved=moved), tmp_path / "out"
     words = ["data=inat2018", f"data.category={category}", f"data.root={root}", f"out={out}", "shard_mb=0.01"]
-    assert shards.convert(compose_convert([*words, "data.val_fraction=0.3"])).startswith("19 images in ")
+    assert convert(compose_as(ConvertConfig, [*words, "data.val_fraction=0.3"])).startswith("19 images in ")
     plain = config_of(root, category=category)
     shared = {"image_size": 32, "batch_size": 4, "val_fraction": 0.3}
     packed = ShardsConfig(root=str(out), **shared)
@@ -417,5 +413,5 @@ def test_an_incomplete_data_set_is_not_converted(root, tmp_path):
     os.remove(read_splits(config_of(root))[1]["val"].images[1])
     words = ["data=inat2018", f"data.root={root}", f"out={tmp_path / 'out'}"]
     with pytest.raises(ConfigError, match=r"^data\.root: .*\.jpg is absent; data=inat2018 expects"):
-        shards.convert(compose_convert(words))
+        convert(compose_as(ConvertConfig, words))
     assert not (tmp_path / "out").exists()

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR100
 
-from shunted_lab.config import LITE_RECIPE, CIFAR100Config, ConfigError, FolderConfig, ImageNetConfig, RecipeConfig
+from shunted_lab.config.data import CIFAR100Config, FolderConfig, ImageNetConfig
+from shunted_lab.config.recipe import LITE_RECIPE, RecipeConfig
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import check_data, layout, make_datamodule
 from shunted_lab.data.image_splits import hold_out
 

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from shunted_lab.config import LITE_RECIPE, ConfigError, FolderConfig, ImageNetConfig
+from shunted_lab.config.data import FolderConfig, ImageNetConfig
+from shunted_lab.config.recipe import LITE_RECIPE
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import check_data, identity, layout, make_datamodule
 from shunted_lab.data.identity import contents, sizes, spread
 from shunted_lab.data.image_splits import read_splits

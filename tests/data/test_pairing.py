@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from shunted_lab.config import LITE_RECIPE, EarthConfig, RecipeConfig
+from shunted_lab.config.data import EarthConfig
+from shunted_lab.config.recipe import LITE_RECIPE, RecipeConfig
 from shunted_lab.data import make_datamodule, module
 from shunted_lab.data.augment import turn
 from shunted_lab.data.earth.tiles import find_tiles

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from shunted_lab.compose import compose
-from shunted_lab.config import LITE_RECIPE, ConfigError, RecipeConfig, RunConfig, ScalesConfig
+from shunted_lab.config.compose import compose
+from shunted_lab.config.data import ScalesConfig
+from shunted_lab.config.recipe import LITE_RECIPE, RecipeConfig
+from shunted_lab.config.run import RunConfig
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import check_data, make_datamodule
 from shunted_lab.data.earth.tiles import BLOCK
 from shunted_lab.data.earth.tiles import SPLITS as MAP

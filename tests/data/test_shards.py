@@ -19,9 +19,14 @@ import pytest
 import torch
 from PIL import Image
 
-from shunted_lab.compose import compose_convert
-from shunted_lab.config import LITE_RECIPE, ConfigError, FolderConfig, RecipeConfig, RunConfig, ShardsConfig
-from shunted_lab.data import DataFacts, check_data, make_datamodule, shards, tar_cache, tar_reader, tars
+from shunted_lab import convert as command
+from shunted_lab.config.compose import compose_as
+from shunted_lab.config.data import FolderConfig, ShardsConfig
+from shunted_lab.config.recipe import LITE_RECIPE, RecipeConfig
+from shunted_lab.config.run import RunConfig
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.convert import ConvertConfig
+from shunted_lab.data import DataFacts, check_data, make_datamodule, tar_cache, tar_reader, tars
 from shunted_lab.data.module import EpochSampler, ShardOrder
 from shunted_lab.data.tar_cache import CachedTars
 
@@ -43,7 +48,7 @@ def photos(root: Path, **splits: int) -> Path:
 
 def convert(source: Path, out: object, *more: str) -> str:
     words = [f"data.root={source}", f"out={out}", f"shard_mb={SMALL}", *more]
-    return shards.convert(compose_convert(words))
+    return command.convert(compose_as(ConvertConfig, words))
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +164,7 @@ def test_a_seed_repeats_itself_and_another_gives_another_order(source, finished,
 def test_an_interrupted_conversion_goes_on_and_writes_the_same(source, finished, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     written = []
-    write = shards._write_tar
+    write = command._write_tar
 
     def stops(file, shard, contents):
         if len(written) == 3:
@@ -170,7 +175,7 @@ def test_an_interrupted_conversion_goes_on_and_writes_the_same(source, finished,
 
     monkeypatch.setattr(shards, "_write_tar", stops)
     words = [f"data.root={source}", f"out={out}", f"shard_mb={SMALL}"]
-    assert shards.main(words) == 130 and "stopped; the same command resumes" in capsys.readouterr().err
+    assert command.main(words) == 130 and "stopped; the same command resumes" in capsys.readouterr().err
     assert len(list(out.glob("*.tar"))) == 3 and not (out / tars.INDEX).exists()
     refused(config_of(out), r"^data\.root: .*/shards\.json is missing, since the conversion is not finished")
     (out / f"{written[1]}.npz").unlink()  # as if it had been killed between the two files
@@ -285,7 +290,7 @@ def test_corrupt_images_are_refused_with_their_paths(tmp_path):
 )
 def test_mistakes_are_answered_in_one_line(words, message):
     with pytest.raises(ConfigError, match=message) as error:
-        shards.convert(compose_convert(words.split()))
+        command.convert(compose_as(ConvertConfig, words.split()))
     assert "\n" not in str(error.value)
 
 
@@ -296,7 +301,7 @@ def test_a_url_that_nobody_can_open_is_refused(url, monkeypatch):
 
 
 def test_the_command_runs_and_has_help(source, tmp_path):
-    command = [sys.executable, "-m", "shunted_lab.data.shards"]
+    command = [sys.executable, "-m", "shunted_lab.convert"]
     done = subprocess.run([*command, "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "shuffle_seed: int = 0" in done.stdout
     out = tmp_path / "out"
@@ -338,7 +343,7 @@ def test_what_changes_a_result_is_in_the_fingerprint(finished):
     base = config_of(finished)
 
     def fingerprint(data: ShardsConfig) -> str:
-        from shunted_lab.config import PRESETS
+        from shunted_lab.config.groups import PRESETS
 
         run = RunConfig(PRESETS["model"]["shunted_lite"], data, LITE_RECIPE, PRESETS["launch"]["local"], 0)
         return run.fingerprint(check_data(base).identity, {})

@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from shunted_lab.config import LITE_RECIPE, ConfigError, FolderConfig, RecipeConfig
+from shunted_lab.config.data import FolderConfig
+from shunted_lab.config.recipe import LITE_RECIPE, RecipeConfig
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.augment import eval_transform, kept_generators, seed_generators, train_transform
 from shunted_lab.data.earth.tiles import load_picture

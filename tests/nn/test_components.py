@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shunted_lab.config import PRESETS
+from shunted_lab.config.groups import PRESETS
 from shunted_lab.nn import AGGREGATION, MLP, PATCH_EMBED, ComponentError, Pyramid, init_weights, layout
 from shunted_lab.nn.attention import SSA, spread_rates
 from shunted_lab.nn.layout import ResidualDWConv, TokenLinear

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from shunted_lab import cost
-from shunted_lab.config import PRESETS
+from shunted_lab.config.groups import PRESETS
 from shunted_lab.nn import Pyramid, count_cost, count_parts, measure
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from shunted_lab.config import PRESETS
+from shunted_lab.config.groups import PRESETS
 from shunted_lab.nn import Pyramid
 from shunted_lab.nn.official import load_official, published_names
 

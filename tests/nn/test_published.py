@@ -12,7 +12,7 @@ import torch
 from timm.layers import Attention
 from timm.models._helpers import load_state_dict
 
-from shunted_lab.config import PRESETS
+from shunted_lab.config.groups import PRESETS
 from shunted_lab.nn import ATTENTION, Pyramid, init_weights
 from shunted_lab.nn.official import ENTRIES, CheckpointError, load_official, published_names, read_checkpoint
 

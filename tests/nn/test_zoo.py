@@ -20,7 +20,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 import shunted_lab.nn
-from shunted_lab.config import PRESETS
+from shunted_lab.config.groups import PRESETS
 from shunted_lab.nn import MLP, Pyramid
 from shunted_lab.nn.official import published_names
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from shunted_lab.compose import compose
-from shunted_lab.files import write_json
+from shunted_lab.config.compose import compose
+from shunted_lab.output.files import write_json
 from shunted_lab.report.collect import collect
 from shunted_lab.study import measure, plan, store
 from shunted_lab.study.folder import describe

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shunted_lab.config import ConfigError
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.report import __main__ as command
 from shunted_lab.report.collect import class_accuracies, curves, image_evidence, load_study, main_effects
 from shunted_lab.report.page import pictures

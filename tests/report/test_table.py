@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from shunted_lab.compose import Experiment, compose
+from shunted_lab.config.compose import Experiment, compose
 from shunted_lab.nn.cost import Cost
 from shunted_lab.report.render import blocks, grids, to_csv, to_latex, to_markdown
 from shunted_lab.report.table import Table, build_table

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from shunted_lab.compose import compose
+from shunted_lab.config.compose import compose
 from shunted_lab.nn import Cost
 from shunted_lab.study import launch, plan, store, worker
 from shunted_lab.study.launch import Launcher

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from shunted_lab.compose import compose
-from shunted_lab.config import LaunchConfig
+from shunted_lab.config.compose import compose
+from shunted_lab.config.launch import LaunchConfig
 from shunted_lab.data import DataFacts
 from shunted_lab.nn import Cost
 from shunted_lab.study import forecast as module

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from shunted_lab.compose import compose
+from shunted_lab.config.compose import compose
 from shunted_lab.study import plan, store
 from shunted_lab.study.plan import LAYOUT, RESULTS, sources_of
 from shunted_lab.tasks.model import batch_layout

@@ -28,8 +28,9 @@ from conftest import (
 )
 from optuna.trial import TrialState
 
-from shunted_lab.config import ConfigError, LaunchConfig
-from shunted_lab.files import is_locked, locked, write_json
+from shunted_lab.config.launch import LaunchConfig
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.output.files import is_locked, locked, write_json
 from shunted_lab.study import folder, launch, store
 
 

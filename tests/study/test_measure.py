@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import RESULT, experiment_of, planned
 
-from shunted_lab import cli
+from shunted_lab.command import run_command
 from shunted_lab.nn import Speed, device_name
 from shunted_lab.study import measure, plan, worker
 from shunted_lab.study.order import Order, origin
@@ -130,7 +130,7 @@ def test_threads_of_a_command_wait_without_spinning():
     with mock.patch.dict(os.environ):
         os.environ.pop("OMP_WAIT_POLICY", None)
         seen = []
-        assert cli.answer([], str, lambda words: seen.append(os.environ["OMP_WAIT_POLICY"]) or 0) == 0
+        assert run_command([], str, lambda words: seen.append(os.environ["OMP_WAIT_POLICY"]) or 0) == 0
         os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
-        cli.answer([], str, lambda words: seen.append(os.environ["OMP_WAIT_POLICY"]) or 0)
+        run_command([], str, lambda words: seen.append(os.environ["OMP_WAIT_POLICY"]) or 0)
     assert seen == ["PASSIVE", "ACTIVE"]

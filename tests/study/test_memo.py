@@ -2,8 +2,8 @@
 
 import pytest
 
-from shunted_lab.compose import compose
-from shunted_lab.config import ConfigError
+from shunted_lab.config.compose import compose
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.study import memo, plan
 from shunted_lab.study.memo import remember
 

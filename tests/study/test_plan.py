@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 from conftest import experiment_of
 
-from shunted_lab.config import PRESETS, DataConfig, ShardsConfig
+from shunted_lab.config.data import DataConfig, ShardsConfig
+from shunted_lab.config.groups import PRESETS
 from shunted_lab.data import DataFacts
 from shunted_lab.study import plan
 

@@ -4,11 +4,11 @@ import pytest
 from conftest import command, experiment_of, planned
 
 from shunted_lab import run as main_command
-from shunted_lab.compose import compose
-from shunted_lab.config import ConfigError
+from shunted_lab.config.compose import compose
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.config.variants import chosen
 from shunted_lab.study import store
 from shunted_lab.study.preview import preview, preview_jobs, to_train
-from shunted_lab.variants import chosen
 
 
 def plan_of(tmp_path, *words):

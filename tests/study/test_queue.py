@@ -7,7 +7,7 @@ import pytest
 from conftest import command, complete_once, experiment_of, names, planned, study_of, trials
 from optuna.trial import TrialState
 
-from shunted_lab.compose import compose
+from shunted_lab.config.compose import compose
 from shunted_lab.nn import source
 from shunted_lab.study import memo, plan, store
 
@@ -154,7 +154,7 @@ def test_a_lost_database_is_filled_again_from_the_folders_of_the_plan(tmp_path, 
 
 @pytest.mark.parametrize("smoke", ["true", "false"])
 def test_an_impossible_variant_fails_in_the_plan(smoke):
-    from shunted_lab.config import ConfigError
+    from shunted_lab.config.schema import ConfigError
 
     experiment = compose(["experiment=ablate_embed", "model.mlp=my_package.Mlp", f"smoke={smoke}"])
     with pytest.raises(ConfigError, match=r"model\.mlp: .* module 'my_package' is neither"):

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 from optuna.exceptions import StorageInternalError
 
-from shunted_lab.compose import compose
-from shunted_lab.config import ConfigError
-from shunted_lab.files import is_locked, write_json
+from shunted_lab.config.compose import compose
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.output.files import is_locked, write_json
 from shunted_lab.study import plan, storage, store
 from shunted_lab.study.folder import describe
 
@@ -31,7 +31,7 @@ RESULT = {
 READ = """
 import sys
 from shunted_lab import run
-from shunted_lab.compose import compose
+from shunted_lab.config.compose import compose
 from shunted_lab.report import __main__ as report
 from shunted_lab.study import store
 for where in ("closed", "open"):
@@ -172,5 +172,5 @@ def test_a_lock_on_a_disk_that_may_only_be_read_may_be_held(tmp_path, monkeypatc
     def read_only(*args, **kwargs):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("shunted_lab.files.FileLock.acquire", read_only)
+    monkeypatch.setattr("shunted_lab.output.files.FileLock.acquire", read_only)
     assert is_locked(tmp_path / "lock") and not is_locked(tmp_path / "none")

@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import RESULT, command, experiment_of, names, planned, study_of, trials
 
-from shunted_lab.files import write_json
+from shunted_lab.output.files import write_json
 from shunted_lab.run import main
 from shunted_lab.study import plan, store, worker
 from shunted_lab.study.folder import describe, problem_of, read_result

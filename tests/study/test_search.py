@@ -9,8 +9,8 @@ from conftest import Silent
 from optuna.trial import TrialState
 
 from shunted_lab import run as command
-from shunted_lab.compose import compose
-from shunted_lab.config import ConfigError
+from shunted_lab.config.compose import compose
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import check_data
 from shunted_lab.report.search import build_search_table, load_search, write_search
 from shunted_lab.study.confirm import take_the_best

@@ -11,8 +11,9 @@ import time
 import pytest
 from conftest import experiment_of, planned
 
-from shunted_lab.compose import compose
-from shunted_lab.config import ConfigError, LaunchConfig
+from shunted_lab.config.compose import compose
+from shunted_lab.config.launch import LaunchConfig
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.study import slurm, worker
 from shunted_lab.study.launch import plan_slots
 from shunted_lab.study.order import Order, origin

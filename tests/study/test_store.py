@@ -10,9 +10,9 @@ import sqlalchemy
 from conftest import COST, Silent, command, complete_once, experiment_of, names, planned, trials, until
 from optuna.trial import TrialState
 
-from shunted_lab.compose import compose
-from shunted_lab.config import ConfigError
-from shunted_lab.files import is_locked, locked
+from shunted_lab.config.compose import compose
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.output.files import is_locked, locked
 from shunted_lab.study import plan, storage, store
 from shunted_lab.study.launch import Launcher
 from shunted_lab.study.order import Slot

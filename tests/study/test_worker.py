@@ -14,8 +14,8 @@ import pytest
 import torch
 from conftest import Silent, experiment_of, planned, study_of, until
 
-from shunted_lab.config import ConfigError
-from shunted_lab.files import is_locked
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.output.files import is_locked
 from shunted_lab.study import folder, plan, store, worker
 from shunted_lab.study.launch import Launcher, plan_slots
 from shunted_lab.study.order import Order, origin

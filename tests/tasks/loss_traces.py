@@ -15,8 +15,8 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from shunted_lab import RESULTS_VERSION
-from shunted_lab.compose import compose
-from shunted_lab.config import RunConfig
+from shunted_lab.config.compose import compose
+from shunted_lab.config.run import RunConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.earth.tiles import load_picture
 from shunted_lab.tasks.recorder import batch_loss

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from shunted_lab.compose import compose
+from shunted_lab.config.compose import compose
 from shunted_lab.tasks.atomic import AtomicCheckpoints
 from shunted_lab.tasks.train import train
 

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from shunted_lab import evaluate
-from shunted_lab.compose import compose
-from shunted_lab.config import ConfigError, RunConfig
+from shunted_lab.config.compose import compose
+from shunted_lab.config.run import RunConfig
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import check_data
 from shunted_lab.nn import init_weights
 from shunted_lab.study.folder import describe

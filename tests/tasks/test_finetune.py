@@ -14,8 +14,10 @@ from timm.optim import param_groups_layer_decay
 from timm.optim._param_groups import group_parameters
 
 from shunted_lab import attention, cost, evaluate
-from shunted_lab.compose import compose
-from shunted_lab.config import PRESETS, ConfigError, RunConfig
+from shunted_lab.config.compose import compose
+from shunted_lab.config.groups import PRESETS
+from shunted_lab.config.run import RunConfig
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.data.earth.tiles import CLASS_NAMES
 from shunted_lab.nn import Pyramid, init_weights
 from shunted_lab.nn.official import published_names

@@ -3,7 +3,9 @@
 import pytest
 from torch import nn
 
-from shunted_lab.config import LITE_RECIPE, PRESETS, ScalesConfig
+from shunted_lab.config.data import ScalesConfig
+from shunted_lab.config.groups import PRESETS
+from shunted_lab.config.recipe import LITE_RECIPE
 from shunted_lab.data.scales.datasets import bins_of
 from shunted_lab.tasks import goal_of
 from shunted_lab.tasks.classification import Classification

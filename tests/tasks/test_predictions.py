@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shunted_lab.config import ConfigError
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.tasks.predictions import FILE, Predictions, read_predictions
 
 

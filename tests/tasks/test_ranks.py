@@ -17,7 +17,7 @@ import json, sys
 from dataclasses import replace
 from pathlib import Path
 
-from shunted_lab.compose import compose
+from shunted_lab.config.compose import compose
 from shunted_lab.data import make_datamodule
 from shunted_lab.tasks.train import make_task, make_trainer
 

@@ -11,8 +11,10 @@ import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 
-from shunted_lab.compose import compose
-from shunted_lab.config import PRESETS, ConfigError, RunConfig
+from shunted_lab.config.compose import compose
+from shunted_lab.config.groups import PRESETS
+from shunted_lab.config.run import RunConfig
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.earth.tiles import CLASS_NAMES
 from shunted_lab.tasks.classification import Classification

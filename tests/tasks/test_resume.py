@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from shunted_lab.compose import compose
-from shunted_lab.config import ConfigError
+from shunted_lab.config.compose import compose
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.data.earth.tiles import CLASS_NAMES
 from shunted_lab.nn import Pyramid
 from shunted_lab.study.folder import Run, describe, find_checkpoint

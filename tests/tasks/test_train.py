@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from shunted_lab.compose import compose
-from shunted_lab.config import PRESETS, ConfigError, RunConfig
+from shunted_lab.config.compose import compose
+from shunted_lab.config.groups import PRESETS
+from shunted_lab.config.run import RunConfig
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.earth.tiles import CLASS_NAMES
 from shunted_lab.tasks.classification import Classification

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from shunted_lab.config import EarthConfig, RecipeConfig
+from shunted_lab.config.data import EarthConfig
+from shunted_lab.config.recipe import RecipeConfig
 from shunted_lab.data.augment import Pictures, Stats, is_light, symmetry, train_transform, turn
 from shunted_lab.data.earth.tiles import CLASS_NAMES, TILE, Tiles, find_tiles, load_picture
 from shunted_lab.data.module import Key, Splits

@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from shunted_lab.config import ConfigError, RecipeConfig, ScalesConfig
+from shunted_lab.config.data import ScalesConfig
+from shunted_lab.config.recipe import RecipeConfig
+from shunted_lab.config.schema import ConfigError
 from shunted_lab.data.augment import symmetry, turn
 from shunted_lab.data.cache import cache_folder
 from shunted_lab.data.earth.datasets import STATS
 from shunted_lab.data.module import Key, Splits
 from shunted_lab.data.scales.scene import BINS, CLASS_NAMES, LARGEST, SMALLEST, SPLITS, VERSION, Scene, draw_scene
-from shunted_lab.files import atomic
+from shunted_lab.output.files import atomic
 
 
 def scales_splits(data: ScalesConfig, recipe: RecipeConfig, seed: int) -> Splits:

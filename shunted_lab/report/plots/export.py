@@ -10,7 +10,7 @@ from xml.sax.saxutils import quoteattr
 
 from matplotlib.figure import Figure
 
-from shunted_lab.files import write_bytes
+from shunted_lab.output.files import write_bytes
 from shunted_lab.report.plots.style import INK, styled
 
 METADATA: dict[str, dict[str, str | None]] = {

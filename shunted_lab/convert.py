@@ -1,4 +1,4 @@
-"""A folder of images as shards: python -m shunted_lab.data.shards data=folder data.root=/data/flowers out=/fast/flowers
+"""A folder of images as shards: python -m shunted_lab.convert data=folder data.root=/data/flowers out=/fast/flowers
 
 Training images are written in a random order, so that reading shard after shard is nearly a full shuffle. The same
 command goes on after a kill; `shards.json` comes last, and without it nothing is read.
@@ -19,16 +19,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from shunted_lab.cli import answer
-from shunted_lab.commands import ConvertConfig
-from shunted_lab.compose import compose_convert
-from shunted_lab.config import ConfigError, FolderConfig
+from omegaconf import MISSING
+
+from shunted_lab.command import run_command
+from shunted_lab.config.compose import compose_as
+from shunted_lab.config.data import DataConfig, FolderConfig
+from shunted_lab.config.help import help_text
+from shunted_lab.config.schema import ConfigError, group, option, path_option, require
 from shunted_lab.data.decode import Undecodable, decode
 from shunted_lab.data.identity import sizes as sizes_of_files
 from shunted_lab.data.layout import check_data
-from shunted_lab.files import atomic, locked
-from shunted_lab.quantities import counted
-from shunted_lab.usage import convert_usage
+from shunted_lab.output.files import atomic, locked
+from shunted_lab.output.quantities import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,20 +40,47 @@ if TYPE_CHECKING:
 
 BLOCK = tarfile.BLOCKSIZE
 NAMED = 10  # corrupt images that an error names
+FOLDERS = ("folder", "imagenet", "inat2018", "inat2019")  # what can be converted
+
+HELP = """\
+usage: python -m shunted_lab.convert [data=NAME] data.root=FOLDER out=FOLDER_OR_URL [key=value ...]
+
+Writes a folder of images as shards: tars in the form of WebDataset with an index, for slow file systems and object
+storage. The same command resumes after an interruption. Train on them with data=shards data.root=FOLDER_OR_URL.
+
+  python -m shunted_lab.convert data=folder data.root=/data/flowers out=/fast/flowers
+  python -m shunted_lab.convert data=imagenet data.root=/data/imagenet out=s3://bucket/imagenet
+"""
 
 
-def main(words: list[str] | None = None) -> int:
+@dataclass
+class ConvertConfig:
+    """The configuration of `python -m shunted_lab.convert`."""
+
+    data: DataConfig = group("folder", FOLDERS)
+    out: str = path_option(MISSING, "folder of the shards, or an fsspec URL, e.g. s3://bucket/flowers")
+    shard_mb: float = option(
+        256.0, "largest size of a shard in megabytes (1e6 bytes); a larger image gets its own shard"
+    )
+    shuffle_seed: int = option(0, "seed of the order in which training images are written")
+    verify: bool = option(True, "decode every image, and refuse images that cannot be decoded")
+
+    def __post_init__(self) -> None:
+        require(self.shard_mb > 0, "shard_mb", self.shard_mb, "is not above 0")
+        require(self.shuffle_seed >= 0, "shuffle_seed", self.shuffle_seed, "is negative")
+
+
+def main(overrides: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, 1 for a user's mistake, 130 after Ctrl-C."""
     try:
-        return answer(words, convert_usage, _act)
+        return run_command(overrides, lambda: help_text(HELP, ConvertConfig, ["data"]), _act)
     except KeyboardInterrupt:
         print("stopped; the same command resumes", file=sys.stderr)
         return 130
 
 
-def _act(words: list[str]) -> int:
-    print(convert(compose_convert(words)))
-    return 0
+def _act(overrides: list[str]) -> None:
+    print(convert(compose_as(ConvertConfig, overrides)))
 
 
 @dataclass(frozen=True)

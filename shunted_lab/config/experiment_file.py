@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
-from omegaconf._utils import get_yaml_loader
 
-from shunted_lab.config import PRESETS, ConfigError, unknown
+from shunted_lab.config.groups import PRESETS
+from shunted_lab.config.schema import ConfigError, unknown
 
 SUFFIXES = (".yaml", ".yml")
 NAMES = (("baseline",), ("confirm", "search"))  # where a value is the name of a variant or of an experiment
@@ -17,7 +19,7 @@ TEXT, MERGE, NULL = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "merge", "n
 
 def experiment_files() -> dict[str, Path]:
     """Name -> file. A file in ./experiments wins over the shipped one of the same name."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     folders = [package / "experiments", package.parent / "experiments", Path("experiments")]
     files = [path for folder in folders for suffix in SUFFIXES for path in sorted(folder.glob(f"*{suffix}"))]
     return {path.stem: path for path in files}
@@ -40,12 +42,25 @@ def find_experiment(name: str) -> Path:
     return twins[0]
 
 
-def read_experiment(path: Path) -> dict[str, Any]:
-    """The content of an experiment's file.
+@dataclass(frozen=True)
+class ExperimentFile:
+    """What the file of an experiment says: `groups` are the presets that it names, `content` is the rest."""
+
+    path: Path
+    groups: dict[str, str]
+    content: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+
+def read_experiment(path: Path) -> ExperimentFile:
+    """Read an experiment's file.
 
     Names are text as they are written: `on`, `1.0` and `null` as keys, or as the value of `baseline`, are variants
-    called so. A variant without a value (`conv_stem:`) changes nothing. A group is a preset's name (`model: tiny`),
-    which becomes an entry of Hydra's `defaults`, or a mapping; dotted keys (`model.drop_rate: 0.2`) go beside either.
+    called so. A variant without a value (`conv_stem:`) changes nothing. A group is a preset's name (`model: tiny`) or a
+    mapping; dotted keys (`model.drop_rate: 0.2`) go beside either.
 
     Raises:
         ConfigError: if the file cannot be read as YAML, names an unknown preset, or has variants that are not mappings.
@@ -60,20 +75,11 @@ def read_experiment(path: Path) -> dict[str, Any]:
     for kind in ("variants", "across"):
         if kind in content:
             content[kind] = _changes(kind, content[kind], path)
-    return _nested(_with_presets(content, path), path)
-
-
-def _with_presets(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The content with Hydra's `defaults` in place of groups that name a preset."""
-    named = {group: content[group] for group in PRESETS if group in content and not isinstance(content[group], dict)}
-    for group, preset in named.items():
-        if not isinstance(preset, str) or preset not in PRESETS[group]:
-            raise unknown(f"{path}: {group}", preset, PRESETS[group])
-    if not named:
-        return content
-    rest = {key: value for key, value in content.items() if key not in named}
-    chosen = [{f"override /{group}": preset} for group, preset in named.items()]
-    return rest | {"defaults": [*rest.get("defaults", []), *chosen]}
+    groups = {name: content.pop(name) for name in PRESETS if name in content and not isinstance(content[name], dict)}
+    for name, preset in groups.items():
+        if not isinstance(preset, str) or preset not in PRESETS[name]:
+            raise unknown(f"{path}: {name}", preset, PRESETS[name])
+    return ExperimentFile(path, groups, _nested(content, path))
 
 
 def _nested(content: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -101,8 +107,14 @@ def _changes(kind: str, found: Any, path: Path) -> dict[str, dict[str, Any]]:
     return {name: changes or {} for name, changes in (found or {}).items()}
 
 
-class ExperimentLoader(get_yaml_loader()):  # type: ignore[misc]  # OmegaConf's: `1e-3` is a number
-    """YAML in which the keys of mappings, and the values at `NAMES`, are text as it is written."""
+class ExperimentLoader(yaml.SafeLoader):
+    """YAML 1.1, but `1e-3` is a number and a date is text; the keys of mappings, and the values at `NAMES`, are text as
+    it is written."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def get_single_node(self) -> yaml.Node | None:
         root = super().get_single_node()
@@ -120,8 +132,9 @@ class ExperimentLoader(get_yaml_loader()):  # type: ignore[misc]  # OmegaConf's:
             seen.add(key.value)
         return node
 
-    # OmegaConf's looks for duplicates here, where keys of a mapping that was merged into it stand there too.
-    construct_mapping = yaml.SafeLoader.construct_mapping
+
+FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
+ExperimentLoader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
 
 
 def _as_text(key: yaml.Node) -> yaml.Node:

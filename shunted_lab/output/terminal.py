@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shunted_lab.streams import encodable
+from shunted_lab.output.streams import encodable
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-from shunted_lab.schema import ConfigError, nearest
+from shunted_lab.config.schema import ConfigError, nearest
 
 ELSEWHERE: dict[str, tuple[str, ...]] = {
     # hardware

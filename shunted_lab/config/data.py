@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
-from shunted_lab.schema import at_least, option, path_option, require, unknown
+from shunted_lab.config.schema import at_least, one_of, option, path_option, require
 
 INAT_LEVELS = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
 
@@ -22,9 +22,9 @@ class DataConfig:
     num_classes: int | None = option(None, "number of classes; null: as many as the data set has")
 
     synthetic: ClassVar[bool] = False  # said wherever results are shown
+    targets: ClassVar[str] = "label"  # what each image has; a task takes the data that have what it needs
 
     def __post_init__(self) -> None:
-        require(self.name == type(self).name, "data.name", self.name, f"is fixed: '{type(self).name}'")
         # Strides reach 32 in the fourth stage.
         require(self.image_size >= 32, "data.image_size", self.image_size, "is too small for four stages: at least 32")
         at_least(1, "data", self, "batch_size")
@@ -58,10 +58,11 @@ class ScalesConfig(DataConfig):
     val_images: int = option(500, "validation scenes")
     test_images: int = option(1000, "test scenes")
     cache: str | None = path_option(
-        None, "folder that caches rendered scenes; null: ~/.cache/shunted_lab", result=False, absolute=True
+        None, "folder that caches rendered scenes; null: ~/.cache/shunted_lab", affects_result=False, absolute=True
     )
 
     synthetic: ClassVar[bool] = True
+    targets: ClassVar[str] = "sizes"  # (6,) of each class's object, 0 where there is none
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,14 +78,14 @@ class FolderConfig(DataConfig):
     """Images in `root/train/CLASS/*` and `root/val/CLASS/*` (and `root/test/CLASS/*`, where there is one)."""
 
     name: str = "folder"
-    root: str = path_option(MISSING, "folder of the data set", result=False, absolute=True)
+    root: str = path_option(MISSING, "folder of the data set", affects_result=False, absolute=True)
     val_fraction: float = option(0.1, "share of train/ held out for validation, where val/ is the test split")
     crop_pct: float = option(0.875, "evaluation: centre crop / resized shorter side")
     interpolation: str = option("bicubic", "resizing: bicubic, bilinear")
     max_corrupt: int = option(
         10,
         "largest number of training images that cannot be decoded and are replaced by the next one; more end the run",
-        result=False,
+        affects_result=False,
     )
     resize: str = option("fast", "training images are resized by torch (fast) or Pillow (exact); evaluation by Pillow")
 
@@ -93,10 +94,8 @@ class FolderConfig(DataConfig):
         require(0 < self.val_fraction < 1, "data.val_fraction", self.val_fraction, "is not between 0 and 1")
         at_least(0, "data", self, "max_corrupt")
         require(0 < self.crop_pct <= 1, "data.crop_pct", self.crop_pct, "is not above 0 and at most 1")
-        if self.interpolation not in ("bicubic", "bilinear"):
-            raise unknown("data.interpolation", self.interpolation, ("bicubic", "bilinear"))
-        if self.resize not in ("fast", "exact"):
-            raise unknown("data.resize", self.resize, ("fast", "exact"))
+        one_of("data.interpolation", self.interpolation, ("bicubic", "bilinear"))
+        one_of("data.resize", self.resize, ("fast", "exact"))
 
 
 @dataclass
@@ -133,8 +132,7 @@ class INat2018Config(FolderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.category not in INAT_LEVELS:
-            raise unknown("data.category", self.category, INAT_LEVELS)
+        one_of("data.category", self.category, INAT_LEVELS)
 
 
 @dataclass
@@ -148,18 +146,21 @@ class INat2019Config(INat2018Config):
 
 @dataclass
 class ShardsConfig(FolderConfig):
-    """Images in tars, as `python -m shunted_lab.data.shards` writes them: for slow file systems and object storage."""
+    """Images in tars, as `python -m shunted_lab.convert` writes them: for slow file systems and object storage."""
 
     name: str = "shards"
-    root: str = path_option(MISSING, "folder of the shards, or their fsspec URL", result=False, absolute=True)
+    root: str = path_option(MISSING, "folder of the shards, or their fsspec URL", affects_result=False, absolute=True)
     mix_shards: int = option(16, "training shards whose images are shuffled together")
     cache: str | None = path_option(
-        None, "folder that caches the shards of a URL; null: ~/.cache/shunted_lab/shards", result=False, absolute=True
+        None,
+        "folder that caches the shards of a URL; null: ~/.cache/shunted_lab/shards",
+        affects_result=False,
+        absolute=True,
     )
     cache_gb: float = option(
         50.0,
         "largest size of the cache in gigabytes (1e9 bytes); the least recently used shards are removed",
-        result=False,
+        affects_result=False,
     )
 
     def __post_init__(self) -> None:

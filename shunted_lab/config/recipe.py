@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from shunted_lab.schema import ConfigError, at_least, fractions, option, require, unknown
+from shunted_lab.config.schema import ConfigError, at_least, fractions, one_of, option, require
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 SCHEDULES = ("epoch", "step")
@@ -22,7 +22,7 @@ class RecipeConfig:
     the paper's.
     """
 
-    name: str = option("paper", "name of the preset, shown in tables", result=False)
+    name: str = option("paper", "name of the preset, shown in tables", affects_result=False)
     epochs: int = option(300, "passes over the training images")
     lr: float = option(5e-4, "peak learning rate, for lr_batch images in a batch")
     lr_batch: int | None = option(512, "lr is multiplied by batch / lr_batch; null: lr is not scaled")
@@ -48,7 +48,7 @@ class RecipeConfig:
     repeated_aug: int = option(3, "copies of an image in a row, each with its own augmentation; 1 is off")
     precision: str = option("bf16-mixed", "32-true, bf16-mixed, or 16-mixed (GPUs without bf16; a scaled loss)")
     # Where a run has several devices the layout of its batch says so (`tasks.model.batch_layout`).
-    sync_bn: bool = option(True, "BatchNorm over the images of all devices of a run", result=False)
+    sync_bn: bool = option(True, "BatchNorm over the images of all devices of a run", affects_result=False)
     ema: float | None = option(
         None, "decay of an exponential moving average of the weights, which is tested instead of them; null: none"
     )
@@ -79,12 +79,9 @@ class RecipeConfig:
         for name in ("ema", "layer_decay"):
             value = getattr(self, name)
             require(value is None or 0 < value < 1, f"recipe.{name}", value, "is not between 0 and 1")
-        if self.schedule not in SCHEDULES:
-            raise unknown("recipe.schedule", self.schedule, SCHEDULES)
-        if self.select not in ("last", "best"):
-            raise unknown("recipe.select", self.select, ("last", "best"))
-        if self.precision not in PRECISIONS:
-            raise unknown("recipe.precision", self.precision, PRECISIONS)
+        one_of("recipe.schedule", self.schedule, SCHEDULES)
+        one_of("recipe.select", self.select, ("last", "best"))
+        one_of("recipe.precision", self.precision, PRECISIONS)
         self._check_warmup()
 
     def _check_warmup(self) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from shunted_lab.config import PRESETS, Config, ConfigError, unknown
+from shunted_lab.config.experiment import Config
+from shunted_lab.config.groups import PRESETS
+from shunted_lab.config.schema import ConfigError, unknown
 
 VARIED = ("model", "data", "recipe")  # what a variant may change
 # What else stands in the folder of a study, beside a folder for each variant.

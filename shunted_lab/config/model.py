@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shunted_lab.quantities import counted
-from shunted_lab.schema import ConfigError, fractions, option, path_option, require, unknown
+from shunted_lab.config.schema import ConfigError, fractions, option, path_option, require, unknown
+from shunted_lab.output.quantities import counted
 
 # Names of the components that ship with the package. They stand here so that a misspelt one is refused before torch is
 # imported; tests/test_config.py holds them against the registries. A name with a dot is left to the registry, and so
@@ -35,7 +35,7 @@ class ModelConfig:
     A component is a name, the dotted path of a class of your own, or `{name: ..., option: value}`.
     """
 
-    name: str = option("shunted_s", "name of the preset, shown in tables", result=False)
+    name: str = option("shunted_s", "name of the preset, shown in tables", affects_result=False)
     embed_dims: list[int] = option([64, 128, 256, 512], "width (channels) of each stage")
     depths: list[int] = option([2, 4, 12, 1], "number of blocks of each stage")
     num_heads: list[int] = option([2, 4, 8, 16], "attention heads of each stage; divides its width")
@@ -60,7 +60,7 @@ class ModelConfig:
     checkpoint: str | None = path_option(
         None,
         "initial weights: a file, or a run's folder; null: random",
-        result=False,
+        affects_result=False,
         absolute=True,
     )
 

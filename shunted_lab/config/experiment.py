@@ -1,0 +1,87 @@
+"""The configuration of `run`: what is fixed, what varies, with how many seeds; and what is refused across its keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from shunted_lab.config.data import DataConfig
+from shunted_lab.config.launch import LaunchConfig, StudyConfig
+from shunted_lab.config.model import ModelConfig
+from shunted_lab.config.recipe import RecipeConfig
+from shunted_lab.config.schema import group, one_of, option, path_option, require, section
+from shunted_lab.config.search import ConfirmConfig, SearchConfig
+
+RERUNS = ("stale", "failed", "all")
+
+
+@dataclass
+class PaperConfig:
+    """The published side of an experiment: the scale to count costs at, and numbers that have a source."""
+
+    model: str = option("shunted_s", "model preset for the costs at paper scale")
+    image_size: int = option(224, "pixels on each side")
+    source: str | None = option(None, "publication that the numbers in rows are from")
+    rows: dict[str, dict[str, Any]] = option({}, "VARIANT: {top1: %, params: M, flops: G}; leave unknown numbers out")
+
+
+@dataclass
+class Config:
+    """The whole configuration of one command."""
+
+    selects: ClassVar = ("experiment",)  # keys of the command line that choose a file, and are not in it
+
+    name: str = option("", "the experiment's name: its file's, and its folder's in runs_dir")
+    description: str = option("", "one line for the table's caption")
+    model: ModelConfig = group("shunted_lite")
+    data: DataConfig = group("earth")
+    recipe: RecipeConfig = group("lite")
+    launch: LaunchConfig = group("local")
+    seeds: list[int] = option([0, 1, 2], "one run per seed and variant")
+    baseline: str | None = option(None, "the variant that the others are compared with")
+    variants: dict[str, dict[str, Any]] = option({}, "NAME: {dotted key: value}; each is one row of the table")
+    across: dict[str, dict[str, Any]] = option(
+        {}, "SETTING: {dotted key: value}; every variant in each, compared with the baseline in the same one"
+    )
+    paper: PaperConfig | None = option(None, "costs at paper scale, and published numbers")
+    search: SearchConfig | None = option(None, "search over a space instead of training all variants")
+    confirm: ConfirmConfig | None = option(None, "train the best assignments of a finished search as variants")
+    study: StudyConfig = section(StudyConfig)
+    only: Any = option(
+        None,
+        "train only this variant, or these: [a,b]; the table has all rows",
+        type="str | list[str] | null",
+    )
+    rerun: str | None = option(None, "train finished or failed runs again: stale, failed, all; old results are kept")
+    runs_dir: str = path_option("runs", "folder of all results")
+    smoke: bool = option(False, "one epoch of two small batches, to test that everything works")
+    plan_only: bool = option(False, "print what the call would do, and stop")
+
+    def __post_init__(self) -> None:
+        require(bool(self.seeds), "seeds", self.seeds, "is empty: at least one seed")
+        require(min(self.seeds) >= 0, "seeds", self.seeds, "has a negative seed")
+        require(len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "has a seed twice")
+        one_of("rerun", self.rerun, (None, *RERUNS))
+        names = self.only if isinstance(self.only, list) else [self.only]
+        good = bool(names) and not any(isinstance(name, list | dict) or name == "" for name in names)
+        require(good, "only", self.only, "is neither a variant's name nor a list of names")
+        if self.search is not None:
+            require(
+                self.only is None, "only", self.only, "is not supported for a search, which has no rows to choose from"
+            )
+            require(len(self.seeds) == 1, "seeds", self.seeds, "are too many for a search: all trials share one seed")
+            require(self.confirm is None, "confirm", "", "cannot be combined with search")
+            require(not self.across, "across", list(self.across), "is not supported for a search")
+            known = self.rerun in (None, "failed")
+            require(
+                known,
+                "rerun",
+                self.rerun,
+                "is not supported for a search, only failed is; start a new search with runs_dir=...",
+            )
+
+    def baseline_of(self, variant: str) -> str:
+        """The variant that another one is compared with: the baseline, in the same setting of `across`."""
+        baseline = self.baseline or ""
+        settings = [name for name in self.across if variant.endswith(f"-{name}")]
+        return f"{baseline}-{max(settings, key=len)}" if settings else baseline

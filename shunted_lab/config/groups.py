@@ -1,0 +1,94 @@
+"""The groups of the configuration and what can be chosen for each: `model=shunted_t data=imagenet`.
+
+A preset of `model`, `recipe` and `launch` is a set of values. What is chosen for `data` is the class of a data set,
+which is imported when it is chosen; a class of the user's own is chosen by its dotted path, `data=my_module.MyData`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from shunted_lab.config.launch import LaunchConfig, SlurmConfig
+from shunted_lab.config.model import MODELS
+from shunted_lab.config.recipe import FINETUNE_RECIPE, LITE_RECIPE, PAPER_RECIPE
+from shunted_lab.config.schema import ConfigError
+
+DATA_SETS = {
+    "earth": "shunted_lab.config.data.EarthConfig",
+    "scales": "shunted_lab.config.data.ScalesConfig",
+    "imagenet": "shunted_lab.config.data.ImageNetConfig",
+    "inat2018": "shunted_lab.config.data.INat2018Config",
+    "inat2019": "shunted_lab.config.data.INat2019Config",
+    "folder": "shunted_lab.config.data.FolderConfig",
+    "shards": "shunted_lab.config.data.ShardsConfig",
+    "cifar100": "shunted_lab.config.data.CIFAR100Config",
+}
+
+
+class Plugins(Mapping[str, Any]):
+    """Name -> an instance of a registered class with its defaults, imported when it is asked for.
+
+    A name with a dot is the path of a class that is not registered; it must be a subclass of what is registered.
+
+    Args:
+        group: the key, named in errors.
+        paths: name -> `module.Class`.
+        base: `module.Class` that every choice is a subclass of.
+    """
+
+    def __init__(self, group: str, paths: Mapping[str, str], base: str):
+        self.group = group
+        self.paths = paths
+        self.base = base
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self.paths:
+            return _load(self.group, self.paths[name])(name)
+        if "." not in name:
+            raise KeyError(name)
+        found, base = _load(self.group, name), _load(self.group, self.base)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise ConfigError(f"{self.group}: '{name}' is not a subclass of {self.base}")
+        return found(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.paths or (isinstance(name, str) and "." in name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def _load(group: str, path: str) -> Any:
+    """The class at `module.Class`; a module of the user's own lies in the working directory or is installed.
+
+    Raises:
+        ConfigError: if there is no such module or class. An exception inside of the module keeps its traceback.
+    """
+    module, _, name = path.rpartition(".")
+    if str(Path.cwd()) not in sys.path and "" not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigError(f"{group}: '{path}' cannot be imported: there is no module '{error.name}'") from None
+    except AttributeError as error:
+        if error.obj is not sys.modules.get(module):
+            raise
+        raise ConfigError(f"{group}: '{path}' cannot be imported: {module} has no '{name}'") from None
+
+
+PRESETS: dict[str, Mapping[str, Any]] = {
+    "model": MODELS,
+    "data": Plugins("data", DATA_SETS, "shunted_lab.config.data.DataConfig"),
+    "recipe": {"paper": PAPER_RECIPE, "finetune": FINETUNE_RECIPE, "lite": LITE_RECIPE},
+    "launch": {"local": LaunchConfig(), "slurm": SlurmConfig()},
+}

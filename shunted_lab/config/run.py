@@ -1,0 +1,94 @@
+"""The configuration of one run, and its fingerprint."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shunted_lab.config.data import DataConfig, ScalesConfig
+from shunted_lab.config.launch import LaunchConfig
+from shunted_lab.config.model import ModelConfig
+from shunted_lab.config.recipe import RecipeConfig
+from shunted_lab.config.schema import require
+from shunted_lab.output.quantities import counted
+
+
+@dataclass
+class RunConfig:
+    """Everything that one run is: what `config.yaml` in its folder holds."""
+
+    model: ModelConfig
+    data: DataConfig
+    recipe: RecipeConfig
+    launch: LaunchConfig
+    seed: int
+
+    def __post_init__(self) -> None:
+        self._check_batch()
+        if not isinstance(self.data, ScalesConfig):
+            return
+        for name in ("mixup", "cutmix", "random_resized_crop", "rand_augment", "color_jitter", "random_erasing"):
+            value = getattr(self.recipe, name)
+            require(not value, f"recipe.{name}", value, "would cut or hide objects of data=scales; take recipe=lite")
+        require(
+            self.recipe.repeated_aug == 1,
+            "recipe.repeated_aug",
+            self.recipe.repeated_aug,
+            "is not supported for data=scales",
+        )
+
+    def _check_batch(self) -> None:
+        """Refuse a batch that its devices and parts do not divide, or whose parts are too small to be mixed."""
+        launch, size = self.launch, self.data.batch_size
+        keys = {f"launch.{name}": getattr(launch, name) for name in ("nodes_per_run", "devices_per_run", "accumulate")}
+        over = " x ".join(f"{key}={value}" for key, value in keys.items() if value > 1)
+        require(size % launch.parts == 0, "data.batch_size", size, f"is not divisible by {over}")
+        mixes = self.recipe.mixup > 0 or self.recipe.cutmix > 0
+        require(
+            not mixes or self.per_device_batch_size > 1,
+            "data.batch_size",
+            size,
+            f"{f'over {over} ' if over else ''}leaves 1 image for each device and step, but recipe.mixup and "
+            "recipe.cutmix mix pairs of images; increase it, or set both to 0",
+        )
+
+    @property
+    def per_device_batch_size(self) -> int:
+        """Images that a device takes at a time."""
+        return self.data.batch_size // self.launch.parts
+
+    @property
+    def batch_layout(self) -> str:
+        """How a batch is trained, in words."""
+        pieces = {"devices": self.launch.ranks, "parts": self.launch.accumulate}
+        cut = [f"{count} {name}" for name, count in pieces.items() if count > 1]
+        images = counted(self.per_device_batch_size, "image")
+        return " x ".join([*cut, images]) if cut else f"batches of {images}"
+
+    def smoke(self) -> RunConfig:
+        """The same run, cut down until it only shows that everything works."""
+        parts = self.launch.parts
+        size = min(self.data.batch_size, max(16 // parts, 2) * parts)
+        data: DataConfig = dataclasses.replace(self.data, batch_size=size)
+        if isinstance(data, ScalesConfig):
+            data = dataclasses.replace(data, train_images=64, val_images=32, test_images=32)
+        recipe = dataclasses.replace(self.recipe, epochs=1, warmup_epochs=0.0, limit_batches=2)
+        launch = dataclasses.replace(self.launch, keep="none") if self.launch.keep == "auto" else self.launch
+        return dataclasses.replace(self, data=data, recipe=recipe, launch=launch)
+
+    def fingerprint(self, data_identity: str, sources: Mapping[str, str]) -> str:
+        """16 hex digits over all that can change the result: everything but paths, workers, devices and labels.
+
+        Args:
+            data_identity: tells data sets of the same name apart (`data.DataFacts.identity`).
+            sources: what the result depends on beside the configuration (`study.plan.sources_of`).
+        """
+        parts = {"seed": self.seed, "data_identity": data_identity, "sources": dict(sources)}
+        for key in ("model", "data", "recipe"):
+            config = getattr(self, key)
+            names = [f.name for f in dataclasses.fields(config) if f.metadata.get("affects_result", True)]
+            parts[key] = {name: getattr(config, name) for name in names}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
