@@ -64,6 +64,12 @@ class ScalesConfig(DataConfig):
     synthetic: ClassVar[bool] = True
     targets: ClassVar[str] = "sizes"  # (6,) of each class's object, 0 where there is none
 
+    def size_ranges(self) -> list[tuple[str, tuple[float, float]]]:
+        """The named ranges of sizes [low, high) that objects have, as shares of the image's side."""
+        from shunted_lab.data.scales.scene import size_ranges
+
+        return size_ranges(self.size_ratio)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.num_classes == 6, "data.num_classes", self.num_classes, "is wrong: scales has 6 classes")

@@ -289,7 +289,7 @@ def matters(key: str) -> bool:
 @lru_cache
 def _free() -> frozenset[str]:
     """The keys of model, data and recipe that change no result, of all presets."""
-    presets = [(group, preset) for group in ("model", "data", "recipe") for preset in PRESETS[group].values()]
+    presets = [(group, preset) for group in ("model", "data", "task", "recipe") for preset in PRESETS[group].values()]
     fields = [(group, item) for group, preset in presets for item in dataclasses.fields(preset)]
     return frozenset(f"{group}.{item.name}" for group, item in fields if not item.metadata.get("affects_result", True))
 

@@ -36,10 +36,11 @@ from shunted_lab.study.order import Order, Slot, origin, take
 from shunted_lab.study.pace import threads_of
 from shunted_lab.study.plan import WEIGHTS, sources_of
 from shunted_lab.study.slurm import across_nodes
+from shunted_lab.tasks.callbacks import Pruned, Stopped
 from shunted_lab.tasks.device import find_device
 from shunted_lab.tasks.listener import RunListener, Status
 from shunted_lab.tasks.resume import keep_weights, newest
-from shunted_lab.tasks.train import Pruned, Stopped, train
+from shunted_lab.tasks.train import train
 
 LINK = "SHUNTED_LAB_LINK"  # environment of a run in a process of its own: where its worker listens
 
@@ -193,7 +194,7 @@ def execute(order: Order, link: RunListener | None = None, progress: bool = Fals
         if missing := missing_metrics(run, result):
             raise RuntimeError(f"{' and '.join(missing)}: not measured, since the split gave no batch")
         result["seconds"] = round(time.perf_counter() - start, 2)
-        result["costs"] = order.costs | (_measured(run, result["num_classes"]) if order.measure else {})
+        result["costs"] = order.costs | (_measured(run, result["classes"]) if order.measure else {})
         result |= order.origin
         write_json(run.folder / "result.json", result)
         keep_weights(run.folder / "checkpoints", run.config.recipe.select, run.config.launch.kept)
@@ -209,13 +210,13 @@ def _check_weights(run: Run) -> None:
         raise ConfigError(f"{WEIGHTS}: {file} is gone or has changed since the plan; the same command plans again")
 
 
-def _measured(run: Run, num_classes: int) -> dict[str, float]:
+def _measured(run: Run, classes: int) -> dict[str, float]:
     """Latency [s] of one image and peak memory [bytes] of a forward pass, on the device that the run was trained on.
 
     Where no two rounds agree, the latency is that of the best one, and `latency_spread` is the share by which the two
     best differ: a trial needs a value, and other runs may be training beside it.
     """
-    timing = time_run(run.config, num_classes, find_device(run.config.launch.accelerator, "launch.accelerator"))
+    timing = time_run(run.config, classes, find_device(run.config.launch.accelerator, "launch.accelerator"))
     found = {"latency": timing.best}
     if timing.memory is not None:
         found["memory"] = timing.memory

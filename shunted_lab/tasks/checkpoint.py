@@ -16,7 +16,7 @@ import torch
 
 from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.schema import ConfigError
-from shunted_lab.nn import Pyramid
+from shunted_lab.config.task import TaskConfig
 from shunted_lab.nn.official import Checkpoint, CheckpointError, load_official, read_checkpoint
 from shunted_lab.tasks.model import build_model
 
@@ -31,7 +31,7 @@ class LoadedModel:
     """A model with the weights of a file, the entry of the file that they are, and how its classes were matched to
     those of the data; None where no data were given."""
 
-    net: Pyramid
+    net: Any
     entry: str | None
     classes: str | None
 
@@ -58,7 +58,9 @@ def entry_text(entry: str | None) -> str:
     return "the whole file" if entry is None else f"its entry '{entry}'"
 
 
-def load_model(config: ModelConfig, file: Path, class_names: Sequence[str] | None = None) -> LoadedModel:
+def load_model(
+    config: ModelConfig, file: Path, class_names: Sequence[str] | None = None, task: TaskConfig | None = None
+) -> LoadedModel:
     """The model of `config`, with the weights in `file`, on the CPU.
 
     Args:
@@ -66,6 +68,7 @@ def load_model(config: ModelConfig, file: Path, class_names: Sequence[str] | Non
             `nn.official.load_official` knows.
         class_names: the classes of the data in the order of their labels, which the rows of the head are put into; None
             takes the head as it is.
+        task: whose network it is; None is the model by itself.
 
     Raises:
         ConfigError: for a file that is absent, truncated or holds more than tensors and plain values, for weights of
@@ -78,7 +81,8 @@ def load_model(config: ModelConfig, file: Path, class_names: Sequence[str] | Non
         if difference is not None:
             raise ConfigError(f"checkpoint: {file} {difference}")
         checkpoint, classes = _ordered(checkpoint, class_names)
-    net = build_model(config, checkpoint.num_classes)
+    rows = checkpoint.num_classes
+    net: Any = build_model(config, rows) if task is None else task.build(config, rows)
     try:
         load_official(net, checkpoint.state_dict, head="required")
     except CheckpointError as error:
@@ -87,7 +91,7 @@ def load_model(config: ModelConfig, file: Path, class_names: Sequence[str] | Non
     return LoadedModel(net, checkpoint.entry, classes)
 
 
-def load_initial(net: Pyramid, file: str | Path, class_names: Sequence[str]) -> InitialWeights:
+def load_initial(net: Any, file: str | Path, class_names: Sequence[str]) -> InitialWeights:
     """Give `net` the weights in `file` to begin with. A head for other classes stays as it is.
 
     Args:

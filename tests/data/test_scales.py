@@ -16,7 +16,7 @@ from shunted_lab.data import check_data, make_datamodule
 from shunted_lab.data.earth.tiles import BLOCK
 from shunted_lab.data.earth.tiles import SPLITS as MAP
 from shunted_lab.data.scales import scene as drawing
-from shunted_lab.data.scales.datasets import bins_of, scene_of
+from shunted_lab.data.scales.datasets import scene_of
 from shunted_lab.data.scales.scene import BINS, CLASS_NAMES, CONTRAST, LARGEST, LUMA, SMALLEST, VISIBLE, draw_scene
 
 RATIOS = (1, 4, 16)
@@ -163,8 +163,9 @@ def test_training_turns_depend_on_seed_and_epoch_only(small):
 
 
 def test_bins_are_those_that_objects_can_have():
-    assert list(bins_of(ScalesConfig(size_ratio=16))) == ["small", "large"]
-    assert list(bins_of(ScalesConfig(size_ratio=4))) == list(bins_of(ScalesConfig(size_ratio=1))) == list(BINS)
+    assert [name for name, _ in ScalesConfig(size_ratio=16).size_ranges()] == ["small", "large"]
+    for ratio in (1, 4):
+        assert dict(ScalesConfig(size_ratio=ratio).size_ranges()) == BINS
 
 
 @pytest.mark.parametrize(

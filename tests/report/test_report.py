@@ -14,7 +14,7 @@ import pytest
 
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.report import __main__ as command
-from shunted_lab.report.collect import class_accuracies, curves, image_evidence, load_study, main_effects
+from shunted_lab.report.collect import class_scores, curves, image_evidence, load_study, main_effects
 from shunted_lab.report.page import pictures
 from shunted_lab.report.write import Target, publish, write_report
 
@@ -59,7 +59,7 @@ def test_the_page_has_the_table_the_figures_and_a_link_to_every_run(make):
         assert link[1:] in page.ids if link.startswith("#") else (report / link).exists(), link
     folders = {Path(report / link).resolve() for link in page.links if "seed" in link}
     assert folders == {run.folder.resolve() for run in made.runs}
-    names = {"accuracy_macs", "accuracy_latency", "accuracy_memory", "differences", "val_top1", "train_loss", "classes"}
+    names = {"top1_macs", "top1_latency", "top1_memory", "differences", "val_top1", "train_loss", "classes"}
     assert {i.removeprefix("figure-") for i in page.ids if i.startswith("figure-")} == names
     assert {p.name for p in (report / "figures").iterdir()} == {f"{n}.{kind}" for n in names for kind in ("svg", "pdf")}
     assert "INCOMPLETE" not in page.words and "0123abc" in page.words and "data: name: earth" in page.words
@@ -85,7 +85,7 @@ def test_a_failed_and_a_missing_run_show_with_the_traceback(make):
     data, page = written(made)
     assert "INCOMPLETE" in page.words and "(2 of 3: 1 failed)" in page.words and "(2 of 3: 1 missing)" in page.words
     assert "ValueError: <loss> is nan" in page.words and not data.table.complete
-    points = next(p for p in pictures(data) if p.name == "accuracy_macs")
+    points = next(p for p in pictures(data) if p.name == "top1_macs")
     shown = [t.get_text() for t in points.figure.findobj(lambda a: hasattr(a, "get_text"))]
     assert "non_overlapping" in shown and "overlapping" not in shown and "conv_stem" not in shown
 
@@ -228,13 +228,13 @@ def test_evidence_compares_the_same_images_only(make):
     assert set(found) == {"overlapping", "conv_stem"} and found["conv_stem"].bootstrap.low > 0
     assert set(found["conv_stem"].mcnemar) == {0, 1, 2}
     run = next(r for r in data.runs if (r.state.run.variant, r.state.run.seed) == ("conv_stem", 1))
-    run.predictions.targets[0] = (run.predictions.targets[0] + 1) % 3
+    run.evidence.targets[0] = (run.evidence.targets[0] + 1) % 3
     assert set({e.variant: e for e in image_evidence(data)}["conv_stem"].mcnemar) == {0, 2}
 
 
 def test_classes_and_curves_come_from_the_folders(make):
     data = make().data()
-    names, accuracies = class_accuracies(data)
+    names, accuracies = class_scores(data)
     assert names == ["water", "forest", "snow"] and set(accuracies) == set(data.variants)
     assert [len(line) for line in curves(data, "val/top1")["conv_stem"]] == [4, 4, 4]
 

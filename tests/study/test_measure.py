@@ -53,7 +53,7 @@ def rounds_of(monkeypatch, **medians):
     seen = []
     left = {name: itertools.chain(values, itertools.repeat(values[-1])) for name, values in medians.items()}
 
-    def once(run, num_classes, device, memory):
+    def once(run, classes, device, memory):
         name = {"non_overlapping": "a", "overlapping": "b", "conv_stem": "c"}[run.model.patch_embed.rstrip("01")]
         seen.append(name)
         return Speed(next(left[name]), 1.0, 1000 if memory else None, device_name(device))

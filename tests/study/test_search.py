@@ -156,7 +156,7 @@ def test_several_objectives_give_a_front(searched, graded_training):
 
 def test_a_latency_of_a_busy_machine_is_said(searched, trained, monkeypatch):
     costs = iter([{"latency": 0.01}, {"latency": 0.02, "latency_spread": 0.34}])
-    monkeypatch.setattr("shunted_lab.study.worker._measured", lambda run, num_classes: next(costs))
+    monkeypatch.setattr("shunted_lab.study.worker._measured", lambda run, classes: next(costs))
     experiment = searched(trials=2, more="  objectives: {val/top1: max, latency: min}")
     search, study = run_search(experiment)
     caption = " ".join(build_search_table(search, study, experiment.config).caption)
@@ -165,7 +165,7 @@ def test_a_latency_of_a_busy_machine_is_said(searched, trained, monkeypatch):
 
 def test_a_hopeless_run_is_pruned(searched, trained):
     def curve(config, folder, link):
-        from shunted_lab.tasks.train import Pruned
+        from shunted_lab.tasks.callbacks import Pruned
 
         good = len(trained.all()) <= 6
         for epoch in range(3):

@@ -17,8 +17,8 @@ from shunted_lab.config.schema import ConfigError
 from shunted_lab.study import slurm, worker
 from shunted_lab.study.launch import plan_slots
 from shunted_lab.study.order import Order, origin
+from shunted_lab.tasks.callbacks import Stopped
 from shunted_lab.tasks.listener import RunListener
-from shunted_lab.tasks.train import Stopped
 
 pytest.importorskip("submitit", reason="pip install 'shunted_lab[cluster]'")
 

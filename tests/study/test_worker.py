@@ -112,9 +112,7 @@ def test_a_run_over_two_processes_stops_with_a_checkpoint(tmp_path):
 
 def test_a_search_can_ask_for_latency_and_memory(tmp_path, monkeypatch):
     run = small(tmp_path)
-    monkeypatch.setattr(
-        worker, "train", lambda *args: {"metrics": {"val/top1": 0.5, "test/top1": 0.5}, "num_classes": 9}
-    )
+    monkeypatch.setattr(worker, "train", lambda *args: {"metrics": {"val/top1": 0.5, "test/top1": 0.5}, "classes": 9})
     result = worker.execute(Order(run, {"params": 7}, origin(), measure=True))
     assert result["costs"]["params"] == 7 and 0 < result["costs"]["latency"] < 10
     assert result["costs"]["memory"] > 0  # bytes; torch's profiler counts them on a CPU

@@ -19,16 +19,16 @@ from pathlib import Path
 
 from shunted_lab.config.compose import compose
 from shunted_lab.data import make_datamodule
-from shunted_lab.tasks.train import make_task, make_trainer
+from shunted_lab.tasks.train import make_module, make_trainer
 
 folder, *words = sys.argv[1:]
 run = compose(words).variants["model"]
 data = make_datamodule(replace(run.data, batch_size=run.per_device_batch_size), run.recipe, run.seed)
-task = make_task(run, data.class_names)
+module = make_module(run, data.class_names)
 trainer = make_trainer(run, Path(folder), [], progress=False)
-found = trainer.validate(task, data, verbose=False)[0] | trainer.test(task, data, verbose=False)[0]
+found = trainer.validate(module, data, verbose=False)[0] | trainer.test(module, data, verbose=False)[0]
 if trainer.is_global_zero:
-    task.predictions().write(Path(folder))
+    module.evidence().write(Path(folder))
     (Path(folder) / "found.json").write_text(json.dumps(found))
 """
 

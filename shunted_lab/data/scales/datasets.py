@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from shunted_lab.data.augment import symmetry, turn
 from shunted_lab.data.cache import cache_folder
 from shunted_lab.data.earth.datasets import STATS
 from shunted_lab.data.module import Key, Splits
-from shunted_lab.data.scales.scene import BINS, CLASS_NAMES, LARGEST, SMALLEST, SPLITS, VERSION, Scene, draw_scene
+from shunted_lab.data.scales.scene import CLASS_NAMES, SPLITS, VERSION, Scene, draw_scene
 from shunted_lab.output.files import atomic
 
 
@@ -28,18 +27,6 @@ def scales_splits(data: ScalesConfig, recipe: RecipeConfig, seed: int) -> Splits
     """Training, validation and test scenes. The scenes are those of `data.scene_seed`; `seed` turns and flips them."""
     train, val, test = (SceneBatches(data, name, recipe if name == "train" else None, seed) for name in SPLITS)
     return Splits(train, val, test, CLASS_NAMES)
-
-
-def bins_of(data: ScalesConfig) -> dict[str, tuple[float, float]]:
-    """The ranges of sizes (shares of the image's side) that objects of this configuration can have."""
-    low, high = math.log(SMALLEST), math.log(LARGEST)
-    step = math.log(data.size_ratio)
-    spans = [(low, high - step), (low + step, high)]  # of the smaller and of the larger object
-    return {
-        name: (a, b)
-        for name, (a, b) in BINS.items()
-        if any(max(math.exp(first), a) < min(math.exp(last) * 1.0001, b) for first, last in spans)
-    }
 
 
 def scene_of(data: ScalesConfig, split: str, index: int) -> Scene:

@@ -21,6 +21,19 @@ SPLITS = ("train", "val", "test")
 SMALLEST, LARGEST = 0.75 / 16, 0.75  # diameters, as shares of the image's side
 EDGES = tuple(SMALLEST * 16 ** (i / 3) for i in (1, 2))  # between small, medium and large: equal steps of the logarithm
 BINS = {"small": (0.0, EDGES[0]), "medium": EDGES, "large": (EDGES[1], 1.0)}
+
+
+def size_ranges(size_ratio: float) -> list[tuple[str, tuple[float, float]]]:
+    """Small, medium and large: those ranges of sizes [low, high) that objects can have at a ratio of sizes."""
+    low, high, step = math.log(SMALLEST), math.log(LARGEST), math.log(size_ratio)
+    spans = [(low, high - step), (low + step, high)]  # of the smaller and of the larger object
+    return [
+        (name, (a, b))
+        for name, (a, b) in BINS.items()
+        if any(max(math.exp(first), a) < min(math.exp(last) * 1.0001, b) for first, last in spans)
+    ]
+
+
 VISIBLE = 0.5  # share of a shape that another one leaves visible, at least
 CONTRAST = 80.0, 96.0  # how much brighter than what is around it a shape is, on average: from, to (of 255)
 DIM = 0.15  # of the brightness of the background: two objects, one on the other, still stay below 255
