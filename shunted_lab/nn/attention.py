@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,14 +42,6 @@ def enlarge(x: Tensor, reduced: Grid, grid: Grid, rate: int) -> Tensor:
         return x
     x = F.interpolate(to_map(x, reduced), scale_factor=float(rate))  # (B, C, H'*r, W'*r)
     return to_tokens(x[:, :, : grid[0], : grid[1]])
-
-
-class GroupWeights(NamedTuple):
-    """Attention weights of the heads of one rate, for figures."""
-
-    heads: list[int]
-    weights: Tensor  # (B, h, N, M), rows sum to 1
-    grid: Grid  # of the M reduced tokens
 
 
 class HeadGroup(nn.Module):
@@ -172,18 +163,6 @@ class GroupedAttention(nn.Module):
         if self.mixed:
             y = y.unflatten(-1, (-1, self.head_dim))[:, :, self.place].flatten(2)
         return self.proj_drop(self.proj(y))
-
-    @torch.no_grad()
-    def attention_weights(self, x: Tensor, grid: Grid) -> dict[int, GroupWeights]:
-        """Rate -> softmax(q k^T / sqrt(d)) of its heads. For figures: this holds the whole matrix in memory."""
-        q = split_heads(self.q(x), self.head_dim) * self.head_dim**-0.5
-        found = {}
-        for group in self.groups.values():
-            assert isinstance(group, HeadGroup)
-            k, _, reduced = group.keys_values(x, grid)
-            weights = (q[:, group.heads] @ split_heads(k, self.head_dim).mT).softmax(-1)
-            found[group.rate] = GroupWeights(group.heads, weights, reduced)
-        return found
 
 
 @ATTENTION.register("msa")

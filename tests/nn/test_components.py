@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from attention_reference import attention_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shunted_lab.config.groups import PRESETS
@@ -54,7 +55,7 @@ def test_forward_is_the_weights_times_the_values(rates, grid):
     attn = ssa(rates, dim=8 * len(rates))
     x = torch.randn(2, grid[0] * grid[1], 8 * len(rates))
     out = torch.empty(2, len(rates), x.shape[1], 8)
-    for rate, found in attn.attention_weights(x, grid).items():
+    for rate, found in attention_weights(attn, x, grid).items():
         group = attn.groups[f"r{rate}"]
         assert found.grid == (-(-grid[0] // rate), -(-grid[1] // rate))
         torch.testing.assert_close(found.weights.sum(-1), torch.ones(found.weights.shape[:-1]))
@@ -219,8 +220,9 @@ def test_pooling_is_the_mean_of_the_tokens_that_there_are():
 
 
 def test_no_aggregation_gives_every_head_every_token():
-    weights = ssa([4, 2, 1], aggregation="none").attention_weights(torch.randn(1, 30, 24), (5, 6))
-    assert [found.weights.shape[-1] for found in weights.values()] == [30, 30, 30]
+    attn, x, grid = ssa([4, 2, 1], aggregation="none"), torch.randn(1, 30, 24), (5, 6)
+    assert [group.keys_values(x, grid)[2] for group in attn.groups.values()] == [grid] * 3
+    assert [found.weights.shape[-1] for found in attention_weights(attn, x, grid).values()] == [30, 30, 30]
 
 
 def test_the_gated_layer_costs_about_what_the_others_do():
