@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shunted_lab.nn.aggregation import ConvAggregation, FixedPooling
+from shunted_lab.nn.dwconv import ResidualDWConv
 from shunted_lab.nn.initial import place_seed, seeded
-from shunted_lab.nn.layout import Grid, ResidualDWConv, TokenLinear, to_map, to_tokens
+from shunted_lab.nn.layout import Grid, to_map, to_tokens
+from shunted_lab.nn.linear import Linear
 from shunted_lab.nn.registry import AGGREGATION, ATTENTION, ComponentError, RatesError, Spec
 
 torch.fx.wrap("enlarge")  # branches on the grid: a leaf for torch.fx
@@ -69,7 +71,7 @@ class HeadGroup(nn.Module):
         self.head_dim = head_dim
         self.rate = rate
         self.aggregation = aggregation
-        self.kv = TokenLinear(dim, 2 * width, bias=bias)
+        self.kv = Linear(dim, 2 * width, bias=bias)
         self.enhances_values = local == "values"
         self.enhances_output = local == "output"
         self.local: nn.Module = nn.Identity()
@@ -135,7 +137,7 @@ class GroupedAttention(nn.Module):
         self.head_dim = dim // num_heads
         self.rates = spread_rates(rates, num_heads)
         self.attn_drop = attn_drop
-        self.q = TokenLinear(dim, dim, bias=qkv_bias)
+        self.q = Linear(dim, dim, bias=qkv_bias)
         # Named by rate, not by place: variants that share a rate are paired by parameter name.
         self.groups = nn.ModuleDict()
         self.order: list[int] = []  # heads, group by group
@@ -146,7 +148,7 @@ class GroupedAttention(nn.Module):
         self.place = [self.order.index(head) for head in range(num_heads)]  # head -> its place in `order`
         self.sizes = [self.rates.count(rate) for rate in dict.fromkeys(self.rates)]
         self.mixed = self.order != sorted(self.order)
-        self.proj = TokenLinear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:

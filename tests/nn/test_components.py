@@ -7,9 +7,10 @@ from attention_reference import attention_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shunted_lab.config.groups import PRESETS
-from shunted_lab.nn import AGGREGATION, MLP, PATCH_EMBED, ComponentError, Pyramid, init_weights, layout
+from shunted_lab.nn import AGGREGATION, MLP, PATCH_EMBED, ComponentError, Pyramid, init_weights, linear
 from shunted_lab.nn.attention import SSA, spread_rates
-from shunted_lab.nn.layout import ResidualDWConv, TokenLinear
+from shunted_lab.nn.dwconv import ResidualDWConv
+from shunted_lab.nn.linear import Linear
 from shunted_lab.nn.pyramid import DropPath
 
 LITE = PRESETS["model"]["shunted_lite"].options()
@@ -167,10 +168,10 @@ def test_the_residual_convolution_is_the_sum_as_written(dtype):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_compiled_linear_layer_is_a_convolution_with_the_same_numbers(bias, batch, monkeypatch):
-    layer, x = TokenLinear(24, 40, bias=bias), torch.randn(batch, 35, 24)
+    layer, x = Linear(24, 40, bias=bias), torch.randn(batch, 35, 24)
     with torch.no_grad(), torch.profiler.profile() as profile:
         plain = layer(x)
-        monkeypatch.setattr(layout, "_compiles_inference", lambda: True)
+        monkeypatch.setattr(linear, "_compiles_inference", lambda: True)
         torch.testing.assert_close(layer(x), plain, rtol=1e-5, atol=1e-5)
         assert layer(x).is_contiguous() and layer(x.double().float()).shape == (batch, 35, 40)
     assert "aten::conv2d" in {event.key for event in profile.key_averages()}
