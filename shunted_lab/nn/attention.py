@@ -120,6 +120,9 @@ class GroupedAttention(nn.Module):
         ComponentError: for rates or heads that do not fit.
     """
 
+    to_groups: Tensor | None  # (h,) heads, group by group
+    from_groups: Tensor | None  # (h,) head -> its place in `to_groups`
+
     def __init__(
         self,
         dim: int,
@@ -140,31 +143,41 @@ class GroupedAttention(nn.Module):
         self.q = Linear(dim, dim, bias=qkv_bias)
         # Named by rate, not by place: variants that share a rate are paired by parameter name.
         self.groups = nn.ModuleDict()
-        self.order: list[int] = []  # heads, group by group
         for rate in dict.fromkeys(self.rates):
             heads = [head for head, r in enumerate(self.rates) if r == rate]
-            self.order += heads
             self.groups[f"r{rate}"] = HeadGroup(dim, self.head_dim, heads, rate, qkv_bias, aggregate(rate), local)
-        self.place = [self.order.index(head) for head in range(num_heads)]  # head -> its place in `order`
-        self.sizes = [self.rates.count(rate) for rate in dict.fromkeys(self.rates)]
-        self.mixed = self.order != sorted(self.order)
+        self.group_sizes = [self.rates.count(rate) for rate in dict.fromkeys(self.rates)]
+        # Where rates interleave, as in [2, 1, 2, 1], heads are sorted by group before attention and back afterwards.
+        order = self._grouped_heads()
+        mixed = order != sorted(order)
+        self.register_buffer("to_groups", torch.tensor(order) if mixed else None, persistent=False)
+        self.register_buffer("from_groups", torch.tensor(order).argsort() if mixed else None, persistent=False)
         self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
         q = split_heads(self.q(x), self.head_dim)  # (B, h, N, d)
-        if self.mixed:
-            q = q[:, self.order]
-        parts = q.split(self.sizes, dim=1)
+        if self.to_groups is not None:
+            q = q[:, self.to_groups]
+        parts = q.split(self.group_sizes, dim=1)
         dropout = self.attn_drop if self.training else 0.0
         outs = []
         for i, group in enumerate(self.groups.values()):
             outs.append(group(parts[i], x, grid, dropout))
         y = outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)  # (B, N, C)
-        if self.mixed:
-            y = y.unflatten(-1, (-1, self.head_dim))[:, :, self.place].flatten(2)
+        if self.from_groups is not None:
+            y = y.unflatten(-1, (-1, self.head_dim))[:, :, self.from_groups].flatten(2)
         return self.proj_drop(self.proj(y))
+
+    def reset_parameters(self) -> None:
+        """Compute the buffers, which no state dict has, after `to_empty`. Parameters belong to the layers inside."""
+        if self.to_groups is not None and self.from_groups is not None:
+            self.to_groups.copy_(torch.tensor(self._grouped_heads(), device="cpu"))
+            self.from_groups.copy_(self.to_groups.argsort())
+
+    def _grouped_heads(self) -> list[int]:
+        return [head for rate in dict.fromkeys(self.rates) for head, r in enumerate(self.rates) if r == rate]
 
 
 @ATTENTION.register("msa")

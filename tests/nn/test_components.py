@@ -84,6 +84,40 @@ def test_heads_keep_their_place_when_rates_interleave():
     torch.testing.assert_close(mixed(x, (5, 6)), sorted_(x, (5, 6)))
 
 
+MIXED = [2, 1, 2, 1]
+
+
+def test_the_order_of_mixed_heads_is_a_buffer_that_no_state_dict_has():
+    mixed, plain = ssa(MIXED, dim=32), ssa([2, 2, 1, 1], dim=32)
+    assert not list(plain.named_buffers()) and mixed.state_dict().keys() == plain.state_dict().keys()
+    assert {name: b.tolist() for name, b in mixed.named_buffers()} == {
+        "to_groups": [0, 2, 1, 3],
+        "from_groups": [0, 2, 1, 3],
+    }
+    with torch.device("meta"):
+        attn, x = ssa(MIXED, dim=32), torch.randn(2, 30, 32)
+    assert attn(x, (5, 6)).device.type == "meta"  # no tensor of another device takes part
+
+
+def test_the_order_of_mixed_heads_is_computed_again_after_to_empty():
+    with torch.device("meta"):
+        model = Pyramid(**LITE | {"rates": [[1], [1], [3, 2, 1, 3, 2, 1, 3, 1], [1]]}, num_classes=9)
+    model = model.to_empty(device="cpu")
+    for buffer in model.buffers():
+        buffer.zero_()
+    model.init_weights(0)
+    expected = lite(rates=[[1], [1], [3, 2, 1, 3, 2, 1, 3, 1], [1]]).eval()
+    assert [name for name, _ in model.named_buffers()] == [name for name, _ in expected.named_buffers()]
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(model.eval()(x), expected(x))
+
+
+def test_mixed_rates_are_exported_to_onnx():
+    pytest.importorskip("onnxscript")
+    program = torch.onnx.export(ssa(MIXED, dim=32), (torch.randn(2, 30, 32), (5, 6)), dynamo=True, verbose=False)
+    assert program is not None
+
+
 def test_parameter_names_follow_the_rate_and_not_the_order():
     shapes = [{k: v.shape for k, v in ssa(rates, dim=32).state_dict().items()} for rates in ([4, 2], [2, 4])]
     assert shapes[0] == shapes[1]
