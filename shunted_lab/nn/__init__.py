@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from shunted_lab.nn.check import check_component
     from shunted_lab.nn.cost import Cost, Speed
     from shunted_lab.nn.count import count_cost, count_parts
-    from shunted_lab.nn.initial import init_weights
+    from shunted_lab.nn.initial import build_seeded, init_weights
     from shunted_lab.nn.pyramid import Pyramid
     from shunted_lab.nn.registry import AGGREGATION, ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED, ComponentError
     from shunted_lab.nn.speed import device_name, measure
@@ -27,6 +27,7 @@ __all__ = [
     "Cost",
     "Pyramid",
     "Speed",
+    "build_seeded",
     "check_component",
     "count_cost",
     "count_parts",
@@ -38,7 +39,7 @@ _NAMES = {  # module -> what is taken from it
     "check": ["check_component"],
     "cost": ["Cost", "Speed"],
     "count": ["count_cost", "count_parts"],
-    "initial": ["init_weights"],
+    "initial": ["build_seeded", "init_weights"],
     "pyramid": ["Pyramid"],
     "registry": ["AGGREGATION", "ATTENTION", "DOWNSAMPLE", "MLP", "PATCH_EMBED", "ComponentError"],
     "speed": ["device_name", "measure"],
