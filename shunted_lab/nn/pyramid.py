@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from shunted_lab.nn.attention import spread_rates
+from shunted_lab.nn.components import ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED
 from shunted_lab.nn.initial import backbone_seed, init_weights, place_seed, seeded
 from shunted_lab.nn.layout import Grid, to_map, to_tokens
-from shunted_lab.nn.registry import ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED, ComponentError, RatesError, Spec
+from shunted_lab.nn.registry import ComponentError, RatesError, Spec
 
 torch.fx.wrap("check_size")  # branches on the size: a leaf for torch.fx
 
