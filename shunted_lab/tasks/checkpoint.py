@@ -17,7 +17,7 @@ import torch
 from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.nn import Pyramid
-from shunted_lab.nn.official import Checkpoint, CheckpointError, load_official, read_checkpoint
+from shunted_lab.nn.weights import Checkpoint, CheckpointError, load_weights, read_checkpoint
 from shunted_lab.tasks.model import build_model
 
 BY_NAME = "matched by name"
@@ -63,7 +63,7 @@ def load_model(config: ModelConfig, file: Path, class_names: Sequence[str] | Non
 
     Args:
         file: a `.ckpt` of Lightning, whose `state_dict` is taken (the averages, where weights were averaged), or what
-            `nn.official.load_official` knows.
+            `nn.weights.load_weights` knows.
         class_names: the classes of the data in the order of their labels, which the rows of the head are put into; None
             takes the head as it is.
 
@@ -80,7 +80,7 @@ def load_model(config: ModelConfig, file: Path, class_names: Sequence[str] | Non
         checkpoint, classes = _ordered(checkpoint, class_names)
     net = build_model(config, checkpoint.num_classes)
     try:
-        load_official(net, checkpoint.state_dict, head="required")
+        load_weights(net, checkpoint.state_dict, head="required")
     except CheckpointError as error:
         reason = str(error).removeprefix("the state dict ")
         raise ConfigError(f"checkpoint: {file} {reason.replace('the model', config.name, 1)}") from None
@@ -101,10 +101,10 @@ def load_initial(net: Pyramid, file: str | Path, class_names: Sequence[str]) -> 
     difference = _difference(checkpoint, class_names)
     try:
         if difference is not None:
-            load_official(net, checkpoint.state_dict, head="ignored")
+            load_weights(net, checkpoint.state_dict, head="ignored")
             return InitialWeights(checkpoint.entry, True, f"it {difference}")
         checkpoint, matched = _ordered(checkpoint, class_names)
-        load_official(net, checkpoint.state_dict, head="required")
+        load_weights(net, checkpoint.state_dict, head="required")
         return InitialWeights(checkpoint.entry, False, matched)
     except CheckpointError as error:
         reason = str(error).removeprefix("the state dict ")
