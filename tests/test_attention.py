@@ -13,7 +13,7 @@ from shunted_lab import attention
 from shunted_lab.config.compose import compose
 from shunted_lab.data.earth.datasets import STATS
 from shunted_lab.nn import Pyramid, init_weights
-from shunted_lab.nn.official import published_names
+from shunted_lab.nn.weights import published_names
 from shunted_lab.study.folder import describe
 from shunted_lab.study.plan import data_facts, plan_runs
 from shunted_lab.tasks.pictures import attention_sheet, highlighted, predicted_sheet, to_pixels

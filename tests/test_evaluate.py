@@ -26,7 +26,7 @@ from shunted_lab.data.earth.tiles import CLASS_NAMES
 from shunted_lab.data.splits import CIFAR, IMAGENET
 from shunted_lab.evaluate import EvaluateConfig, compose_evaluate
 from shunted_lab.nn import Pyramid, init_weights
-from shunted_lab.nn.official import published_names
+from shunted_lab.nn.weights import published_names
 from shunted_lab.report.statistics import wilson
 from shunted_lab.study.folder import describe, find_checkpoint, load_run
 from shunted_lab.study.plan import data_facts, plan_runs

@@ -17,7 +17,7 @@ import torch
 from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.config.task import TaskConfig
-from shunted_lab.nn.official import Checkpoint, CheckpointError, load_official, read_checkpoint
+from shunted_lab.nn.weights import Checkpoint, CheckpointError, load_weights, read_checkpoint
 from shunted_lab.tasks.model import build_model
 
 BY_NAME = "matched by name"
@@ -65,7 +65,7 @@ def load_model(
 
     Args:
         file: a `.ckpt` of Lightning, whose `state_dict` is taken (the averages, where weights were averaged), or what
-            `nn.official.load_official` knows.
+            `nn.weights.load_weights` knows.
         class_names: the classes of the data in the order of their labels, which the rows of the head are put into; None
             takes the head as it is.
         task: whose network it is; None is the model by itself.
@@ -84,7 +84,7 @@ def load_model(
     rows = checkpoint.num_classes
     net: Any = build_model(config, rows) if task is None else task.build(config, rows)
     try:
-        load_official(net, checkpoint.state_dict, head="required")
+        load_weights(net, checkpoint.state_dict, head="required")
     except CheckpointError as error:
         reason = str(error).removeprefix("the state dict ")
         raise ConfigError(f"checkpoint: {file} {reason.replace('the model', config.name, 1)}") from None
@@ -105,10 +105,10 @@ def load_initial(net: Any, file: str | Path, class_names: Sequence[str]) -> Init
     difference = _difference(checkpoint, class_names)
     try:
         if difference is not None:
-            load_official(net, checkpoint.state_dict, head="ignored")
+            load_weights(net, checkpoint.state_dict, head="ignored")
             return InitialWeights(checkpoint.entry, True, f"it {difference}")
         checkpoint, matched = _ordered(checkpoint, class_names)
-        load_official(net, checkpoint.state_dict, head="required")
+        load_weights(net, checkpoint.state_dict, head="required")
         return InitialWeights(checkpoint.entry, False, matched)
     except CheckpointError as error:
         reason = str(error).removeprefix("the state dict ")

@@ -20,8 +20,7 @@ from shunted_lab.config.run import RunConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.module import ImageData
 from shunted_lab.data.splits import stats_of
-from shunted_lab.nn import device_name, init_weights
-from shunted_lab.nn.initial import seeded
+from shunted_lab.nn import build_seeded, device_name
 from shunted_lab.tasks.atomic import AtomicCheckpoints
 from shunted_lab.tasks.averaging import Averages
 from shunted_lab.tasks.base import TaskModule
@@ -161,9 +160,7 @@ def make_module(config: RunConfig, class_names: Sequence[str], weights: bool = T
         class_names: the classes of the data in the order of their labels.
         weights: read `model.checkpoint`; a run that is resumed from a checkpoint of its own does not need it.
     """
-    with seeded(str(config.seed)):
-        net = config.task.build(config.model, len(class_names))
-    init_weights(net, config.seed)
+    net = build_seeded(lambda: config.task.build(config.model, len(class_names)), config.seed)
     initial = None
     if weights and config.model.checkpoint is not None:
         initial = load_initial(net, config.model.checkpoint, class_names).note()

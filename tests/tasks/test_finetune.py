@@ -20,7 +20,7 @@ from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data.earth.tiles import CLASS_NAMES
 from shunted_lab.nn import Pyramid, init_weights
-from shunted_lab.nn.official import published_names
+from shunted_lab.nn.weights import published_names
 from shunted_lab.run import main
 from shunted_lab.tasks.callbacks import Stopped
 from shunted_lab.tasks.listener import RunListener
