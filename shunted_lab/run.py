@@ -99,9 +99,9 @@ def run(experiment: Experiment, overrides: list[str]) -> int:
     if config.search is not None:
         return _search(experiment, overrides, console)
     if config.confirm is not None:
-        from shunted_lab.study.confirm import take_the_best
+        from shunted_lab.study.confirm import with_best_trials
 
-        experiment = take_the_best(experiment, overrides)
+        experiment = with_best_trials(experiment, overrides)
     plan = _make_plan(experiment, console)
     return 0 if config.plan_only else _carry_out(plan, overrides, console)
 

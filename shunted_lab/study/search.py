@@ -189,7 +189,9 @@ class Search:
         flat = store.flatten(dataclasses.asdict(self.base))
         varied = ["model.rates" if key.startswith("rates[") else key for key in self.space.distributions]
         flat |= {f"sources.{name}": value for name, value in sources_of(with_weights(self.base)).items()}
-        return {k: v for k, v in flat.items() if store.matters(k) and not any(k.startswith(key) for key in varied)}
+        return {
+            k: v for k, v in flat.items() if store.affects_result(k) and not any(k.startswith(key) for key in varied)
+        }
 
 
 def _with_objectives(config: SearchConfig, experiment: Experiment) -> SearchConfig:
@@ -242,7 +244,7 @@ class SearchQueue(Queue):
         """How many points are still to be tried."""
         return max(0, self.search.config.trials - len(tried(self._trials())))
 
-    def stock(self) -> None:
+    def enqueue_ahead(self) -> None:
         """The next point may depend on a result that is still to come: none is queued ahead."""
 
     @patient
@@ -274,7 +276,7 @@ class SearchQueue(Queue):
         """A point that was interrupted, or that failed and may be tried again."""
         for fingerprint, trials in known.items():
             over = all(t.state == TrialState.FAIL for t in trials)
-            if over and fingerprint not in self._failed and self._may(trials):
+            if over and fingerprint not in self._failed and self._has_attempts_left(trials):
                 return trials[-1].params
         return None
 

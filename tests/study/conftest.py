@@ -14,8 +14,8 @@ from optuna.trial import TrialState
 from shunted_lab.config.compose import compose
 from shunted_lab.nn import Cost
 from shunted_lab.study import launch, plan, store, worker
+from shunted_lab.study.assignment import Slot
 from shunted_lab.study.launch import Launcher
-from shunted_lab.study.order import Slot
 from shunted_lab.study.queue import Queue
 from shunted_lab.tasks.callbacks import Stopped
 

@@ -15,8 +15,8 @@ from shunted_lab.config.compose import compose
 from shunted_lab.config.launch import LaunchConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.study import slurm, worker
+from shunted_lab.study.assignment import Assignment, origin
 from shunted_lab.study.launch import plan_slots
-from shunted_lab.study.order import Order, origin
 from shunted_lab.tasks.callbacks import Stopped
 from shunted_lab.tasks.listener import RunListener
 
@@ -194,10 +194,10 @@ def run_of(folder, *words):
 def test_a_run_over_two_nodes_measures_what_one_process_does(tmp_path, two_nodes, monkeypatch):
     monkeypatch.setenv("SRUN_WARNS", "1")
     link = Follows()
-    two = worker.execute_apart(Order(run_of(tmp_path / "two", "launch.nodes_per_run=2"), {}, origin()), link)
+    two = worker.execute_apart(Assignment(run_of(tmp_path / "two", "launch.nodes_per_run=2"), {}, origin()), link)
     words = "--nodes=2 --ntasks=2 --ntasks-per-node=1 --overlap --cpu-bind=none --kill-on-bad-exit=1 --cpus-per-task=3"
     assert two_nodes.read_text() == words and link.heard == [0, 1]
-    one = worker.execute(Order(run_of(tmp_path / "one"), {}, origin()))
+    one = worker.execute(Assignment(run_of(tmp_path / "one"), {}, origin()))
     assert (one["devices"], two["devices"]) == (1, 2)
     for name in ("val/loss", "test/loss"):
         assert two["metrics"][name] == pytest.approx(one["metrics"][name], rel=1e-3), name
@@ -207,10 +207,10 @@ def test_a_run_over_two_nodes_measures_what_one_process_does(tmp_path, two_nodes
 def test_a_run_over_two_nodes_stops_with_a_checkpoint_and_goes_on(tmp_path, two_nodes):
     run = run_of(tmp_path, "launch.nodes_per_run=2", "recipe.epochs=3")
     with pytest.raises(Stopped):
-        worker.execute_apart(Order(run, {}, origin()), Follows(until=1))
+        worker.execute_apart(Assignment(run, {}, origin()), Follows(until=1))
     assert (run.folder / "checkpoints" / "last.ckpt").exists() and not (run.folder / "result.json").exists()
     link = Follows()
-    assert worker.execute_apart(Order(run, {}, origin()), link)["devices"] == 2
+    assert worker.execute_apart(Assignment(run, {}, origin()), link)["devices"] == 2
     assert link.heard[-1] == 2 and 0 not in link.heard
 
 

@@ -173,7 +173,7 @@ def test_weights_that_came_later_make_another_run(weights, tmp_path, capsys):
 
 
 def test_weights_that_change_after_the_plan_are_refused(weights, tmp_path):
-    from shunted_lab.study.order import Order
+    from shunted_lab.study.assignment import Assignment
     from shunted_lab.study.plan import data_facts, plan_runs
     from shunted_lab.study.worker import execute
 
@@ -183,7 +183,7 @@ def test_weights_that_change_after_the_plan_are_refused(weights, tmp_path):
     run = plan_runs(experiment, data_facts(experiment))[0]
     Path(file).write_bytes(b"another")
     with pytest.raises(ConfigError, match=r"^model\.checkpoint: .*ckpt\.pth is gone or has changed since the plan"):
-        execute(Order(run, {}, {}, False))
+        execute(Assignment(run, {}, {}, False))
 
 
 # --- rates by layer --------------------------------------------------------------------------------------------------

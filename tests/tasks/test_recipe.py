@@ -17,8 +17,8 @@ from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.earth.tiles import CLASS_NAMES
+from shunted_lab.tasks.base import TaskModule
 from shunted_lab.tasks.callbacks import Stopped
-from shunted_lab.tasks.classification import Classification
 from shunted_lab.tasks.device import check_precision, find_device, supports
 from shunted_lab.tasks.divergence import EVERY, Diverged
 from shunted_lab.tasks.history import read_history
@@ -313,7 +313,7 @@ def test_a_run_stops_between_steps_and_not_between_parts(tmp_path):
 def test_sigterm_ends_a_run_with_a_checkpoint_from_which_it_goes_on(tmp_path, monkeypatch):
     """As a cluster sends it that takes a node away: to every process, whoever follows the run."""
     train(config(*SHORT), tmp_path / "whole")
-    real, count = Classification.training_step, [0]
+    real, count = TaskModule.training_step, [0]
 
     def step(self, batch, index):
         count[0] += 1
@@ -321,7 +321,7 @@ def test_sigterm_ends_a_run_with_a_checkpoint_from_which_it_goes_on(tmp_path, mo
             os.kill(os.getpid(), signal.SIGTERM)
         return real(self, batch, index)
 
-    monkeypatch.setattr(Classification, "training_step", step)
+    monkeypatch.setattr(TaskModule, "training_step", step)
     with pytest.raises(Stopped):
         train(config(*SHORT), tmp_path / "stopped")
     assert saved(tmp_path / "stopped", "stopped.ckpt")["batches_of_epoch"] == 2
@@ -385,14 +385,14 @@ def test_a_run_with_averages_goes_on_bit_for_bit(tmp_path, select):
 
 def poison(monkeypatch, at: int, value: float) -> None:
     """The loss of the n-th training batch becomes `value`."""
-    real, count = Classification.training_step, [0]
+    real, count = TaskModule.training_step, [0]
 
     def step(self, batch, index):
         loss = real(self, batch, index)
         count[0] += 1
         return loss * value if count[0] == at else loss
 
-    monkeypatch.setattr(Classification, "training_step", step)
+    monkeypatch.setattr(TaskModule, "training_step", step)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
