@@ -88,7 +88,8 @@ class RunConfig:
         if isinstance(data, ScalesConfig):
             data = dataclasses.replace(data, train_images=64, val_images=32, test_images=32)
         recipe = dataclasses.replace(self.recipe, epochs=1, warmup_epochs=0.0, limit_batches=2)
-        launch = dataclasses.replace(self.launch, keep="none") if self.launch.keep == "auto" else self.launch
+        keep = "none" if self.launch.keep == "auto" else self.launch.keep
+        launch = dataclasses.replace(self.launch, keep=keep, pictures=False)
         return dataclasses.replace(self, data=data, recipe=recipe, launch=launch)
 
     def fingerprint(self, data_identity: str, sources: Mapping[str, str]) -> str:

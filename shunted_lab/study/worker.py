@@ -114,10 +114,10 @@ def serve(connection: Connection, slot: Slot) -> None:
             while not connection.poll(1):
                 if not _launcher_lives():
                     return
-            order = connection.recv()
+            assignment = connection.recv()
         except (EOFError, OSError):
             return
-        if order == "stop":
+        if assignment == "stop":
             return
         _use_threads(assignment, slot.threads or all_threads)
         answer = _attempt(assignment, connection)

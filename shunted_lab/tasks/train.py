@@ -83,7 +83,8 @@ def train(
     if trainer.is_global_zero:
         evidence = module.evidence()
         evidence.write(folder)
-        log_pictures(trainer, module, data, evidence, stats_of(config.data))
+        if config.launch.pictures:
+            log_pictures(trainer, module, data, evidence, stats_of(config.data))
         log_options(trainer, config, metrics)
     return {
         "metrics": metrics,
