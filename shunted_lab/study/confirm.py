@@ -11,7 +11,8 @@ from shunted_lab.config.variants import VARIED
 from shunted_lab.output.quantities import counted
 from shunted_lab.study import store
 from shunted_lab.study.plan import data_facts
-from shunted_lab.study.search import Search, asked_for, best, tried
+from shunted_lab.study.search import Search
+from shunted_lab.study.trials import asked_for, best, tried
 
 
 def with_best_trials(experiment: Experiment, given: Sequence[str] = ()) -> Experiment:

@@ -21,9 +21,10 @@ from shunted_lab.output.quantities import counted
 from shunted_lab.output.streams import forgive
 from shunted_lab.study import store
 from shunted_lab.study.folder import TRACEBACK, Run, load_run, read_result
-from shunted_lab.study.search import SEARCH, TRIALS
+from shunted_lab.study.search import SEARCH
 from shunted_lab.study.space import Space
 from shunted_lab.study.storage import FILE, make_storage
+from shunted_lab.study.trials import TRIALS
 
 
 def rebuild(folder: Path, url: str | None = None) -> dict[str, int]:

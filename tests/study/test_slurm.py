@@ -13,7 +13,7 @@ from conftest import experiment_of, planned
 from shunted_lab.config.compose import compose
 from shunted_lab.config.launch import LaunchConfig
 from shunted_lab.config.schema import ConfigError
-from shunted_lab.study import slurm, worker
+from shunted_lab.study import apart, slurm, worker
 from shunted_lab.study.assignment import Assignment, origin
 from shunted_lab.study.launch import plan_slots
 from shunted_lab.tasks.callbacks import Stopped
@@ -238,7 +238,7 @@ def test_nodes_that_are_not_there_are_refused(monkeypatch):
     for name in ("NODE_RANK", "SLURM_NODEID"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigError, match=r"launch\.nodes_per_run: 2 nodes each need NODE_RANK, MASTER_ADDR and"):
-        worker._join_nodes(2)
+        apart.join_nodes(2)
 
 
 WARNED = """
