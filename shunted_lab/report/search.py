@@ -79,14 +79,14 @@ def rows_of(search: Search, study: Study | None) -> list[FrozenTrial]:
     return [*base, *(t for t in top if t not in base)]
 
 
-def load_search(words: Sequence[str]) -> tuple[Search, Study | None, Config]:
+def load_search(overrides: Sequence[str]) -> tuple[Search, Study | None, Config]:
     """The search of a command's overrides, as it is now. Nothing is trained or written.
 
     Raises:
         ConfigError: for overrides that do not compose, an experiment that is not a search, and a study that was made
             for another search.
     """
-    experiment = compose(list(words))
+    experiment = compose(list(overrides))
     if experiment.config.search is None:
         raise ConfigError(f"experiment: {experiment.config.name} is not a search")
     search = Search(experiment, next(iter(data_facts(experiment).values())))

@@ -175,15 +175,15 @@ def _measured(run: Run, classes: int) -> dict[str, float]:
     return found
 
 
-def main(words: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Train the run of one folder. Returns the exit status: 0, 1 for a mistake, 75 stopped, 76 pruned."""
     forgive()
-    words = sys.argv[1:] if words is None else words
-    if len(words) != 1 or words[0].startswith("-"):
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if len(arguments) != 1 or arguments[0].startswith("-"):
         print(__doc__, file=sys.stderr)
-        return 0 if {"-h", "--help"} & set(words) else 1
+        return 0 if {"-h", "--help"} & set(arguments) else 1
     try:
-        assignment = _assignment(Path(expand(words[0])))
+        assignment = _assignment(Path(expand(arguments[0])))
         _use_threads(assignment)
         join_nodes(assignment.run.config.launch.nodes_per_run)
         listener = listener_of_parent()
