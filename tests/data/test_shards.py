@@ -173,7 +173,7 @@ def test_an_interrupted_conversion_goes_on_and_writes_the_same(source, finished,
         written.append(shard.name)
         write(file, shard, contents)
 
-    monkeypatch.setattr(shards, "_write_tar", stops)
+    monkeypatch.setattr(command, "_write_tar", stops)
     words = [f"data.root={source}", f"out={out}", f"shard_mb={SMALL}"]
     assert command.main(words) == 130 and "stopped; the same command resumes" in capsys.readouterr().err
     assert len(list(out.glob("*.tar"))) == 3 and not (out / tars.INDEX).exists()
@@ -183,7 +183,7 @@ def test_an_interrupted_conversion_goes_on_and_writes_the_same(source, finished,
         with pytest.raises(ConfigError, match=r"^out: '.*/out' holds an unfinished conversion of '.*' with other"):
             convert(source, out, change)
     kept, again = list(written), []
-    monkeypatch.setattr(shards, "_write_tar", lambda *args: (again.append(args[1].name), write(*args)))
+    monkeypatch.setattr(command, "_write_tar", lambda *args: (again.append(args[1].name), write(*args)))
     convert(source, out)
     assert set(again) & set(kept) == {kept[1]}
     assert files(out) == files(finished)
@@ -192,7 +192,7 @@ def test_an_interrupted_conversion_goes_on_and_writes_the_same(source, finished,
 def test_an_unfinished_conversion_of_other_images_is_refused(tmp_path, monkeypatch):
     source = photos(tmp_path / "in", train=3, val=1)
     with monkeypatch.context() as patched, pytest.raises(RuntimeError):
-        patched.setattr(shards, "_write_tar", lambda *_: (_ for _ in ()).throw(RuntimeError))
+        patched.setattr(command, "_write_tar", lambda *_: (_ for _ in ()).throw(RuntimeError))
         convert(source, tmp_path / "out")
     (source / "train" / "cat" / "0.jpg").unlink()
     with pytest.raises(ConfigError, match=r"^out: .* unfinished conversion of '.*/in' with other images or options"):
@@ -216,7 +216,7 @@ def test_two_conversions_do_not_write_into_one_folder(source, tmp_path, monkeypa
             convert(source, tmp_path / "out")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shards, "_write_tar", second)
+    monkeypatch.setattr(command, "_write_tar", second)
     with pytest.raises(KeyboardInterrupt):
         convert(source, tmp_path / "out")
 
@@ -256,7 +256,7 @@ def test_too_few_classes_or_images_are_refused(tmp_path, monkeypatch, counts, me
             for number in range(count):
                 Image.new("RGB", (8, 8)).save(tmp_path / "in" / split / name / f"{number}.png")
     with monkeypatch.context() as patched:
-        patched.setattr(shards, "check_data", lambda data: DataFacts(()))  # as if another version had written them
+        patched.setattr(command, "check_data", lambda data: DataFacts(()))  # as if another version had written them
         convert(tmp_path / "in", tmp_path / "out")
     refused(config_of(tmp_path / "out"), message)
 
@@ -277,9 +277,9 @@ def test_corrupt_images_are_refused_with_their_paths(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("data=cifar100", r"^data: 'cifar100' cannot be converted; choices: folder, imagenet, inat2018, inat"),
-        ("data=shards", r"^data: 'shards' cannot be converted"),
-        ("data=earth", r"^data: 'earth' cannot be converted"),
+        ("data=cifar100", r"^data: 'cifar100' is not known; choices: folder, imagenet, inat2018, inat2019$"),
+        ("data=shards", r"^data: 'shards' is not known; choices: folder, imagenet, inat2018, inat2019$"),
+        ("data=earth", r"^data: 'earth' is not known; choices: folder, imagenet, inat2018, inat2019$"),
         ("data=flders", r"^data: 'flders' is not known; did you mean"),
         ("data.root=x", r"^out: has no value; give it as out=\.\.\.$"),
         ("data.root=x out=y shard_mb=0", r"^shard_mb: 0\.0 is not above 0$"),
@@ -498,9 +498,7 @@ def test_a_label_that_is_no_class_is_refused(copied, label):
 
 
 def test_a_folder_of_images_is_not_taken_for_shards(source):
-    refused(
-        config_of(source), r"^data\.root: .*/shards\.json is absent; data=shards expects .*shunted_lab\.data\.shards"
-    )
+    refused(config_of(source), r"^data\.root: .*/shards\.json is absent; data=shards expects .*shunted_lab\.convert")
     with pytest.raises(ConfigError, match=r"^data\.mix_shards: 0 is too small: at least 1$"):
         config_of(source, mix_shards=0)
     with pytest.raises(ConfigError, match=r"^data\.cache_gb: 0 is not above 0$"):
