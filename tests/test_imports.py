@@ -1,11 +1,14 @@
 """Imports point one way (commands, report, study, tasks, data, config), and heavy libraries are imported late."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from shunted_lab.config.groups import DATA_SETS
 
 PACKAGE = Path(__file__).parents[1] / "shunted_lab"
 HEAVY = {"torch", "lightning", "timm", "torchvision", "torchmetrics", "optuna", "pandas", "scipy"}
@@ -79,6 +82,18 @@ def test_no_module_imports_itself_through_others():
     assert left == {}  # what is left imports each other
 
 
+def test_no_module_of_data_imports_itself_through_others_not_even_inside_a_function():
+    files = {path: path.relative_to(PACKAGE.parent).with_suffix("").parts for path in (PACKAGE / "data").rglob("*.py")}
+    modules = {".".join(parts).removesuffix(".__init__"): _imports(path) for path, parts in files.items()}
+    left = {
+        name: {module for module in modules if module in used or any(one.rpartition(".")[0] == module for one in used)}
+        for name, used in modules.items()
+    }
+    while free := {name for name, used in left.items() if not used}:
+        left = {name: used - free for name, used in left.items() if name not in free}
+    assert left == {}  # what is left imports each other
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -93,11 +108,28 @@ def test_no_module_imports_itself_through_others():
         "shunted_lab.data",
         "shunted_lab.data.evaluated",
         "shunted_lab.data.image_splits",
+        "shunted_lab.data.shards.reader",
         "shunted_lab.convert",
-        "shunted_lab.data.tars",
     ],
 )
 def test_nothing_heavy_is_imported_before_the_configuration_has_passed(module):
     code = f"import sys, {module}; print(*sorted({HEAVY} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert found == []
+
+
+@pytest.mark.parametrize("path", DATA_SETS.values())
+def test_a_data_set_is_registered_without_importing_anything_heavy(path):
+    """Every `--help` imports all data sets."""
+    heavy = HEAVY | {"numpy", "PIL", "fsspec"}
+    module = path.rpartition(".")[0]
+    code = f"import sys, {module}; print(*sorted({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert found == []
+
+
+def test_only_the_module_of_a_data_set_knows_its_class():
+    names = "|".join(path.rpartition(".")[2] for path in DATA_SETS.values())
+    asks = re.compile(rf"isinstance\([^)]*\b({names})\b")
+    found = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if asks.search(path.read_text())}
+    assert found <= {"tasks/__init__.py", "tasks/train.py"}

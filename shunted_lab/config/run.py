@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shunted_lab.config.data import DataConfig, ScalesConfig
+from shunted_lab.config.data import DataConfig
 from shunted_lab.config.launch import LaunchConfig
 from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.recipe import RecipeConfig
@@ -28,17 +28,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         self._check_batch()
-        if not isinstance(self.data, ScalesConfig):
-            return
-        for name in ("mixup", "cutmix", "random_resized_crop", "rand_augment", "color_jitter", "random_erasing"):
-            value = getattr(self.recipe, name)
-            require(not value, f"recipe.{name}", value, "would cut or hide objects of data=scales; take recipe=lite")
-        require(
-            self.recipe.repeated_aug == 1,
-            "recipe.repeated_aug",
-            self.recipe.repeated_aug,
-            "is not supported for data=scales",
-        )
+        self.data.check_recipe(self.recipe)
 
     def _check_batch(self) -> None:
         """Refuse a batch that its devices and parts do not divide, or whose parts are too small to be mixed."""
@@ -72,12 +62,9 @@ class RunConfig:
         """The same run, cut down until it only shows that everything works."""
         parts = self.launch.parts
         size = min(self.data.batch_size, max(16 // parts, 2) * parts)
-        data: DataConfig = dataclasses.replace(self.data, batch_size=size)
-        if isinstance(data, ScalesConfig):
-            data = dataclasses.replace(data, train_images=64, val_images=32, test_images=32)
         recipe = dataclasses.replace(self.recipe, epochs=1, warmup_epochs=0.0, limit_batches=2)
         launch = dataclasses.replace(self.launch, keep="none") if self.launch.keep == "auto" else self.launch
-        return dataclasses.replace(self, data=data, recipe=recipe, launch=launch)
+        return dataclasses.replace(self, data=self.data.smoke(size), recipe=recipe, launch=launch)
 
     def fingerprint(self, data_identity: str, sources: Mapping[str, str]) -> str:
         """16 hex digits over all that can change the result: everything but paths, workers, devices and labels.

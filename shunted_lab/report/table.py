@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shunted_lab.config.data import ScalesConfig
 from shunted_lab.config.experiment import Config
 from shunted_lab.config.run import RunConfig
 from shunted_lab.nn.cost import Cost
-from shunted_lab.output.quantities import counted
+from shunted_lab.output.quantities import counted, listed
 from shunted_lab.report.statistics import Difference, Summary, paired_difference, smallest_difference, summarize
 from shunted_lab.study.measure import Measured
 from shunted_lab.study.plan import RunState
@@ -244,10 +243,8 @@ def replaced_images(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for names, of in runs.items():
         count = counted(len(names), "training image")
         where = "" if len(of) == len(results) else f" in {', '.join(of)}"
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         verb = "was" if len(names) == 1 else "were"
-        listed = f"{', '.join(names[:NAMED])}{more}"
-        lines.append(f"{count} could not be decoded and {verb} replaced{where}: {listed}.")
+        lines.append(f"{count} could not be decoded and {verb} replaced{where}: {listed(names, NAMED)}.")
     return lines
 
 
@@ -286,8 +283,7 @@ def _images(run: RunConfig, states: Sequence[RunState]) -> str:
 def _accuracy_of(run: RunConfig, goal: Goal, images: str) -> str:
     size = run.data.image_size
     kind = "SYNTHETIC images, " if run.data.synthetic else ""
-    more = f", size ratio {run.data.size_ratio:g}" if isinstance(run.data, ScalesConfig) else ""
-    where = f"{kind}test split of {run.data.name}{more}{images}"
+    where = f"{kind}test split of {run.data.description}{images}"
     return f"{goal.meaning} on the {where} at {size} x {size}; costs at the same size."
 
 

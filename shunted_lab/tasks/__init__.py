@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shunted_lab.config.data import DataConfig, ScalesConfig
+from shunted_lab.config.data import DataConfig
+from shunted_lab.data.scales import ScalesConfig
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,8 @@ def _metrics_of_labels(data: DataConfig, num_classes: int) -> tuple[str, ...]:
 
 
 def _metrics_of_objects(data: DataConfig, num_classes: int) -> tuple[str, ...]:
-    from shunted_lab.data.scales.datasets import bins_of  # torch: 2 s
-
     assert isinstance(data, ScalesConfig)
-    return ("recall", *(f"recall_{name}" for name in bins_of(data)), "loss")
+    return ("recall", *(f"recall_{name}" for name, _ in data.size_ranges()), "loss")
 
 
 CLASSIFICATION = Goal("val/top1", "max", "test/top1", "Top-1", "Top-1 accuracy", _metrics_of_labels)

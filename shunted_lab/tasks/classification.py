@@ -18,7 +18,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from shunted_lab.config.recipe import RecipeConfig
-from shunted_lab.data.module import Shares
+from shunted_lab.data.module import RankBatches
 from shunted_lab.nn import Pyramid
 from shunted_lab.tasks import CLASSIFICATION
 from shunted_lab.tasks.predictions import Predictions
@@ -117,9 +117,9 @@ class Classification(L.LightningModule):
         parts = zip(*(found for _, found in everyone if found), strict=True)
         self.predicted = [tuple(torch.cat(part)[order] for part in parts)]
 
-    def _shares(self, split: str) -> Shares:
+    def _shares(self, split: str) -> RankBatches:
         sampler = getattr(self.trainer, f"{split}_dataloaders").batch_sampler
-        assert isinstance(sampler, Shares)
+        assert isinstance(sampler, RankBatches)
         return sampler
 
     def _mix(self, images: Tensor, labels: Tensor, index: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shunted_lab.data.augment import Stats
+from shunted_lab.config.data import Stats
 from shunted_lab.tasks.classification import Classification
 
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # precision -> type

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from shunted_lab.data.augment import Stats
+from shunted_lab.config.data import Stats
 from shunted_lab.nn import ComponentError, Pyramid
 from shunted_lab.nn.maps import attention_of, rollout
 from shunted_lab.tasks.predictions import Predictions

@@ -18,11 +18,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.trainer.states import TrainerFn
 
-from shunted_lab.config.data import ScalesConfig
 from shunted_lab.config.run import RunConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.module import ImageData
-from shunted_lab.data.splits import stats_of
+from shunted_lab.data.scales import ScalesConfig
 from shunted_lab.nn import Pyramid, device_name, init_weights
 from shunted_lab.nn.initial import seeded
 from shunted_lab.tasks import goal_of
@@ -147,7 +146,7 @@ def corrupt_images(trainer: L.Trainer, data: ImageData) -> list[str]:
     if trainer.world_size > 1:
         seen = marks.marks.float().to(trainer.strategy.root_device)
         marks.marks |= (trainer.strategy.reduce(seen, reduce_op="sum") > 0).cpu()
-    return [train.picture.where(index) for index in marks.found]
+    return [train.images.where(index) for index in marks.found]
 
 
 def _show(
@@ -165,7 +164,7 @@ def _show(
     chosen = [int(i) for i in torch.linspace(0, count - 1, min(SHOWN, count))]  # all over the split: it may be sorted
     images = data.test_images(chosen)
     task.net.to("cpu")
-    stats = stats_of(config.data)
+    stats = config.data.stats
     pictures = {
         "test/predicted": predicted_sheet(images, stats, predictions.take(chosen)),
         "test/attention": attention_sheet(task.net, images[:4], stats),
@@ -211,9 +210,7 @@ def task_of(net: Pyramid, config: RunConfig, class_names: Sequence[str]) -> Clas
     """The LightningModule that trains and tests `net` on the data of a run."""
     batch_size = config.data.batch_size
     if isinstance(config.data, ScalesConfig):
-        from shunted_lab.data.scales.datasets import bins_of
-
-        return Objects(net, config.recipe, class_names, batch_size, config.seed, bins_of(config.data))
+        return Objects(net, config.recipe, class_names, batch_size, config.seed, dict(config.data.size_ranges()))
     return Classification(net, config.recipe, class_names, batch_size, config.seed)
 
 

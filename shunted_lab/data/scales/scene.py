@@ -21,6 +21,19 @@ SPLITS = ("train", "val", "test")
 SMALLEST, LARGEST = 0.75 / 16, 0.75  # diameters, as shares of the image's side
 EDGES = tuple(SMALLEST * 16 ** (i / 3) for i in (1, 2))  # between small, medium and large: equal steps of the logarithm
 BINS = {"small": (0.0, EDGES[0]), "medium": EDGES, "large": (EDGES[1], 1.0)}
+
+
+def size_ranges(size_ratio: float) -> list[tuple[str, tuple[float, float]]]:
+    """Small, medium and large: those ranges of sizes [low, high) that objects can have at a ratio of sizes."""
+    low, high, step = math.log(SMALLEST), math.log(LARGEST), math.log(size_ratio)
+    spans = [(low, high - step), (low + step, high)]  # of the smaller and of the larger object
+    return [
+        (name, (a, b))
+        for name, (a, b) in BINS.items()
+        if any(max(math.exp(first), a) < min(math.exp(last) * 1.0001, b) for first, last in spans)
+    ]
+
+
 VISIBLE = 0.5  # share of a shape that another one leaves visible, at least
 CONTRAST = 80.0, 96.0  # how much brighter than what is around it a shape is, on average: from, to (of 255)
 DIM = 0.15  # of the brightness of the background: two objects, one on the other, still stay below 255
@@ -54,6 +67,26 @@ class Scene:
     boxes: np.ndarray  # (2, 4) float32: x0, y0, x1, y1 of the visible pixels
     instances: np.ndarray  # (S, S) uint8: 0 background, 1 the larger, 2 the smaller
     semantic: np.ndarray  # (S, S) uint8: 0 background, 1 + class
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """The scenes of a split, which are drawn one by one (see `draw_scene`)."""
+
+    seed: int
+    split: str
+    count: int
+    image_size: int
+    size_ratio: float
+
+    @property
+    def name(self) -> str:
+        """Of their folder in the cache."""
+        scenes = f"scales{VERSION}-seed{self.seed}-ratio{self.size_ratio:g}"
+        return f"{scenes}-{self.image_size}px-{self.split}{self.count}"
+
+    def draw(self, index: int) -> Scene:
+        return draw_scene(self.seed, self.split, index, self.image_size, self.size_ratio)
 
 
 def draw_scene(seed: int, split: str, index: int, image_size: int, size_ratio: float) -> Scene:
