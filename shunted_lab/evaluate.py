@@ -21,7 +21,8 @@ from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.recipe import LITE_RECIPE, PRECISIONS
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError, affecting_result, group, one_of, option, path_option, require
-from shunted_lab.output.quantities import cell_text, value_text
+from shunted_lab.config.task import TaskConfig
+from shunted_lab.output.quantities import LOSS, cell_text, head_text, value_text
 from shunted_lab.output.terminal import Grid
 from shunted_lab.tasks.device import DEVICES
 
@@ -45,6 +46,7 @@ class EvaluateConfig:
     checkpoint: str = path_option(MISSING, "a run's folder, or a .ckpt in it; or a file of weights for model=...")
     model: ModelConfig = group("shunted_s")
     data: DataConfig = group("imagenet")
+    task: TaskConfig = group(None)  # that of the run, or of the data
     split: str = option("test", "which split of the data: test, val")
     limit_batches: int | None = option(None, "evaluate at most this many batches; null: all")
     device: str = option("auto", "auto, cpu, cuda, mps")
@@ -86,7 +88,7 @@ def compose_evaluate(overrides: Sequence[str], run: RunConfig | None = None) -> 
     """
     if run is None:
         return compose_as(EvaluateConfig, overrides)
-    of_run = {"model": run.model, "data": run.data, "data.image_size": run.data.image_size}
+    of_run = {"model": run.model, "data": run.data, "task": run.task, "data.image_size": run.data.image_size}
     config = compose_as(EvaluateConfig, overrides, of_run)
     for name in affecting_result(run.model):
         given, own = getattr(config.model, name), getattr(run.model, name)
@@ -126,7 +128,8 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
         run: what it was trained as, if that is known: images are normalised as they were then.
 
     Returns:
-        Plain values: `metrics` as in a run's result, `top1_interval` (95 %, Wilson; None for several labels an image),
+        Plain values: `metrics` as in a run's result, `intervals` (metric -> 95 %, Wilson; of the
+        leading metric where it is a share of the images),
         `images` and those there are (`of_images`), `images_per_second`, `device`, `precision`, the file, its SHA-256
         and which `weights` of it were taken, how `classes` were matched, `config`, the git revision and the versions of
         libraries.
@@ -142,24 +145,26 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
     from shunted_lab.nn import device_name
     from shunted_lab.output.files import digest_of
     from shunted_lab.report.statistics import wilson
-    from shunted_lab.study.order import origin
-    from shunted_lab.tasks import evaluate as passes
+    from shunted_lab.study.assignment import origin
+    from shunted_lab.tasks.base import TaskModule
     from shunted_lab.tasks.checkpoint import entry_text, load_model
     from shunted_lab.tasks.device import find_device
-    from shunted_lab.tasks.train import task_of
+    from shunted_lab.tasks.evaluate import evaluate as measure
 
     device = torch.device(find_device(config.device))
     precision = _precision(config, run, device.type)
-    model = load_model(config.model, file, class_names)
-    task = task_of(model.net, RunConfig(config.model, config.data, LITE_RECIPE, LaunchConfig(), 0), class_names)
+    model = load_model(config.model, file, class_names, config.task)
+    run_config = RunConfig(config.model, config.data, config.task, LITE_RECIPE, LaunchConfig(), 0)
+    module = TaskModule(model.net, run_config, class_names)
     data = make_datamodule(config.data, LITE_RECIPE, 0, config.num_workers)
     stats = config.data.stats, (config.data if run is None else run.data).stats
     loader = data.test_dataloader() if config.split == "test" else data.val_dataloader()
-    result = passes.evaluate(task, loader, config.split, device, precision, config.limit_batches, stats)
-    top1 = result.metrics.get(f"{config.split}/top1")
+    result = measure(module, loader, config.split, device.type, precision, config.limit_batches, stats)
+    goal, lead = module.goal, f"{config.split}/{module.goal.lead}"
+    right = round(result.metrics[lead] * result.images)
     return {
         "metrics": result.metrics,
-        "top1_interval": None if top1 is None else list(wilson(round(top1 * result.images), result.images)),
+        "intervals": {lead: list(wilson(right, result.images))} if goal.leading.is_proportion else {},
         "images": result.images,
         "of_images": data.sizes[config.split],
         "images_per_second": result.images_per_second,
@@ -198,10 +203,8 @@ def _writable(out: Path) -> None:
 
 def _grid(config: EvaluateConfig, found: dict[str, Any], run: RunConfig | None) -> Grid:
     """One line per figure; `run` is what the checkpoint was trained as, if that is known."""
-    from shunted_lab.tasks import goal_of
-
-    goal, data = goal_of(config.data), config.data
-    labels = {goal.headline: goal.label, "test/top5": "Top-5", **dict(goal.columns)}
+    data = config.data
+    goal = config.task.goal(data)
     some = found["images"] != found["of_images"]
     images = f"{found['images']:,}" + (f" of {found['of_images']:,}" if some else "")
     size = data.preparation
@@ -218,13 +221,13 @@ def _grid(config: EvaluateConfig, found: dict[str, Any], run: RunConfig | None) 
     for key, value in found["metrics"].items():
         if key == loss:
             continue
-        name = key.partition("/")[2]
+        metric = goal.metric(key)
         interval = ""
-        if name == "top1":
-            low, high = found["top1_interval"]
-            interval = f"  [{cell_text(key, low)}, {cell_text(key, high)}] (95 %, over images)"
-        rows.append((f"{labels.get(f'test/{name}', name)} (%)", f"{cell_text(key, value)}{interval}"))
-    rows.append(("Loss", value_text(loss, found["metrics"][loss])))
+        if key in found["intervals"]:
+            low, high = (cell_text(end, metric.unit) for end in found["intervals"][key])
+            interval = f"  [{low}, {high}] (95 %, over images)"
+        rows.append((head_text(metric.label, metric.unit), f"{cell_text(value, metric.unit)}{interval}"))
+    rows.append(("Loss", value_text(found["metrics"][loss], LOSS)))
     speed = "–, one batch is not timed"
     if found["images_per_second"] is not None:
         speed = f"{found['images_per_second']:.1f}, forward passes without the first"

@@ -99,9 +99,9 @@ def run(experiment: Experiment, overrides: list[str]) -> int:
     if config.search is not None:
         return _search(experiment, overrides, console)
     if config.confirm is not None:
-        from shunted_lab.study.confirm import take_the_best
+        from shunted_lab.study.confirm import with_best_trials
 
-        experiment = take_the_best(experiment, overrides)
+        experiment = with_best_trials(experiment, overrides)
     plan = _make_plan(experiment, console)
     return 0 if config.plan_only else _carry_out(plan, overrides, console)
 
@@ -204,10 +204,9 @@ def _search(experiment: Experiment, overrides: list[str], console: Console) -> i
     from shunted_lab.study.preview import preview_jobs
     from shunted_lab.study.search import Search, SearchQueue
     from shunted_lab.study.store import open_study
-    from shunted_lab.tasks import goal_of
 
     config = experiment.config
-    goal = goal_of(next(iter(experiment.variants.values())).data)
+    goal = experiment.goal
     folder = study_folder(config)
     facts = data_facts(experiment)
     search = Search(experiment, next(iter(facts.values())))
@@ -269,10 +268,9 @@ def _execute(plan: Plan, console: Console) -> list[RunState]:
     from shunted_lab.study import store
     from shunted_lab.study.plan import study_folder
     from shunted_lab.study.queue import Queue
-    from shunted_lab.tasks import goal_of
 
     config = plan.experiment.config
-    goal = goal_of(next(iter(plan.experiment.variants.values())).data)
+    goal = plan.experiment.goal
     study = store.create_study(config, {goal.monitor: goal.mode})
     only = chosen(config)
     todo = [run for run in plan.runs if run.variant in only]

@@ -13,10 +13,10 @@ from shunted_lab import attention
 from shunted_lab.config.compose import compose
 from shunted_lab.data.earth.tiles import STATS
 from shunted_lab.nn import Pyramid, init_weights
-from shunted_lab.nn.official import published_names
+from shunted_lab.nn.weights import published_names
 from shunted_lab.study.folder import describe
 from shunted_lab.study.plan import data_facts, plan_runs
-from shunted_lab.tasks.pictures import attention_sheet, lit, predicted_sheet, to_pixels
+from shunted_lab.tasks.pictures import attention_sheet, highlighted, predicted_sheet, to_pixels
 from shunted_lab.tasks.predictions import Predictions
 from shunted_lab.tasks.train import train
 
@@ -129,16 +129,16 @@ def test_a_sheet_says_what_was_wrong(monkeypatch):
         "shunted_lab.tasks.pictures.sheet", lambda rows: said.extend(text for r in rows for _, text in r)
     )
     single = Predictions(np.array([0, 1]), np.array([0, 0]), None, ("water", "snow"))
-    predicted_sheet(torch.zeros(2, 3, 8, 8), STATS, single)
+    predicted_sheet(torch.zeros(2, 3, 8, 8), STATS, single.captions([0, 1]))
     several = Predictions(np.array([[True, True]]), np.array([[True, False]]), None, ("disc", "bar"))
-    predicted_sheet(torch.zeros(1, 3, 8, 8), STATS, several)
+    predicted_sheet(torch.zeros(1, 3, 8, 8), STATS, several.captions([0]))
     assert said == ["water", "water / snow", "disc / disc, bar"]
 
 
 def test_light_follows_the_mass():
     mass = torch.tensor([[0.0, 0.25], [0.25, 1.0]])
     picture = np.full((2, 2, 3), 200, np.uint8)
-    assert lit(picture, mass)[..., 0].tolist() == [[30, 115], [115, 200]]
+    assert highlighted(picture, mass)[..., 0].tolist() == [[30, 115], [115, 200]]
 
 
 def test_a_model_without_known_attention_has_no_sheet():

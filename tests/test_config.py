@@ -222,7 +222,7 @@ def test_a_fingerprint_covers_all_that_can_change_a_result_and_nothing_else():
     assert base != dataclasses.replace(run, seed=9).fingerprint("id", SOURCES)
     free = {("model", "name"), ("model", "checkpoint"), ("data", "root"), ("data", "max_corrupt")}
     free |= {("recipe", "name"), ("recipe", "sync_bn")}  # of the latter the batch layout knows
-    for group in ("model", "data", "recipe", "launch"):
+    for group in ("model", "data", "task", "recipe", "launch"):
         for item in dataclasses.fields(getattr(run, group)):
             same = _changed(run, group, item.name).fingerprint("id", SOURCES) == base
             assert same == (group == "launch" or (group, item.name) in free), f"{group}.{item.name}"
@@ -230,7 +230,7 @@ def test_a_fingerprint_covers_all_that_can_change_a_result_and_nothing_else():
 
 def test_a_fingerprint_is_the_same_in_every_process():
     # A stored value: a change here makes every finished run of every user stale.
-    assert compose([*BASE, "recipe=paper"]).variants["conv_stem"].fingerprint("", {}) == "fc97a55345d9218c"
+    assert compose([*BASE, "recipe=paper"]).variants["conv_stem"].fingerprint("", {}) == "790d4a70bd3bee11"
 
 
 def test_across_makes_every_variant_in_every_setting(tmp_path, monkeypatch):

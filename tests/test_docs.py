@@ -355,9 +355,7 @@ def test_an_exported_model_gives_the_same_outputs(workplace):
     folder, _ = workplace
     code = located(script(DOCS / "howto" / "weights.md"), folder)
     code += "\nx = torch.randn(3, 3, 64, 64)\ntorch.save((x, net(x)), 'expected.pt')\n"
-    code = code.replace("model = timm", "net = model\nmodel = timm", 1).replace(
-        'load_official(model, "ckpt_S.pth")', ""
-    )
+    code = code.replace("model = timm", "net = model\nmodel = timm", 1).replace('load_weights(model, "ckpt_S.pth")', "")
     found = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr
     import torch

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy import stats
 from torch import nn
+from torch.utils.data import DataLoader
 
 from shunted_lab import evaluate
 from shunted_lab.config.compose import compose, value_of
@@ -25,14 +26,14 @@ from shunted_lab.data.folder import FolderConfig
 from shunted_lab.data.image_files import IMAGENET
 from shunted_lab.evaluate import EvaluateConfig, compose_evaluate
 from shunted_lab.nn import Pyramid, init_weights
-from shunted_lab.nn.official import published_names
+from shunted_lab.nn.weights import published_names
 from shunted_lab.report.statistics import wilson
 from shunted_lab.study.folder import describe, find_checkpoint, load_run
 from shunted_lab.study.plan import data_facts, plan_runs
+from shunted_lab.tasks.base import TaskModule
 from shunted_lab.tasks.checkpoint import load_model
-from shunted_lab.tasks.classification import Classification
 from shunted_lab.tasks.evaluate import evaluate as passes
-from shunted_lab.tasks.evaluate import renormalised
+from shunted_lab.tasks.evaluate import renormalized
 from shunted_lab.tasks.model import build_model
 from shunted_lab.tasks.train import train
 
@@ -116,7 +117,7 @@ def test_the_whole_split_is_taken_and_counts_as_torch_does(run):
     assert found["images"] == found["of_images"] == 1550
     right = round(found["metrics"]["test/top1"] * 1550)
     assert found["metrics"]["test/top1"] == pytest.approx(right / 1550)
-    assert found["top1_interval"] == list(wilson(right, 1550))
+    assert found["intervals"] == {"test/top1": list(wilson(right, 1550))}
 
 
 def test_a_run_with_bf16_is_evaluated_as_it_was_tested(tmp_path):
@@ -133,7 +134,7 @@ def test_several_labels_an_image_have_their_own_metrics(tmp_path, capsys):
     folder, result = trained(tmp_path, "data=scales", "data.image_size=64", *small)
     found = evaluate.show([f"checkpoint={folder}", "device=cpu"])
     assert found["metrics"] == {key: v for key, v in result["metrics"].items() if key.startswith("test/")}
-    assert found["top1_interval"] is None and "test/recall_small" in found["metrics"]
+    assert found["intervals"] == {} and "test/recall_small" in found["metrics"]
     shown = capsys.readouterr().out
     assert "SYNTHETIC" in shown and "Small (%)" in shown and "Top-1" not in shown
 
@@ -201,12 +202,12 @@ def test_other_data_are_normalised_as_the_run_s_were(run, tmp_path, capsys):
     assert found["metrics"]["test/loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
-def test_renormalised_images_are_those_of_the_other_numbers():
+def test_renormalized_images_are_those_of_the_other_numbers():
     pixels, cifar = torch.rand(2, 3, 4, 4), CIFAR100Config().stats
     one, other = (
         (pixels - torch.tensor(m).view(3, 1, 1)) / torch.tensor(s).view(3, 1, 1) for m, s in (IMAGENET, cifar)
     )
-    torch.testing.assert_close(renormalised(one, IMAGENET, cifar), other)
+    torch.testing.assert_close(renormalized(one, IMAGENET, cifar), other)
 
 
 # --- a file of weights -----------------------------------------------------------------------------------------------
@@ -229,13 +230,13 @@ def test_every_form_of_the_same_weights_gives_the_same_numbers(net, pictures, tm
             }[form],
             path,
         )
-    task = Classification(net, compose(["experiment=train"]).config.recipe, ("cat", "dog"), 3, 0)
+    module = TaskModule(net, compose(["experiment=train"]).variants["model"], ("cat", "dog"))
     found = evaluate.show(of_file(path, pictures))
     again = evaluate.show(of_file(path, pictures, "data.batch_size=8"))
     assert found["metrics"]["test/loss"] == pytest.approx(again["metrics"]["test/loss"], rel=1e-5)
     assert again["images_per_second"] is None and "one batch is not timed" in capsys.readouterr().out
     data = make_datamodule(FolderConfig(root=str(pictures), image_size=64, batch_size=3), LITE_RECIPE, 0)
-    direct = passes(task, data.test_dataloader(), "test", torch.device("cpu"))
+    direct = passes(module, data.test_dataloader(), "test", "cpu")
     assert direct.metrics == found["metrics"] and direct.images == found["images"] == 8
 
 
@@ -265,7 +266,7 @@ def test_top1_is_the_hand_count(net, pictures, tmp_path, capsys):
     assert found["metrics"]["test/loss"] == pytest.approx(np.log1p(np.e) - 5 / 8)
     assert "test/top5" not in found["metrics"]  # two classes
     low, high = stats.binomtest(5, 8).proportion_ci(method="wilson")
-    assert found["top1_interval"] == [low, high] and low == pytest.approx(0.3057, abs=1e-4)
+    assert found["intervals"] == {"test/top1": [low, high]} and low == pytest.approx(0.3057, abs=1e-4)
     shown = capsys.readouterr().out
     assert re.search(r"Top-1 \(%\) *│ 62\.50  \[30\.57, 86\.32\]", shown)
     assert "64 x 64, centre crop 0.875 of the resized shorter side, bicubic" in shown
@@ -307,9 +308,9 @@ def test_images_a_second_leave_the_first_batch_out(monkeypatch):
     ticks = iter([0.0, 100.0, 200.0, 202.0, 300.0, 302.0])
     monkeypatch.setattr("shunted_lab.tasks.evaluate.time.perf_counter", lambda: next(ticks))
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
-    task = Classification(net, compose(["experiment=train"]).config.recipe, "abc", 4, 0)
+    module = TaskModule(net, compose(["experiment=train"]).variants["model"], "abc")
     batches = [(torch.zeros(count, 3, 2, 2), torch.zeros(count, dtype=torch.long)) for count in (4, 4, 2)]
-    assert passes(task, batches, "test", torch.device("cpu")).images_per_second == 6 / 4
+    assert passes(module, DataLoader(batches, batch_size=None), "test", "cpu").images_per_second == 6 / 4
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------

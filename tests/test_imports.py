@@ -82,16 +82,64 @@ def test_no_module_imports_itself_through_others():
     assert left == {}  # what is left imports each other
 
 
-def test_no_module_of_data_imports_itself_through_others_not_even_inside_a_function():
-    files = {path: path.relative_to(PACKAGE.parent).with_suffix("").parts for path in (PACKAGE / "data").rglob("*.py")}
-    modules = {".".join(parts).removesuffix(".__init__"): _imports(path) for path, parts in files.items()}
-    left = {
-        name: {module for module in modules if module in used or any(one.rpartition(".")[0] == module for one in used)}
-        for name, used in modules.items()
-    }
-    while free := {name for name, used in left.items() if not used}:
-        left = {name: used - free for name, used in left.items() if name not in free}
-    assert left == {}  # what is left imports each other
+# Cycles inside a package that exist today, each as the modules that import one another. Remove what you have untangled.
+KNOWN_CYCLES: dict[str, list[set[str]]] = {
+    "report": [{"shunted_lab.report.page", "shunted_lab.report.search", "shunted_lab.report.write"}],
+    "study": [{"shunted_lab.study.assignment", "shunted_lab.study.pace", "shunted_lab.study.worker"}],
+}
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _modules_when_run(node: ast.AST) -> set[str]:
+    """Modules that a file imports at any time: also in functions, not under TYPE_CHECKING."""
+    if _is_type_checking(node):
+        return set().union(*map(_modules_when_run, node.orelse))
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+        return {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return set().union(*map(_modules_when_run, ast.iter_child_nodes(node)))
+
+
+def _cycles(imports: dict[str, set[str]]) -> list[set[str]]:
+    """The largest sets of modules of which each imports all others, directly or not."""
+
+    def reached(name: str) -> set[str]:
+        found: set[str] = set()
+        waiting = list(imports[name])
+        while waiting:
+            if (other := waiting.pop()) not in found:
+                found.add(other)
+                waiting += imports[other]
+        return found
+
+    reach = {name: reached(name) for name in imports}
+    groups = {frozenset(other for other in reach[name] if name in reach[other]) for name in imports}
+    return sorted(map(set, groups - {frozenset()}), key=sorted)
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES))
+def test_no_package_has_import_cycles(package):
+    modules = {_module(path): path for path in (PACKAGE / package).rglob("*.py")}
+    imports = {name: _modules_when_run(ast.parse(path.read_text())) & modules.keys() for name, path in modules.items()}
+    found = _cycles({name: used - {name} for name, used in imports.items()})
+    assert found == KNOWN_CYCLES.get(package, [])
+
+
+def test_cycles_are_found_wherever_an_import_is_and_not_for_types_alone():
+    late = "def f():\n    from p import b\n"
+    types = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p import c\n"
+    imports = {name: _modules_when_run(ast.parse(code)) for name, code in {"a": late, "c": types}.items()}
+    assert imports == {"a": {"p", "p.b"}, "c": {"typing", "typing.TYPE_CHECKING"}}
+    assert _cycles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [{"b", "c"}]
 
 
 @pytest.mark.parametrize(
@@ -132,4 +180,4 @@ def test_only_the_module_of_a_data_set_knows_its_class():
     names = "|".join(path.rpartition(".")[2] for path in DATA_SETS.values())
     asks = re.compile(rf"isinstance\([^)]*\b({names})\b")
     found = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if asks.search(path.read_text())}
-    assert found <= {"tasks/__init__.py", "tasks/train.py"}
+    assert found == set()

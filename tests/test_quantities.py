@@ -2,25 +2,32 @@
 
 import pytest
 
+from shunted_lab.data.scales import ScalesConfig
 from shunted_lab.output.quantities import cell_text, counted, difference_text, head_text, listed, percent, value_text
+from shunted_lab.tasks.classification import Classification
+from shunted_lab.tasks.multilabel import MultiLabelClassification
+
+CLASSES = Classification().goal(None)
+OBJECTS = MultiLabelClassification().goal(ScalesConfig())
 
 
 @pytest.mark.parametrize(
-    ("metric", "value", "head", "cell", "text", "difference"),
+    ("goal", "name", "value", "head", "cell", "text", "difference"),
     [
-        ("val/top1", 0.45833, "val/top1 (%)", "45.83", "45.83 %", "+45.83 percentage points"),
-        ("test/recall_small", 0.2, "test/recall_small (%)", "20.00", "20.00 %", "+20.00 percentage points"),
-        ("val/loss", 1.23456, "val/loss", "1.2346", "1.2346", "+1.2346"),
-        ("latency", 0.0112, "latency (ms)", "11.2", "11.2 ms", "+11.2 ms"),
-        ("memory", 7.5e8, "memory (MB)", "750.0", "750.0 MB", "+750.0 MB"),
-        ("params", 22_401_256, "params (M)", "22.40", "22.40 M", "+22.40 M"),
-        ("macs", 4_993_077_312, "macs (G)", "4.993", "4.993 G", "+4.993 G"),
+        (CLASSES, "val/top1", 0.45833, "val/top1 (%)", "45.83", "45.83 %", "+45.83 percentage points"),
+        (OBJECTS, "test/recall_small", 0.2, "test/recall_small (%)", "20.00", "20.00 %", "+20.00 percentage points"),
+        (CLASSES, "val/loss", 1.23456, "val/loss", "1.2346", "1.2346", "+1.2346"),
+        (CLASSES, "latency", 0.0112, "latency (ms)", "11.2", "11.2 ms", "+11.2 ms"),
+        (CLASSES, "memory", 7.5e8, "memory (MB)", "750.0", "750.0 MB", "+750.0 MB"),
+        (CLASSES, "params", 22_401_256, "params (M)", "22.40", "22.40 M", "+22.40 M"),
+        (CLASSES, "macs", 4_993_077_312, "macs (G)", "4.993", "4.993 G", "+4.993 G"),
     ],
 )
-def test_every_quantity_has_one_form(metric, value, head, cell, text, difference):
-    assert (head_text(metric), cell_text(metric, value), value_text(metric, value)) == (head, cell, text)
-    assert difference_text(metric, value) == difference
-    assert difference_text(metric, -value) == difference.replace("+", "−")
+def test_every_quantity_has_one_form(goal, name, value, head, cell, text, difference):
+    unit = goal.unit(name)
+    assert (head_text(name, unit), cell_text(value, unit), value_text(value, unit)) == (head, cell, text)
+    assert difference_text(value, unit) == difference
+    assert difference_text(-value, unit) == difference.replace("+", "−")
 
 
 def test_a_number_with_its_noun():

@@ -20,12 +20,13 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from shunted_lab.config import variants
 from shunted_lab.config.experiment import Config
 from shunted_lab.config.experiment_file import ExperimentFile, experiment_files, find_experiment, read_experiment
-from shunted_lab.config.groups import PRESETS
+from shunted_lab.config.groups import PRESETS, task_for
 from shunted_lab.config.overrides import groups_of, keys_of, parse
 from shunted_lab.config.paths import resolve_paths
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError, nearest, unknown
 from shunted_lab.config.suggestions import no_such_key
+from shunted_lab.config.task import Goal
 
 C = TypeVar("C")
 SECTIONS = ("paper", "search", "confirm")  # of an experiment's file; null where it has none
@@ -39,6 +40,12 @@ class Experiment:
     variants: dict[str, RunConfig]  # name -> configuration with the seed of the first run
     paper: dict[str, RunConfig]  # the same changes applied to the paper's model; empty without `paper:`
     change: Callable[[dict[str, Any]], RunConfig]  # the base configuration with dotted keys changed
+
+    @property
+    def goal(self) -> Goal:
+        """What all variants are measured by."""
+        run = next(iter(self.variants.values()))
+        return run.task.goal(run.data)
 
 
 def compose(overrides: Sequence[str]) -> Experiment:
@@ -146,7 +153,7 @@ class _Base:
         except ConfigError as error:
             where = f"variants.{name}" if name is not None else "search"
             raise ConfigError(f"{self.file.path}: {where}: {error}") from None
-        run = RunConfig(config.model, config.data, config.recipe, config.launch, config.seeds[0])
+        run = RunConfig(config.model, config.data, config.task, config.recipe, config.launch, config.seeds[0])
         return run.smoke() if config.smoke else run
 
     def _node(self, chosen: Mapping[str, str]) -> DictConfig:
@@ -169,9 +176,14 @@ class _Base:
 def _groups(schema: type, chosen: Mapping[str, Any]) -> DictConfig:
     """The schema's defaults, with a preset for each group: the chosen one, or the command's own."""
     node = OmegaConf.structured(schema)
+    data: Any = None
     for name, default in groups_of(schema).items():
         choice = chosen.get(name, default)
-        node[name] = OmegaConf.structured(PRESETS[name][choice] if isinstance(choice, str) else choice)
+        if choice is None:  # `data` is before `task`
+            choice = task_for(data)
+        preset = PRESETS[name][choice] if isinstance(choice, str) else choice
+        data = preset if name == "data" else data
+        node[name] = OmegaConf.structured(preset)
     return node
 
 

@@ -11,6 +11,7 @@ from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.recipe import RecipeConfig
 from shunted_lab.config.schema import group, one_of, option, path_option, require, section
 from shunted_lab.config.search import ConfirmConfig, SearchConfig
+from shunted_lab.config.task import TaskConfig
 
 RERUNS = ("stale", "failed", "all")
 
@@ -22,7 +23,9 @@ class PaperConfig:
     model: str = option("shunted_s", "model preset for the costs at paper scale")
     image_size: int = option(224, "pixels on each side")
     source: str | None = option(None, "publication that the numbers in rows are from")
-    rows: dict[str, dict[str, Any]] = option({}, "VARIANT: {top1: %, params: M, flops: G}; leave unknown numbers out")
+    rows: dict[str, dict[str, Any]] = option(
+        {}, "VARIANT: {METRIC: value, params: M, flops: G}, of the task's leading metric; leave unknown numbers out"
+    )
 
 
 @dataclass
@@ -35,6 +38,7 @@ class Config:
     description: str = option("", "one line for the table's caption")
     model: ModelConfig = group("shunted_lite")
     data: DataConfig = group("earth")
+    task: TaskConfig = group(None)  # that of the data
     recipe: RecipeConfig = group("lite")
     launch: LaunchConfig = group("local")
     seeds: list[int] = option([0, 1, 2], "one run per seed and variant")

@@ -1,7 +1,7 @@
 """The groups of the configuration and what can be chosen for each: `model=shunted_t data=imagenet`.
 
-A preset of `model`, `recipe` and `launch` is a set of values. What is chosen for `data` is the class of a data set,
-which is imported when it is chosen; a class of the user's own is chosen by its dotted path, `data=my_module.MyData`.
+A preset of `model`, `recipe` and `launch` is a set of values. What is chosen for `data` and `task` is a class, which is
+imported when it is chosen; a class of the user's own is chosen by its dotted path, `data=my_module.MyData`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from shunted_lab.config.data import DataConfig
 from shunted_lab.config.launch import LaunchConfig, SlurmConfig
 from shunted_lab.config.model import MODELS
 from shunted_lab.config.recipe import FINETUNE_RECIPE, LITE_RECIPE, PAPER_RECIPE
@@ -26,6 +27,10 @@ DATA_SETS = {
     "folder": "shunted_lab.data.folder.FolderConfig",
     "shards": "shunted_lab.data.shards.ShardsConfig",
     "cifar100": "shunted_lab.data.cifar100.CIFAR100Config",
+}
+TASKS = {
+    "classification": "shunted_lab.tasks.classification.Classification",
+    "multilabel": "shunted_lab.tasks.multilabel.MultiLabelClassification",
 }
 
 
@@ -89,6 +94,19 @@ def _load(group: str, path: str) -> Any:
 PRESETS: dict[str, Mapping[str, Any]] = {
     "model": MODELS,
     "data": Plugins("data", DATA_SETS, "shunted_lab.config.data.DataConfig"),
+    "task": Plugins("task", TASKS, "shunted_lab.config.task.TaskConfig"),
     "recipe": {"paper": PAPER_RECIPE, "finetune": FINETUNE_RECIPE, "lite": LITE_RECIPE},
     "launch": {"local": LaunchConfig(), "slurm": SlurmConfig()},
 }
+
+
+def task_for(data: DataConfig) -> str:
+    """The first registered task for what the images of a data set have.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    for name, task in PRESETS["task"].items():
+        if task.needs == data.targets:
+            return name
+    raise ConfigError(f"task: is missing; no registered task needs {data.targets}, which data={data.name} has")

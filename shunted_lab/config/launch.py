@@ -39,6 +39,9 @@ class LaunchConfig:
         "checkpoints of a finished run: weights (without the optimizer's state), all, none; auto: weights, and none of "
         "a smoke test",
     )
+    pictures: bool = option(
+        True, "pictures of predictions and attention maps for TensorBoard, of each finished run but of smoke tests"
+    )
     max_attempts: int = option(3, "attempts for a run that fails or crashes, over all calls")
 
     def __post_init__(self) -> None:

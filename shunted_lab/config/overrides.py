@@ -71,8 +71,8 @@ class Key:
         return dataclasses.is_dataclass(self.type)
 
 
-def groups_of(schema: type) -> dict[str, str]:
-    """The groups of a command's dataclass -> the preset that is taken where none is chosen."""
+def groups_of(schema: type) -> dict[str, str | None]:
+    """The groups of a command's dataclass -> the preset that is taken where none is chosen (see `schema.group`)."""
     return {f.name: f.metadata["choice"] for f in dataclasses.fields(schema) if f.metadata.get("group")}
 
 

@@ -12,7 +12,8 @@ from shunted_lab.config.data import DataConfig
 from shunted_lab.config.launch import LaunchConfig
 from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.recipe import RecipeConfig
-from shunted_lab.config.schema import require
+from shunted_lab.config.schema import affecting_result, require
+from shunted_lab.config.task import TaskConfig
 from shunted_lab.output.quantities import counted
 
 
@@ -22,13 +23,21 @@ class RunConfig:
 
     model: ModelConfig
     data: DataConfig
+    task: TaskConfig
     recipe: RecipeConfig
     launch: LaunchConfig
     seed: int
 
     def __post_init__(self) -> None:
         self._check_batch()
+        self._check_task()
         self.data.check_recipe(self.recipe)
+        self.task.check_recipe(self.data, self.recipe)
+
+    def _check_task(self) -> None:
+        """Refuse data that do not have what the task needs, and a recipe that the task cannot be trained with."""
+        have = f"needs images with {self.task.needs}, and data={self.data.name} has {self.data.targets}"
+        require(self.task.needs == self.data.targets, "task", self.task.name, have)
 
     def _check_batch(self) -> None:
         """Refuse a batch that its devices and parts do not divide, or whose parts are too small to be mixed."""
@@ -63,7 +72,8 @@ class RunConfig:
         parts = self.launch.parts
         size = min(self.data.batch_size, max(16 // parts, 2) * parts)
         recipe = dataclasses.replace(self.recipe, epochs=1, warmup_epochs=0.0, limit_batches=2)
-        launch = dataclasses.replace(self.launch, keep="none") if self.launch.keep == "auto" else self.launch
+        keep = "none" if self.launch.keep == "auto" else self.launch.keep
+        launch = dataclasses.replace(self.launch, keep=keep, pictures=False)
         return dataclasses.replace(self, data=self.data.smoke(size), recipe=recipe, launch=launch)
 
     def fingerprint(self, data_identity: str, sources: Mapping[str, str]) -> str:
@@ -74,8 +84,7 @@ class RunConfig:
             sources: what the result depends on beside the configuration (`study.plan.sources_of`).
         """
         parts = {"seed": self.seed, "data_identity": data_identity, "sources": dict(sources)}
-        for key in ("model", "data", "recipe"):
+        for key in ("model", "data", "task", "recipe"):
             config = getattr(self, key)
-            names = [f.name for f in dataclasses.fields(config) if f.metadata.get("affects_result", True)]
-            parts[key] = {name: getattr(config, name) for name in names}
+            parts[key] = {name: getattr(config, name) for name in affecting_result(config)}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

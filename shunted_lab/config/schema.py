@@ -55,11 +55,11 @@ def path_option(default: Any, help: str, *, affects_result: bool = True, absolut
     return option(default, help, affects_result=affects_result, path=True, absolute=absolute)
 
 
-def group(default: str, choices: Sequence[str] = ()) -> Any:
+def group(default: str | None, choices: Sequence[str] = ()) -> Any:
     """A field whose value is a preset, chosen by its name: `model=shunted_s` (see `config.groups`).
 
     Args:
-        default: the preset that is taken where none is chosen.
+        default: the preset that is taken where none is chosen; None is the task that suits the data.
         choices: the presets that can be chosen; none of them means all.
     """
     return field(default=MISSING, metadata={"group": True, "choice": default, "choices": tuple(choices)})

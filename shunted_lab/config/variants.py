@@ -11,7 +11,7 @@ from shunted_lab.config.experiment import Config
 from shunted_lab.config.groups import PRESETS
 from shunted_lab.config.schema import ConfigError, unknown
 
-VARIED = ("model", "data", "recipe")  # what a variant may change
+VARIED = ("model", "data", "task", "recipe")  # what a variant may change
 # What else stands in the folder of a study, beside a folder for each variant.
 RESERVED = ("report", "incomplete", "jobs", "launchers", "trials")
 
@@ -134,12 +134,13 @@ def _check_paper(config: Config, path: Path) -> None:
     assert paper is not None
     if paper.model not in PRESETS["model"]:
         raise unknown(f"{path}: paper.model", paper.model, PRESETS["model"])
+    known = (config.task.goal(config.data).lead, "params", "flops")
     for name, row in paper.rows.items():
         if name not in config.variants:
             raise unknown(f"{path}: paper.rows", name, config.variants)
         for key, value in row.items():
-            if key not in ("top1", "params", "flops"):
-                raise unknown(f"{path}: paper.rows.{name}", key, ("top1", "params", "flops"))
+            if key not in known:
+                raise unknown(f"{path}: paper.rows.{name}", key, known)
             if not isinstance(value, int | float):
                 raise ConfigError(f"{path}: paper.rows.{name}.{key}: '{value}' is not a number")
     if paper.rows and not paper.source:

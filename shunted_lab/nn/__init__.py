@@ -10,11 +10,12 @@ import wrapt
 
 if TYPE_CHECKING:
     from shunted_lab.nn.check import check_component
+    from shunted_lab.nn.components import AGGREGATION, ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED
     from shunted_lab.nn.cost import Cost, Speed
     from shunted_lab.nn.count import count_cost, count_parts
-    from shunted_lab.nn.initial import init_weights
+    from shunted_lab.nn.initial import build_seeded, init_weights
     from shunted_lab.nn.pyramid import Pyramid
-    from shunted_lab.nn.registry import AGGREGATION, ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED, ComponentError
+    from shunted_lab.nn.registry import ComponentError
     from shunted_lab.nn.speed import device_name, measure
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Cost",
     "Pyramid",
     "Speed",
+    "build_seeded",
     "check_component",
     "count_cost",
     "count_parts",
@@ -38,9 +40,10 @@ _NAMES = {  # module -> what is taken from it
     "check": ["check_component"],
     "cost": ["Cost", "Speed"],
     "count": ["count_cost", "count_parts"],
-    "initial": ["init_weights"],
+    "initial": ["build_seeded", "init_weights"],
     "pyramid": ["Pyramid"],
-    "registry": ["AGGREGATION", "ATTENTION", "DOWNSAMPLE", "MLP", "PATCH_EMBED", "ComponentError"],
+    "components": ["AGGREGATION", "ATTENTION", "DOWNSAMPLE", "MLP", "PATCH_EMBED"],
+    "registry": ["ComponentError"],
     "speed": ["device_name", "measure"],
 }
 

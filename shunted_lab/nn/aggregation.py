@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shunted_lab.nn.layout import Grid, TokenLinear, pad_to_multiple, to_map, to_tokens
+from shunted_lab.nn.layout import Grid, pad_to_multiple, to_map, to_tokens
+from shunted_lab.nn.linear import Linear
 from shunted_lab.nn.registry import AGGREGATION
 
 torch.fx.wrap("pad_to_multiple")  # branches on the size: a leaf for torch.fx
@@ -40,7 +41,7 @@ class PoolingAggregation(nn.Module):
     def __init__(self, dim: int, rate: int):
         super().__init__()
         self.rate = rate
-        self.proj = TokenLinear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.norm = nn.LayerNorm(dim, eps=1e-5)
         self.act = nn.GELU()
 
@@ -56,7 +57,7 @@ class FixedPooling(nn.Module):
     def __init__(self, dim: int, size: int = 7):
         super().__init__()
         self.size = size
-        self.proj = TokenLinear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.norm = nn.LayerNorm(dim, eps=1e-5)
         self.act = nn.GELU()
 

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shunted_lab.nn.aggregation import ConvAggregation, FixedPooling
+from shunted_lab.nn.dwconv import ResidualDWConv
 from shunted_lab.nn.initial import place_seed, seeded
-from shunted_lab.nn.layout import Grid, ResidualDWConv, TokenLinear, to_map, to_tokens
+from shunted_lab.nn.layout import Grid, to_map, to_tokens
+from shunted_lab.nn.linear import Linear
 from shunted_lab.nn.registry import AGGREGATION, ATTENTION, ComponentError, RatesError, Spec
 
 torch.fx.wrap("enlarge")  # branches on the grid: a leaf for torch.fx
@@ -45,14 +46,6 @@ def enlarge(x: Tensor, reduced: Grid, grid: Grid, rate: int) -> Tensor:
     return to_tokens(x[:, :, : grid[0], : grid[1]])
 
 
-class GroupWeights(NamedTuple):
-    """Attention weights of the heads of one rate, for figures."""
-
-    heads: list[int]
-    weights: Tensor  # (B, h, N, M), rows sum to 1
-    grid: Grid  # of the M reduced tokens
-
-
 class HeadGroup(nn.Module):
     """The heads of a layer that share a rate: their aggregation, keys and values, and local enhancement.
 
@@ -78,7 +71,7 @@ class HeadGroup(nn.Module):
         self.head_dim = head_dim
         self.rate = rate
         self.aggregation = aggregation
-        self.kv = TokenLinear(dim, 2 * width, bias=bias)
+        self.kv = Linear(dim, 2 * width, bias=bias)
         self.enhances_values = local == "values"
         self.enhances_output = local == "output"
         self.local: nn.Module = nn.Identity()
@@ -127,6 +120,9 @@ class GroupedAttention(nn.Module):
         ComponentError: for rates or heads that do not fit.
     """
 
+    to_groups: Tensor | None  # (h,) heads, group by group
+    from_groups: Tensor | None  # (h,) head -> its place in `to_groups`
+
     def __init__(
         self,
         dim: int,
@@ -144,46 +140,44 @@ class GroupedAttention(nn.Module):
         self.head_dim = dim // num_heads
         self.rates = spread_rates(rates, num_heads)
         self.attn_drop = attn_drop
-        self.q = TokenLinear(dim, dim, bias=qkv_bias)
+        self.q = Linear(dim, dim, bias=qkv_bias)
         # Named by rate, not by place: variants that share a rate are paired by parameter name.
         self.groups = nn.ModuleDict()
-        self.order: list[int] = []  # heads, group by group
         for rate in dict.fromkeys(self.rates):
             heads = [head for head, r in enumerate(self.rates) if r == rate]
-            self.order += heads
             self.groups[f"r{rate}"] = HeadGroup(dim, self.head_dim, heads, rate, qkv_bias, aggregate(rate), local)
-        self.place = [self.order.index(head) for head in range(num_heads)]  # head -> its place in `order`
-        self.sizes = [self.rates.count(rate) for rate in dict.fromkeys(self.rates)]
-        self.mixed = self.order != sorted(self.order)
-        self.proj = TokenLinear(dim, dim)
+        self.group_sizes = [self.rates.count(rate) for rate in dict.fromkeys(self.rates)]
+        # Where rates interleave, as in [2, 1, 2, 1], heads are sorted by group before attention and back afterwards.
+        order = self._grouped_heads()
+        mixed = order != sorted(order)
+        self.register_buffer("to_groups", torch.tensor(order) if mixed else None, persistent=False)
+        self.register_buffer("from_groups", torch.tensor(order).argsort() if mixed else None, persistent=False)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
         q = split_heads(self.q(x), self.head_dim)  # (B, h, N, d)
-        if self.mixed:
-            q = q[:, self.order]
-        parts = q.split(self.sizes, dim=1)
+        if self.to_groups is not None:
+            q = q[:, self.to_groups]
+        parts = q.split(self.group_sizes, dim=1)
         dropout = self.attn_drop if self.training else 0.0
         outs = []
         for i, group in enumerate(self.groups.values()):
             outs.append(group(parts[i], x, grid, dropout))
         y = outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)  # (B, N, C)
-        if self.mixed:
-            y = y.unflatten(-1, (-1, self.head_dim))[:, :, self.place].flatten(2)
+        if self.from_groups is not None:
+            y = y.unflatten(-1, (-1, self.head_dim))[:, :, self.from_groups].flatten(2)
         return self.proj_drop(self.proj(y))
 
-    @torch.no_grad()
-    def attention_weights(self, x: Tensor, grid: Grid) -> dict[int, GroupWeights]:
-        """Rate -> softmax(q k^T / sqrt(d)) of its heads. For figures: this holds the whole matrix in memory."""
-        q = split_heads(self.q(x), self.head_dim) * self.head_dim**-0.5
-        found = {}
-        for group in self.groups.values():
-            assert isinstance(group, HeadGroup)
-            k, _, reduced = group.keys_values(x, grid)
-            weights = (q[:, group.heads] @ split_heads(k, self.head_dim).mT).softmax(-1)
-            found[group.rate] = GroupWeights(group.heads, weights, reduced)
-        return found
+    def reset_parameters(self) -> None:
+        """Compute the buffers, which no state dict has, after `to_empty`. Parameters belong to the layers inside."""
+        if self.to_groups is not None and self.from_groups is not None:
+            self.to_groups.copy_(torch.tensor(self._grouped_heads(), device="cpu"))
+            self.from_groups.copy_(self.to_groups.argsort())
+
+    def _grouped_heads(self) -> list[int]:
+        return [head for rate in dict.fromkeys(self.rates) for head, r in enumerate(self.rates) if r == rate]
 
 
 @ATTENTION.register("msa")

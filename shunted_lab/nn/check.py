@@ -10,18 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from shunted_lab.nn.components import AGGREGATION, ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED, SLOTS
 from shunted_lab.nn.contract import ceil_grid, fault_of_grid, fault_of_tokens
-from shunted_lab.nn.registry import (
-    AGGREGATION,
-    ATTENTION,
-    DOWNSAMPLE,
-    MLP,
-    PATCH_EMBED,
-    ComponentError,
-    Registry,
-)
+from shunted_lab.nn.registry import ComponentError, Registry
 
-SLOTS = {slot.kind: slot for slot in (ATTENTION, AGGREGATION, PATCH_EMBED, DOWNSAMPLE, MLP)}
 GRIDS = [(8, 8), (7, 5), (1, 9), (13, 6)]  # even, odd, one row, neither
 LAYER = {"dim": 16, "num_heads": 4, "hidden_dim": 24, "rate": 3, "in_chans": 4, "embed_dim": 8}
 RATES = [[4, 2, 2, 1], [2], [1]]  # spread over the heads; the first that an attention takes

@@ -5,7 +5,7 @@ Shapes: B batch, N = H*W tokens, C channels, H W grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, SupportsIndex
 
@@ -58,10 +58,10 @@ def ceil_grid(size: Sequence[int], stride: int) -> Grid:
 
 @contextmanager
 def checked_outputs(model: nn.Module) -> Iterator[None]:
-    """Inside, a forward pass of a `Pyramid` refuses a component whose output breaks its contract.
+    """Inside, a forward pass of each `Pyramid` in the model refuses a component whose output breaks its contract.
 
     A wrong shape need not fail by itself: (B, 1, C) broadcasts over the tokens that it is added to. An exception that a
-    component raises gets a note with the component's place and class. Other models are left alone.
+    component raises gets a note with the component's place and class.
 
     Raises:
         ComponentError: e.g. `my_blocks.BadShape returns (1, 1, 24); expected (1, 256, 24)`.
@@ -85,7 +85,7 @@ def checked_outputs(model: nn.Module) -> Iterator[None]:
 
 
 def has_own_components(model: nn.Module) -> bool:
-    """Whether a component of a `Pyramid` is a user's and not of this package."""
+    """Whether a component of a `Pyramid` in the model is a user's and not of this package."""
     package = __name__.partition(".")[0]
     return any(type(component).__module__.partition(".")[0] != package for _, component, _ in _components(model))
 
@@ -96,17 +96,21 @@ def class_of(component: nn.Module) -> str:
 
 
 def _components(model: nn.Module) -> Iterator[tuple[str, nn.Module, Fault]]:
-    """Place, module and check of every component of a pyramid."""
-    stages: Iterable[Any] = model.stages if isinstance(model, Pyramid) else ()
-    for i, stage in enumerate(stages):
-        yield f"stages.{i}.embed", stage.embed, _embedding_fault(4 if i == 0 else 2, stage.norm.normalized_shape[0])
-        for j, block in enumerate(stage.blocks):
-            place = f"stages.{i}.blocks.{j}"
-            yield f"{place}.attn", block.attn, _layer_fault
-            yield f"{place}.mlp", block.mlp, _layer_fault
-            for name, group in block.attn.named_modules():
-                if isinstance(group, HeadGroup) and group.aggregation is not None:
-                    yield f"{place}.attn.{name}.aggregation", group.aggregation, _aggregation_fault
+    """Place, module and check of every component of every pyramid in the model."""
+    for name, pyramid in model.named_modules():
+        if isinstance(pyramid, Pyramid):
+            for i, stage in enumerate(pyramid.stages):
+                yield from _stage_components(f"{name}.stages.{i}".removeprefix("."), stage, 4 if i == 0 else 2)
+
+
+def _stage_components(place: str, stage: Any, stride: int) -> Iterator[tuple[str, nn.Module, Fault]]:
+    yield f"{place}.embed", stage.embed, _embedding_fault(stride, stage.norm.normalized_shape[0])
+    for j, block in enumerate(stage.blocks):
+        yield f"{place}.blocks.{j}.attn", block.attn, _layer_fault
+        yield f"{place}.blocks.{j}.mlp", block.mlp, _layer_fault
+        for name, group in block.attn.named_modules():
+            if isinstance(group, HeadGroup) and group.aggregation is not None:
+                yield f"{place}.blocks.{j}.attn.{name}.aggregation", group.aggregation, _aggregation_fault
 
 
 def _embedding_fault(stride: int, chans: int) -> Fault:

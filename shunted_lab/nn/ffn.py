@@ -6,7 +6,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from shunted_lab.nn.layout import Grid, ResidualDWConv, TokenLinear, to_map, to_tokens
+from shunted_lab.nn.dwconv import ResidualDWConv
+from shunted_lab.nn.layout import Grid, to_map, to_tokens
+from shunted_lab.nn.linear import Linear
 from shunted_lab.nn.registry import MLP
 
 
@@ -16,10 +18,10 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, proj_drop: float = 0.0):
         super().__init__()
-        self.fc1 = TokenLinear(dim, hidden_dim)
+        self.fc1 = Linear(dim, hidden_dim)
         self.act = nn.GELU()
         self.drop1 = nn.Dropout(proj_drop)
-        self.fc2 = TokenLinear(hidden_dim, dim)
+        self.fc2 = Linear(hidden_dim, dim)
         self.drop2 = nn.Dropout(proj_drop)
 
     def hidden(self, x: Tensor, grid: Grid) -> Tensor:
@@ -69,11 +71,11 @@ class ConvGLU(nn.Module):
     def __init__(self, dim: int, hidden_dim: int, proj_drop: float = 0.0):
         super().__init__()
         width = max(1, 2 * hidden_dim // 3)
-        self.fc1 = TokenLinear(dim, 2 * width)
+        self.fc1 = Linear(dim, 2 * width)
         self.dwconv = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.act = nn.GELU()
         self.drop1 = nn.Dropout(proj_drop)
-        self.fc2 = TokenLinear(width, dim)
+        self.fc2 = Linear(width, dim)
         self.drop2 = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:

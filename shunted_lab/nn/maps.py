@@ -1,6 +1,6 @@
 """Attention maps: where a token looks, what the whole pyramid looks at, and how much of it falls on an object.
 
-The paper does not say how its figure of attention was made; the rules used here stand in the docstrings.
+The paper does not say how its figure of attention was made; the docstrings have the rules that are used instead.
 
 Shapes: H W image or grid, N = H*W tokens, M = H'*W' reduced tokens, C channels, h heads, d channels of a head, r rate.
 A window of tokens or pixels is a product of rows and columns. So what spreads mass over windows is two small matrices,
@@ -10,19 +10,16 @@ No weights of all queries are held at once: they are computed for `chunk` weight
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from shunted_lab.nn.attention import GroupedAttention, HeadGroup, split_heads
 from shunted_lab.nn.layout import Grid
-from shunted_lab.nn.pyramid import Block, Pyramid, Stage
+from shunted_lab.nn.pyramid import Pyramid
+from shunted_lab.nn.recording import AttentionInputs, StageInputs, record_stages, size_of_image
 from shunted_lab.nn.registry import ComponentError
-from shunted_lab.nn.windows import Cells, cells_of, pixels_of, seen_by, stride_of
+from shunted_lab.nn.windows import Cells, pixels_of, receptive_field, stride_of
 
 CHUNK = 2**20  # weights: 4 MB stay in a CPU's cache, which is faster than 64 MB (tests/benchmarks/attention_maps.py)
 
@@ -76,13 +73,13 @@ def attention_of(model: Pyramid, image: Tensor, query: tuple[float, float], bloc
 
     Raises:
         ComponentError: for a point outside the image, an image that the model does not take, and an attention that is
-            no `GroupedAttention`.
+            not a `GroupedAttention`.
     """
     if blocks not in ("last", "all"):
         raise ComponentError(f"blocks: '{blocks}' is not known; choices: 'last', 'all'")
     _check_query(query)
     found = []
-    for index, stage in enumerate(_look(model, image, all_blocks=blocks == "all")):
+    for index, stage in enumerate(record_stages(model, image, all_blocks=blocks == "all")):
         row, column = _token_at(query, image, index)
         place = torch.tensor([row * stage.grid[1] + column], device=stage.device)
         for layer in stage.layers:
@@ -127,7 +124,7 @@ def rollout(
         _check_query(query)
     if not 0 <= residual <= 1:
         raise ComponentError(f"residual: {residual} is not a share between 0 and 1")
-    stages = _look(model, image, all_blocks=True)
+    stages = record_stages(model, image, all_blocks=True)
     H, W = stages[-1].grid
     mass = torch.full((H, W), 1 / (H * W), device=stages[-1].device)
     if query is not None:
@@ -135,7 +132,7 @@ def rollout(
         mass[_token_at(query, image, len(stages) - 1)] = 1
     for index, stage in reversed(list(enumerate(stages))):
         for layer in reversed(stage.layers):
-            mass = residual * mass + (1 - residual) * _back(layer, mass, chunk)
+            mass = residual * mass + (1 - residual) * _mass_before(layer, mass, chunk)
         rows, columns = _receptive_fields(stage, index)
         mass = rows.T @ mass @ columns
     return mass
@@ -164,12 +161,12 @@ def concentration(
     """
     if queries not in ("all", "object"):
         raise ComponentError(f"queries: '{queries}' is not known; choices: 'all', 'object'")
-    size = _size(model, image)
+    size = size_of_image(model, image)
     area = _check_mask(mask, size)
     found = []
-    for index, stage in enumerate(_look(model, image, all_blocks=False)):
+    for index, stage in enumerate(record_stages(model, image, all_blocks=False)):
         drawn = mask.to(stage.device, torch.float32)
-        asked = _centred_on(drawn, stage.grid, index) if queries == "object" else None
+        asked = _tokens_centred_on(drawn, stage.grid, index) if queries == "object" else None
         for layer in stage.layers:
             for heads in layer.groups(asked):
                 rows, columns = pixels_of(heads.cells, stage.grid, size, index)
@@ -181,128 +178,10 @@ def concentration(
     return found
 
 
-# --- what a pass through the model leaves ----------------------------------------------------------------------------
-
-
-class _Heads(NamedTuple):
-    """The heads of one rate in one layer, with the queries that were asked for."""
-
-    heads: list[int]
-    rate: int
-    q: Tensor  # (h, n, d), scaled
-    k: Tensor  # (h, M, d)
-    cells: Cells
-
-    def weights(self, chunk: int) -> Iterator[tuple[slice, Tensor]]:
-        """Slices of the queries, and their weights (h, part of n, M): at most `chunk` numbers, or one query."""
-        step = max(1, chunk // (self.k.shape[0] * self.k.shape[1]))
-        for start in range(0, self.q.shape[1], step):
-            part = slice(start, start + step)
-            yield part, (self.q[:, part] @ self.k.mT).softmax(-1)
-
-
-class _Layer(NamedTuple):
-    """An attention, and the tokens (1, N, C) that it saw."""
-
-    attn: GroupedAttention
-    where: str
-    block: int
-    x: Tensor
-    grid: Grid
-
-    def groups(self, queries: Tensor | None = None) -> Iterator[_Heads]:
-        """The heads rate by rate, with the queries of these tokens (indices into N), or of all."""
-        d = self.attn.head_dim
-        asked = self.x if queries is None else self.x[:, queries]
-        q = split_heads(self.attn.q(asked), d)[0] * d**-0.5  # (h, n, d), heads in the order of the layer
-        for group in self.attn.groups.values():
-            assert isinstance(group, HeadGroup)
-            k, _, reduced = group.keys_values(self.x, self.grid)
-            cells = cells_of(group, self.grid, reduced, self.where, self.x.device)
-            yield _Heads(group.heads, group.rate, q[group.heads].float(), split_heads(k, d)[0].float(), cells)
-
-
-class _Conv(NamedTuple):
-    """A convolution of an embedding: the size that it was given, with what the embedding padded, and what it made."""
-
-    conv: nn.Conv2d
-    given: Grid
-    made: Grid
-
-
-@dataclass
-class _Seen:
-    """What one stage was given and made of it."""
-
-    embed: nn.Module
-    size: Grid = (0, 0)  # of the map before the embedding
-    grid: Grid = (0, 0)
-    device: torch.device = torch.device("cpu")
-    convs: list[_Conv] = field(default_factory=list)
-    layers: list[_Layer] = field(default_factory=list)
-
-    def embedded(self, module: nn.Module, args: tuple[Tensor], output: tuple[Tensor, Grid]) -> None:
-        self.size = (args[0].shape[-2], args[0].shape[-1])
-        self.grid = output[1]
-        self.device = output[0].device
-
-    def convolved(self, module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-        assert isinstance(module, nn.Conv2d)
-        given, made = args[0].shape, output.shape
-        self.convs.append(_Conv(module, (given[-2], given[-1]), (made[-2], made[-1])))
-
-    def attends(self, where: str, block: int) -> Callable[[nn.Module, Any], None]:
-        def keep(module: nn.Module, args: tuple[Tensor, Grid]) -> None:
-            assert isinstance(module, GroupedAttention)
-            self.layers.append(_Layer(module, where, block, *args))
-
-        return keep
-
-
-def _look(model: Pyramid, image: Tensor, all_blocks: bool) -> list[_Seen]:
-    """One pass in evaluation mode: what each stage saw, with the inputs of its last attention, or of all."""
-    _size(model, image)
-    like = next(model.parameters())
-    with _hooks(model, all_blocks) as seen:
-        model.forward_features(image.to(like))
-    return seen
-
-
-@contextmanager
-def _hooks(model: Pyramid, all_blocks: bool) -> Iterator[list[_Seen]]:
-    """In evaluation mode, with hooks that note what each stage sees; afterwards all is as it was."""
-    seen, handles = [], []
-    training = [(module, module.training) for module in model.modules()]  # a frozen norm stays frozen
-    try:
-        model.eval()
-        for index, stage in enumerate(model.stages):
-            assert isinstance(stage, Stage)
-            notes = _Seen(stage.embed)
-            seen.append(notes)
-            handles.append(stage.embed.register_forward_hook(notes.embedded))
-            convs = [module for module in stage.embed.modules() if isinstance(module, nn.Conv2d)]
-            handles += [conv.register_forward_hook(notes.convolved) for conv in convs]
-            for number, block in list(enumerate(stage.blocks))[0 if all_blocks else -1 :]:
-                assert isinstance(block, Block)
-                where = f"stage {index + 1}, block {number + 1}"
-                if not isinstance(block.attn, GroupedAttention):
-                    name = type(block.attn).__name__
-                    raise ComponentError(
-                        f"{where}: {name} is not a GroupedAttention, so it has no attention weights to show"
-                    )
-                handles.append(block.attn.register_forward_pre_hook(notes.attends(where, number)))
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in training:
-            module.training = mode
-
-
 # --- mass ------------------------------------------------------------------------------------------------------------
 
 
-def _back(layer: _Layer, mass: Tensor, chunk: int) -> Tensor:
+def _mass_before(layer: AttentionInputs, mass: Tensor, chunk: int) -> Tensor:
     """v A of one layer, (H, W) -> (H, W): A is the mean over its heads, with reduced tokens spread over tokens."""
     v = mass.flatten()
     out = torch.zeros_like(mass)
@@ -315,14 +194,14 @@ def _back(layer: _Layer, mass: Tensor, chunk: int) -> Tensor:
     return out / len(layer.attn.rates)
 
 
-def _receptive_fields(stage: _Seen, index: int) -> Cells:
+def _receptive_fields(stage: StageInputs, index: int) -> Cells:
     """What each token of a stage sees of the map before it: uniform in each convolution, one after the other."""
     axes = []
     for axis in (0, 1):
         length = stage.size[axis]
         chain = torch.eye(length, device=stage.device)
         for step in stage.convs:
-            seen = seen_by(step.conv, step.made[axis], axis, length, stage.device)
+            seen = receptive_field(step.conv, step.made[axis], axis, length, stage.device)
             # An embedding may pad at the end, up to a multiple of the stride; anything else breaks the chain.
             if not 0 <= step.given[axis] - length < step.conv.stride[axis] or seen.isnan().any():
                 length = 0
@@ -336,12 +215,6 @@ def _receptive_fields(stage: _Seen, index: int) -> Cells:
 
 
 # --- places ----------------------------------------------------------------------------------------------------------
-
-
-def _size(model: Pyramid, image: Tensor) -> Grid:
-    if image.ndim != 4 or image.shape[:2] != (1, model.in_chans):
-        raise ComponentError(f"image: {tuple(image.shape)} is not a single image (1, {model.in_chans}, H, W)")
-    return image.shape[-2], image.shape[-1]
 
 
 def _check_query(query: tuple[float, float]) -> None:
@@ -368,7 +241,7 @@ def _check_mask(mask: Tensor, size: Grid) -> float:
     return area
 
 
-def _centred_on(mask: Tensor, grid: Grid, stage: int) -> Tensor:
+def _tokens_centred_on(mask: Tensor, grid: Grid, stage: int) -> Tensor:
     """Indices of the tokens whose central pixel is the object's; at the border, the centre of what lies inside."""
     places = []
     for count, length in zip(grid, mask.shape, strict=True):

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from shunted_lab.nn.attention import spread_rates
-from shunted_lab.nn.initial import init_weights, place_seed, seeded
+from shunted_lab.nn.components import ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED
+from shunted_lab.nn.initial import backbone_seed, init_weights, place_seed, seeded
 from shunted_lab.nn.layout import Grid, to_map, to_tokens
-from shunted_lab.nn.registry import ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED, ComponentError, RatesError, Spec
+from shunted_lab.nn.registry import ComponentError, RatesError, Spec
 
 torch.fx.wrap("check_size")  # branches on the size: a leaf for torch.fx
 
@@ -95,6 +96,8 @@ class Pyramid(nn.Module):
             attention of its stage does not use.
     """
 
+    is_backbone = True  # in any network, its initial values are seeded by the names inside it (`init_weights`)
+
     def __init__(
         self,
         embed_dims: Sequence[int],
@@ -130,8 +133,7 @@ class Pyramid(nn.Module):
         drop_path = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         common = {"qkv_bias": qkv_bias, "attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate}
         # Each component is built under a seed of its place, so that what it draws does not depend on the others.
-        base = str(int(torch.randint(2**62, (), device="cpu")))
-        with _factory(device, dtype), seeded(base):
+        with _factory(device, dtype), seeded(backbone_seed()):
             built = []
             for i, (dim, heads) in enumerate(zip(embed_dims, num_heads, strict=True)):
                 if dim % heads:

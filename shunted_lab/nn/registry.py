@@ -1,4 +1,7 @@
-"""Registries of interchangeable components: a name in a configuration is a row of a table."""
+"""Registries of interchangeable components: a name in a configuration is a row of a table.
+
+To look a component up, import the registries from `components`, which has those of this package registered.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +53,6 @@ class Registry:
         """Decorator: `@ATTENTION.register("ssa")`. Raises ComponentError if the name is taken."""
 
         def add(entry: C) -> C:
-            if not getattr(entry, "__module__", "").startswith(f"{__package__}."):
-                _register_own()  # a name of this package is taken, whether it was used already or not
             if name in self._entries:
                 raise ComponentError(f"{self.kind}: '{name}' is registered twice")
             self._entries[name] = entry
@@ -60,7 +61,6 @@ class Registry:
         return add
 
     def names(self) -> list[str]:
-        _register_own()
         return sorted(self._entries)
 
     def find(self, name: str) -> Callable[..., nn.Module]:
@@ -69,7 +69,6 @@ class Registry:
         Raises:
             ComponentError: if there is none; the message names the choices and the nearest.
         """
-        _register_own()
         if name in self._entries:
             return self._entries[name]
         if "." in name:
@@ -129,12 +128,6 @@ class Registry:
         if not callable(entry):
             raise ComponentError(f"{self.kind}: '{path}' is a {type(entry).__name__}, not a class or function")
         return entry
-
-
-def _register_own() -> None:
-    """Import the modules that hold this package's components: each registers its own."""
-    for module in ("aggregation", "attention", "embed", "ffn"):
-        importlib.import_module(f"{__package__}.{module}")
 
 
 def import_module(name: str, where: str) -> Any:

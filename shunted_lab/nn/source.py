@@ -19,18 +19,12 @@ from typing import TypeVar
 
 from torch import nn
 
-from shunted_lab.nn.registry import AGGREGATION, ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED, Registry, Spec, split_spec
+from shunted_lab.nn.components import ATTENTION, SLOTS
+from shunted_lab.nn.registry import Registry, Spec, split_spec
 
 N = TypeVar("N", bound=ast.AST)
 D = TypeVar("D", bound=ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
 PACKAGE = __name__.partition(".")[0]
-SLOTS: dict[str, Registry] = {
-    "patch_embed": PATCH_EMBED,
-    "downsample": DOWNSAMPLE,
-    "attn": ATTENTION,
-    "aggregation": AGGREGATION,
-    "mlp": MLP,
-}
 
 
 def component_sources(slots: Mapping[str, Spec | list[Spec]]) -> dict[str, str]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from shunted_lab.nn.cost import Speed
-from shunted_lab.nn.count import Size
+from shunted_lab.nn.count import Call, Size, call_with_batch, height_width
 
 
 def measure(
@@ -22,6 +23,7 @@ def measure(
     device: torch.device | str = "cpu",
     *,
     in_chans: int = 3,
+    call: Call = call_with_batch,
     repeats: int = 20,
     warmup: int = 5,
     training: bool = False,
@@ -32,20 +34,24 @@ def measure(
     On a GPU the time is that between two events of the device, and memory that of its allocator; on a CPU, the clock
     and what torch's allocator has given out. MPS does not tell its memory. The model is moved to the device and left in
     the mode that it was in; `training` updates its running statistics and clears its gradients.
+
+    Args:
+        call: how the model is called, where that is not `model(images)`: `lambda net, images: net(list(images))`, or
+            with targets for a detector in training. The backward pass starts from the sum of all floating-point tensors
+            in what it returns: a tensor, or lists and dictionaries of them.
     """
     device = torch.device(device)
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     before = model.training
     model = model.to(device).train(training)
-    images = torch.randn(batch_size, in_chans, height, width, device=device)
+    images = torch.randn(batch_size, in_chans, *height_width(image_size), device=device)
 
     def step() -> None:
         if training:
-            _sum_all(model(images)).backward()
+            torch.stack(_tensor_sums(call(model, images))).sum().backward()
             model.zero_grad(set_to_none=True)
         else:
             with torch.inference_mode():
-                model(images)
+                call(model, images)
 
     try:
         for _ in range(warmup):
@@ -57,8 +63,12 @@ def measure(
     return Speed(latency, batch_size / latency, peak, device_name(device))
 
 
-def _sum_all(output: Tensor | Iterable[Tensor]) -> Tensor:
-    return output.float().sum() if isinstance(output, Tensor) else sum(_sum_all(part) for part in output)  # type: ignore[return-value]
+def _tensor_sums(output: Any) -> list[Tensor]:
+    """The sum of each floating-point tensor in an output."""
+    if isinstance(output, Tensor):
+        return [output.float().sum()] if output.is_floating_point() else []
+    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, list | tuple) else ()
+    return [each for part in parts for each in _tensor_sums(part)]
 
 
 def _seconds(step: Callable[[], None], device: torch.device) -> float:

@@ -1,6 +1,6 @@
 """The published models in timm: `timm.create_model("shunted_s")` works after `import shunted_lab.nn`.
 
-Paper, table 2. There are no weights to download; a checkpoint file is read by `load_official`, or by timm with
+Paper, table 2. There are no weights to download; a checkpoint file is read by `load_weights`, or by timm with
 `pretrained=True, pretrained_cfg_overlay=dict(file="ckpt_S.pth")`.
 """
 
@@ -11,8 +11,8 @@ from typing import Any
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from shunted_lab.nn.official import from_published
 from shunted_lab.nn.pyramid import Pyramid
+from shunted_lab.nn.weights import from_published
 
 __all__ = ["shunted_b", "shunted_s", "shunted_t"]
 

@@ -1,7 +1,6 @@
 """Numbers as people are shown them: one form in lines, tables, pages and figures. Files keep fractions and base units.
 
-Metrics are named as in results: `val/top1` is a fraction, `val/loss` a plain number; `latency` is in seconds and
-`memory` in bytes.
+What a metric is shown in is declared by its task (`config.task.Metric`).
 """
 
 from __future__ import annotations
@@ -12,16 +11,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Unit:
-    """What people are shown a quantity in: value x `scale`, with so many `digits` after the point."""
+    """What people are shown a quantity in: value x `scale`, with so many `digits` after the point.
+
+    `of_difference` is the unit of a difference, where it is another one.
+    """
 
     symbol: str
-    scale: float
-    digits: int
+    scale: float = 1
+    digits: int = 4
+    of_difference: str = ""
 
 
-PERCENT = Unit("%", 100, 2)
-UNITS = {
-    "loss": Unit("", 1, 4),
+PERCENT = Unit("%", 100, 2, "percentage points")
+LOSS = Unit("")
+COSTS = {
     "latency": Unit("ms", 1e3, 1),
     "memory": Unit("MB", 1e-6, 1),
     "params": Unit("M", 1e-6, 2),
@@ -30,34 +33,30 @@ UNITS = {
 }
 
 
-def unit_of(metric: str) -> Unit:
-    """The unit of a metric or a cost; what is not known is a fraction, as all metrics of a task but its loss."""
-    return UNITS.get(metric.rpartition("/")[2], PERCENT)
-
-
-def value_text(metric: str, value: float) -> str:
+def value_text(value: float, unit: Unit) -> str:
     """`45.83 %`, `11.2 ms`, and `0.8123` for a loss."""
-    symbol = unit_of(metric).symbol
-    return cell_text(metric, value) + (f" {symbol}" if symbol else "")
+    return cell_text(value, unit) + (f" {unit.symbol}" if unit.symbol else "")
 
 
-def cell_text(metric: str, value: float) -> str:
+def cell_text(value: float, unit: Unit) -> str:
     """The number of `value_text`, for a column whose head has the unit."""
-    unit = unit_of(metric)
     return f"{value * unit.scale:,.{unit.digits}f}"
 
 
-def head_text(metric: str) -> str:
-    """The head of a column: `val/top1 (%)`, `latency (ms)`, `val/loss`."""
-    symbol = unit_of(metric).symbol
-    return f"{metric} ({symbol})" if symbol else metric
+def head_text(label: str, unit: Unit) -> str:
+    """The head of a column: `Top-1 (%)`, `latency (ms)`, `val/loss`."""
+    return f"{label} ({unit.symbol})" if unit.symbol else label
 
 
-def difference_text(metric: str, value: float) -> str:
-    """A difference with its sign: `+1.23 percentage points`, `−0.4 ms`."""
-    unit = unit_of(metric)
-    symbol = {"": "", "%": " percentage points"}.get(unit.symbol, f" {unit.symbol}")
-    return f"{value * unit.scale:+,.{unit.digits}f}".replace("-", "−") + symbol
+def signed_text(value: float, unit: Unit) -> str:
+    """The number of a difference with its sign: `+1.23`, `−0.4`."""
+    return f"{value * unit.scale:+,.{unit.digits}f}".replace("-", "−")
+
+
+def difference_text(value: float, unit: Unit) -> str:
+    """A difference with its sign and unit: `+1.23 percentage points`, `−0.4 ms`."""
+    symbol = unit.of_difference or unit.symbol
+    return signed_text(value, unit) + (f" {symbol}" if symbol else "")
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -74,7 +73,7 @@ def listed(names: Sequence[str], limit: int, noun: str = "") -> str:
 
 def percent(fraction: float) -> str:
     """`45.83 %`."""
-    return value_text("", fraction)
+    return value_text(fraction, PERCENT)
 
 
 def duration(seconds: float) -> str:

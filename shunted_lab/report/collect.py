@@ -18,6 +18,7 @@ from shunted_lab.config.compose import Experiment
 from shunted_lab.config.experiment import Config
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
+from shunted_lab.config.task import Evidence, Goal
 from shunted_lab.nn.cost import Cost
 from shunted_lab.report.states import load_states
 from shunted_lab.report.statistics import Difference, McNemar, leave_one_out, mcnemar, paired_bootstrap
@@ -25,9 +26,7 @@ from shunted_lab.report.table import Table, build_table, checked, headlines
 from shunted_lab.study.folder import TRACEBACK
 from shunted_lab.study.measure import read_measured
 from shunted_lab.study.plan import RunState, study_folder
-from shunted_lab.tasks import Goal
 from shunted_lab.tasks.history import read_history
-from shunted_lab.tasks.predictions import Predictions, read_predictions
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class RunData:
 
     state: RunState
     history: dict[str, list[float]] = field(default_factory=dict)
-    predictions: Predictions | None = None
+    evidence: Evidence | None = None
     note: dict[str, Any] = field(default_factory=dict)
     traceback: str = ""
 
@@ -51,7 +50,7 @@ class RunData:
 class ImageEvidence:
     """A variant against its baseline on the same test images.
 
-    `bootstrap` compares the means over the seeds that both have; `mcnemar` is by seed, for one label an image.
+    `bootstrap` compares the means over the seeds that both have; `mcnemar` is by seed, where scores are 0 or 1.
     """
 
     variant: str
@@ -113,13 +112,13 @@ def collect(
 def _read(state: RunState, problems: list[str]) -> RunData:
     folder = state.run.folder
     history: dict[str, list[float]] = {}
-    predictions: Predictions | None = None
+    evidence: Evidence | None = None
     note: dict[str, Any] = {}
     traceback = ""
     try:
         history = read_history(folder)
         if state.result is not None:
-            predictions = read_predictions(folder)
+            evidence = state.run.config.task.read_evidence(folder)
         note = json.loads((folder / "run.json").read_text()) if (folder / "run.json").exists() else {}
         if state.state == "failed" and (folder / TRACEBACK).exists():
             traceback = (folder / TRACEBACK).read_text(errors="replace")
@@ -127,7 +126,7 @@ def _read(state: RunState, problems: list[str]) -> RunData:
         problems.append(str(error))
     except (OSError, ValueError, IndexError) as error:
         problems.append(f"{folder}: cannot be read ({' '.join(str(error).split())[:200]})")
-    return RunData(state, history, predictions, note, traceback)
+    return RunData(state, history, evidence, note, traceback)
 
 
 def curves(data: StudyData, metric: str) -> dict[str, list[list[float]]]:
@@ -140,33 +139,34 @@ def curves(data: StudyData, metric: str) -> dict[str, list[list[float]]]:
     return found
 
 
-def class_accuracies(data: StudyData) -> tuple[list[str], dict[str, list[float]]]:
-    """Names of the classes, and variant -> accuracy (recall) of each class on the test split, mean over its runs."""
+def class_scores(data: StudyData) -> tuple[list[str], dict[str, list[float]]]:
+    """Names of the classes, and variant -> the score of each class on the test split, mean over its runs."""
     names: list[str] = []
     found = {}
     for variant in data.variants:
-        parts = [run.predictions for run in data.of(variant) if run.predictions is not None]
+        parts = [run.evidence for run in data.of(variant) if run.evidence is not None]
         parts = [p for p in parts if p.class_names and (not names or list(p.class_names) == names)]
-        if parts:
+        scores = [score for part in parts if (score := part.per_class()) is not None]
+        if scores:
             names = list(parts[0].class_names)
-            found[variant] = np.mean([p.per_class() for p in parts], 0).tolist()
+            found[variant] = np.mean(scores, 0).tolist()
     return names, found
 
 
 def image_evidence(data: StudyData) -> Iterator[ImageEvidence]:
-    """Each variant against its baseline, image by image, where both have stored predictions of the same images."""
+    """Each variant against its baseline, image by image, where both have stored evidence of the same images."""
     for variant in data.variants:
         baseline = data.config.baseline_of(variant)
         if variant == baseline:
             continue
-        mine = {r.state.run.seed: r.predictions for r in data.of(variant) if r.predictions is not None}
-        theirs = {r.state.run.seed: r.predictions for r in data.of(baseline) if r.predictions is not None}
-        seeds = [s for s in mine if s in theirs and np.array_equal(mine[s].targets, theirs[s].targets)]
-        if not seeds or len({len(mine[s].targets) for s in seeds}) > 1:
+        mine = {r.state.run.seed: r.evidence for r in data.of(variant) if r.evidence is not None}
+        theirs = {r.state.run.seed: r.evidence for r in data.of(baseline) if r.evidence is not None}
+        seeds = [s for s in mine if s in theirs and mine[s].has_same_images(theirs[s])]
+        if not seeds or len({len(mine[s].scores) for s in seeds}) > 1:
             continue
-        pairs = {s: (mine[s].correct, theirs[s].correct) for s in seeds}
-        single = mine[seeds[0]].targets.ndim == 1
-        tests = {s: mcnemar(a == 1, b == 1) for s, (a, b) in pairs.items()} if single else {}
+        pairs = {s: (mine[s].scores, theirs[s].scores) for s in seeds}
+        is_binary = mine[seeds[0]].is_binary
+        tests = {s: mcnemar(a == 1, b == 1) for s, (a, b) in pairs.items()} if is_binary else {}
         a, b = (np.stack([pair[i] for pair in pairs.values()]) for i in (0, 1))
         yield ImageEvidence(variant, baseline, paired_bootstrap(a, b), tests)
 

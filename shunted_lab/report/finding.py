@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shunted_lab.config.experiment import Config
-from shunted_lab.report.render import difference_text
+from shunted_lab.report.render import interval_text
 from shunted_lab.report.table import Row, Table
 
 
@@ -35,6 +35,8 @@ def _holds_zero(row: Row) -> bool:
 def _clear(row: Row, table: Table, config: Config) -> str:
     assert row.difference is not None
     word = "above" if row.difference.mean > 0 else "below"
-    interval = difference_text(row.difference, row.planned)
-    label = table.goal.label[0].lower() + table.goal.label[1:]
-    return f"{row.variant} is {word} {config.baseline_of(row.variant)} in {label}: {interval} points"
+    metric = table.goal.leading
+    interval = interval_text(row.difference, metric.unit, row.planned)
+    label = metric.label[0].lower() + metric.label[1:]
+    unit = "points" if metric.unit.symbol == "%" else metric.unit.symbol
+    return f"{row.variant} is {word} {config.baseline_of(row.variant)} in {label}: {interval} {unit}".rstrip()

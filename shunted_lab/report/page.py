@@ -16,20 +16,22 @@ import yaml
 from matplotlib.figure import Figure
 
 from shunted_lab.config.experiment import Config
-from shunted_lab.output.quantities import counted, unit_of, value_text
+from shunted_lab.config.task import Goal
+from shunted_lab.output.quantities import COSTS as COST_UNITS
+from shunted_lab.output.quantities import LOSS, Unit, counted, head_text, value_text
 from shunted_lab.report import plots
 from shunted_lab.report.collect import (
+    ImageEvidence,
     RunData,
     StudyData,
-    class_accuracies,
+    class_scores,
     curves,
     image_evidence,
     main_effects,
     number,
 )
-from shunted_lab.report.render import UNKNOWN, Block, blocks, difference_text, percent_text
+from shunted_lab.report.render import UNKNOWN, Block, blocks, interval_text, number_text
 from shunted_lab.report.search import SearchTable, rates_of_heads
-from shunted_lab.report.statistics import Difference
 
 COSTS = {"macs": "MACs", "latency": "latency of one image (ms)", "memory": "peak memory of one image (MB)"}
 
@@ -52,11 +54,12 @@ def pictures(data: StudyData) -> Iterator[Picture]:
 
 
 def _costs(data: StudyData) -> Iterator[Picture]:
-    label = data.goal.label
+    metric = data.goal.leading
+    label = metric.label
     costs: dict[str, Callable[[Any], float | None]] = {
         "macs": lambda row: float(row.cost.macs),
-        "latency": lambda row: None if row.latency is None else row.latency * unit_of("latency").scale,
-        "memory": lambda row: None if row.memory is None else row.memory * unit_of("memory").scale,
+        "latency": lambda row: None if row.latency is None else row.latency * COST_UNITS["latency"].scale,
+        "memory": lambda row: None if row.memory is None else row.memory * COST_UNITS["memory"].scale,
     }
     for key, cost_of in costs.items():
         points = []
@@ -69,10 +72,10 @@ def _costs(data: StudyData) -> Iterator[Picture]:
                 )
         if points:
             yield Picture(
-                f"accuracy_{key}",
+                f"{metric.key}_{key}",
                 f"{label} against {COSTS[key]}",
                 f"{_spread(data, 'bars')} The line is the Pareto front. Variants with unfinished runs are left out.",
-                plots.accuracy_against_cost(points, COSTS[key], label),
+                plots.metric_against_cost(points, COSTS[key], label, metric.unit, metric.direction),
             )
 
 
@@ -98,7 +101,7 @@ def _forest(data: StudyData) -> Iterator[Picture]:
             "differences",
             "Paired differences to the baseline",
             "Mean over the seeds that both have, with its 95 % t-interval.",
-            plots.forest(rows, data.goal.label),
+            plots.forest(rows, data.goal.leading.label, data.goal.leading.unit),
         )
 
 
@@ -110,30 +113,30 @@ def _effects(data: StudyData) -> Iterator[Picture]:
             "Main effects",
             "Full model minus the model without the part, seed by seed, with 95 % t-intervals. Interaction: the "
             "effect of removing all parts that the effects of single parts do not explain.",
-            plots.forest(rows, data.goal.label),
+            plots.forest(rows, data.goal.leading.label, data.goal.leading.unit),
         )
 
 
 def _curves(data: StudyData) -> Iterator[Picture]:
-    for metric, percent in ((data.goal.monitor, True), ("train/loss", False), ("val/loss", False)):
+    for metric, unit in ((data.goal.monitor, data.goal.leading.unit), ("train/loss", LOSS), ("val/loss", LOSS)):
         found = curves(data, metric)
         if any(len(line) > 1 for lines in found.values() for line in lines):
             yield Picture(
                 metric.replace("/", "_"),
                 f"Learning curves: {metric}",
                 _spread(data, "band"),
-                plots.learning_curves(found, metric, in_percent=percent),
+                plots.learning_curves(found, metric, unit),
             )
 
 
 def _classes(data: StudyData) -> Iterator[Picture]:
-    names, found = class_accuracies(data)
+    names, found = class_scores(data)
     if found:
         yield Picture(
             "classes",
-            f"{data.goal.label} of each class",
-            f"Share of the test images of each class that were classified correctly{_over_seeds(data)}.",
-            plots.class_bars(names, found),
+            f"{data.goal.leading.label} of each class",
+            f"{next(iter(data.variants.values())).task.per_class_meaning}{_over_seeds(data)}.",
+            plots.class_bars(names, found, data.goal.leading.label, data.goal.leading.unit),
         )
 
 
@@ -151,7 +154,8 @@ def _rates(data: StudyData) -> Iterator[Picture]:
 
 def render_page(data: StudyData, made: Sequence[Picture], folder: Path) -> str:
     """The page of a study with its pictures inside; `folder` is the page's, from which its links start."""
-    names, per_class = class_accuracies(data)
+    names, per_class = class_scores(data)
+    metric = data.goal.leading
     return (
         _environment()
         .get_template("page.html")
@@ -163,13 +167,14 @@ def render_page(data: StudyData, made: Sequence[Picture], folder: Path) -> str:
             problems=data.problems,
             blocks=[(block, [f"#run-{row[0]}" for row in block.rows]) for block in blocks(data.table)],
             pictures=[(p, plots.to_svg(p.figure, p.title, f"{p.name}-")) for p in made],
-            evidence=[_evidence_row(found) for found in image_evidence(data)],
-            effects=[(name, _difference(d), d.n if d else 0) for name, d in main_effects(data).items()],
+            evidence=[_evidence_row(found, metric.unit) for found in image_evidence(data)],
+            effects=[(n, interval_text(d, metric.unit), d.n if d else 0) for n, d in main_effects(data).items()],
             class_names=names,
-            per_class={name: [percent_text(v) for v in values] for name, values in per_class.items()},
-            metric=data.goal.label,
+            per_class={name: [number_text(v, metric.unit) for v in values] for name, values in per_class.items()},
+            metric=head_text(metric.label, metric.unit),
+            difference_unit=metric.unit.of_difference or metric.unit.symbol,
             over_seeds=" of the mean over the seeds" if len(data.config.seeds) > 1 else "",
-            variants=[(name, [_run_row(run, folder) for run in data.of(name)]) for name in data.variants],
+            variants=[(name, [_run_row(run, data.goal, folder) for run in data.of(name)]) for name in data.variants],
             failures=[(run, run.traceback) for run in data.runs if run.state.state == "failed"],
             base=yaml.safe_dump(asdict(next(iter(data.variants.values()))), sort_keys=False, allow_unicode=True),
             changes=yaml.safe_dump(dict(data.config.variants), sort_keys=False, allow_unicode=True),
@@ -194,7 +199,7 @@ def render_search_page(
             complete=table.complete,
             blocks=[(block, links)],
             pictures=[(p, plots.to_svg(p.figure, p.title, f"{p.name}-")) for p in made],
-            base=yaml.safe_dump({key: asdict(getattr(config, key)) for key in ("model", "data", "recipe")}),
+            base=yaml.safe_dump({key: asdict(getattr(config, key)) for key in ("model", "data", "task", "recipe")}),
             changes=yaml.safe_dump({"variants": config.variants, "search": asdict(config.search)}),  # type: ignore[arg-type]
             unknown=UNKNOWN,
         )
@@ -206,26 +211,24 @@ def _environment() -> jinja2.Environment:
     return jinja2.Environment(loader=where, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
-def _evidence_row(found: Any) -> dict[str, Any]:
+def _evidence_row(found: ImageEvidence, unit: Unit) -> dict[str, Any]:
     tests = [f"seed {seed}: {m.only_a} / {m.only_b}, p = {m.p:.3g}" for seed, m in found.mcnemar.items()]
-    text = difference_text(found.bootstrap, 0)
+    text = interval_text(found.bootstrap, unit)
     return {"variant": found.variant, "baseline": found.baseline, "bootstrap": text, "mcnemar": "; ".join(tests)}
 
 
-def _difference(found: Difference | None) -> str:
-    return difference_text(found, 0)
-
-
-def _run_row(run: RunData, folder: Path) -> dict[str, Any]:
+def _run_row(run: RunData, goal: Goal, folder: Path) -> dict[str, Any]:
     state = run.state
     metrics = state.result["metrics"] if state.result else {}
     return {
         "seed": state.run.seed,
         "state": state.state,
         "error": state.error or "",
-        "value": percent_text(number(run.value)),
+        "value": number_text(number(run.value), goal.leading.unit),
         "metrics": {
-            key: value_text(key, value) for key, value in sorted(metrics.items()) if key.startswith(("test/", "val/"))
+            key: value_text(value, goal.unit(key))
+            for key, value in sorted(metrics.items())
+            if key.startswith(("test/", "val/"))
         },
         "epoch": state.result["epoch"] + 1 if state.result and "epoch" in state.result else "",  # from 1, as figures
         "seconds": state.result.get("seconds", "") if state.result else "",

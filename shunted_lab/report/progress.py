@@ -15,10 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from shunted_lab.config.task import Goal
 from shunted_lab.output.quantities import duration, value_text
 from shunted_lab.output.terminal import say
 from shunted_lab.study.queue import Job
-from shunted_lab.tasks import Goal
 from shunted_lab.tasks.listener import Status
 
 EVERY = 30.0  # seconds without a word of a worker, at most
@@ -107,7 +107,7 @@ class Progress:
         run = self._runs[slot]
         key = self.goal.monitor
         if key in metrics:
-            run.metric = f"{key} {value_text(key, metrics[key])}"
+            run.metric = f"{key} {value_text(metrics[key], self.goal.leading.unit)}"
         self._say(run, [f"epoch {epoch + 1} of {job.run.config.recipe.epochs} done"])
 
     def ended(self, slot: int, job: Job, outcome: str, result: dict[str, Any] | None) -> None:
@@ -120,7 +120,8 @@ class Progress:
         if result is not None:
             self._seconds.setdefault(job.run.variant, []).append(result["seconds"])
             key = self.goal.monitor
-            words = [f"{key} {value_text(key, result['metrics'][key])}", duration(result["seconds"])]
+            value = value_text(result["metrics"][key], self.goal.leading.unit)
+            words = [f"{key} {value}", duration(result["seconds"])]
         text = f"[{self._finished()}/{self.total}] {name_of(job)}: {'; '.join([*words, *self.study_left()])}"
         say(self.console, text)
 

@@ -7,16 +7,12 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from shunted_lab.output.quantities import Unit, head_text, signed_text
 from shunted_lab.output.terminal import Grid
 from shunted_lab.report.statistics import Difference, Summary
 from shunted_lab.report.table import Row, Table
 
-if TYPE_CHECKING:
-    pass
-
-PAPER_HEAD = ("Variant", "Params (M)", "GMACs", "Paper: top-1 (%)", "Paper: params (M)", "Paper: FLOPs (G)")
 UNKNOWN = "–"
 
 
@@ -34,8 +30,11 @@ def blocks(table: Table) -> list[Block]:
     """The ablation, and the same variants at paper scale if the experiment has `paper:`."""
     found = [Block(table.title, head(table), [cells(row, table) for row in table.rows], " ".join(table.caption))]
     if table.paper_title:
-        rows = [paper_cells(row) for row in table.rows]
-        found.append(Block(table.paper_title, PAPER_HEAD, rows, " ".join(table.paper_caption)))
+        rows = [paper_cells(row, table) for row in table.rows]
+        metric = table.goal.leading
+        published = (f"Paper: {head_text(metric.label, metric.unit)}", "Paper: params (M)", "Paper: FLOPs (G)")
+        columns = ("Variant", "Params (M)", "GMACs", *published)
+        found.append(Block(table.paper_title, columns, rows, " ".join(table.paper_caption)))
     return found
 
 
@@ -44,7 +43,7 @@ def head(table: Table) -> Sequence[str]:
     measured = [
         name for name, there in (("Latency (ms)", has_latency(table)), ("Memory (MB)", has_memory(table))) if there
     ]
-    metrics = [f"{label} (%)" for label in (table.goal.label, *(label for _, label in table.goal.columns))]
+    metrics = [head_text(metric.label, metric.unit) for metric in (table.goal.leading, *table.goal.columns)]
     differences = ["Δ [95 % CI]"] if table.compares else []
     return ("Variant", "Params (M)", "GMACs", *measured, *metrics, *differences)
 
@@ -61,13 +60,11 @@ def cells(row: Row, table: Table) -> Sequence[str]:
     """A row's text."""
     measured = [_latency(row)] if has_latency(table) else []
     measured += [_memory(row)] if has_memory(table) else []
-    more = [UNKNOWN if column is None else _mean(column) for column in row.columns]
-    more += [_difference(row)] if table.compares else []
-    return row.variant, _millions(row.cost.params), _giga(row.cost.macs), *measured, _headline(row), *more
-
-
-def _difference(row: Row) -> str:
-    return "baseline" if row.is_baseline else difference_text(row.difference, row.planned)
+    unit, units = table.goal.leading.unit, [metric.unit for metric in table.goal.columns]
+    more = [UNKNOWN if found is None else _mean(found, u) for found, u in zip(row.columns, units, strict=True)]
+    if table.compares:
+        more.append("baseline" if row.is_baseline else interval_text(row.difference, unit, row.planned))
+    return row.variant, _millions(row.cost.params), _giga(row.cost.macs), *measured, _headline(row, unit), *more
 
 
 def _latency(row: Row) -> str:
@@ -78,10 +75,10 @@ def _memory(row: Row) -> str:
     return UNKNOWN if row.memory is None else f"{row.memory / 1e6:.1f}"
 
 
-def paper_cells(row: Row) -> Sequence[str]:
+def paper_cells(row: Row, table: Table) -> Sequence[str]:
     """A row's text in the second block."""
     assert row.paper_cost is not None
-    published = [str(row.paper.get(key, UNKNOWN)) for key in ("top1", "params", "flops")]
+    published = [str(row.paper.get(key, UNKNOWN)) for key in (table.goal.lead, "params", "flops")]
     return row.variant, _millions(row.paper_cost.params), _giga(row.paper_cost.macs), *published
 
 
@@ -93,32 +90,33 @@ def _giga(count: int) -> str:
     return f"{count / 1e9:.3f}"
 
 
-def _headline(row: Row) -> str:
+def _headline(row: Row, unit: Unit) -> str:
     """`76.21 ± 0.40 (3)`; with open runs `76.21 ± 0.40 (2 of 3: 1 failed)`."""
     found = row.summary
     if not row.open:
         assert found is not None
-        return f"{_mean(found)} ({found.n})"
+        return f"{_mean(found, unit)} ({found.n})"
     states = ", ".join(f"{count} {state}" for state, count in row.open.items())
-    return f"{_mean(found) if found else UNKNOWN} ({found.n if found else 0} of {row.planned}: {states})"
+    return f"{_mean(found, unit) if found else UNKNOWN} ({found.n if found else 0} of {row.planned}: {states})"
 
 
-def _mean(found: Summary) -> str:
-    spread = "" if math.isnan(found.std) else f" ± {100 * found.std:.2f}"
-    return f"{100 * found.mean:.2f}{spread}"
+def _mean(found: Summary, unit: Unit) -> str:
+    spread = "" if math.isnan(found.std) else f" ± {_plain(found.std, unit)}"
+    return f"{_plain(found.mean, unit)}{spread}"
 
 
-def difference_text(found: Difference | None, planned: int) -> str:
+def _plain(value: float, unit: Unit) -> str:
+    return f"{unit.scale * value:.{unit.digits}f}"
+
+
+def interval_text(found: Difference | None, unit: Unit, planned: int = 0) -> str:
     """`+2.00 [−0.48, +4.48]`; with fewer pairs than planned, or a single one, their number: `+1.00 (n = 1)`."""
     if found is None:
         return UNKNOWN
-    interval = f" [{_signed(found.low)}, {_signed(found.high)}]" if found.n > 1 else ""
+    low, high = signed_text(found.low, unit), signed_text(found.high, unit)
+    interval = f" [{low}, {high}]" if found.n > 1 else ""
     pairs = f" (n = {found.n})" if found.n < max(planned, 2) else ""
-    return f"{_signed(found.mean)}{interval}{pairs}"
-
-
-def _signed(fraction: float) -> str:
-    return f"{100 * fraction:+.2f}".replace("-", "−")
+    return f"{signed_text(found.mean, unit)}{interval}{pairs}"
 
 
 def to_markdown(table: Table) -> str:
@@ -157,11 +155,10 @@ def _escape(text: str) -> str:
 def to_csv(table: Table) -> str:
     """One line a variant with the table's numbers as they are rounded there, each in a column; empty where unknown.
 
-    Accuracies and differences are in percent, as in the table, and so are the columns: without differences there are
-    none of them. `runs.csv` has every run in full, with fractions.
+    Metrics and differences are in the units of the table. Without differences there are no columns for them.
+    `runs.csv` has every run in full, in base units (fractions).
     """
-    key = table.goal.headline.partition("/")[2]
-    further = [metric.partition("/")[2] for metric, _ in table.goal.columns]
+    key, further = table.goal.lead, [metric.key for metric in table.goal.columns]
     names = [
         "variant",
         *(["baseline"] if table.compares else []),
@@ -176,36 +173,38 @@ def to_csv(table: Table) -> str:
     ]
     names += ["open", *(part for name in further for part in (name, f"{name}_std"))]
     names += ["difference", "difference_low", "difference_high", "n_pairs"] if table.compares else []
-    names += ["paper_scale_params_m", "paper_scale_gmacs", "paper_top1", "paper_params_m", "paper_flops_g"]
+    names += ["paper_scale_params_m", "paper_scale_gmacs", f"paper_{key}", "paper_params_m", "paper_flops_g"]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows(_csv_values(row, table.compares) for row in table.rows)
+    writer.writerows(_csv_values(row, table) for row in table.rows)
     return out.getvalue()
 
 
-def _csv_values(row: Row, compares: bool) -> list[object]:
+def _csv_values(row: Row, table: Table) -> list[object]:
+    compares, unit, columns = table.compares, table.goal.leading.unit, table.goal.columns
     d = row.difference
     states = "; ".join(f"{count} {state}" for state, count in row.open.items())
     values: list[object] = [row.variant, *([row.is_baseline] if compares else [])]
     values += [_millions(row.cost.params), _giga(row.cost.macs)]
     values += ["" if text == UNKNOWN else text for text in (_latency(row), _memory(row))]
-    values += [*_csv_summary(row.summary), row.summary.n if row.summary else 0, row.planned, states]
-    values += [text for column in row.columns for text in _csv_summary(column)]
+    values += [*_csv_summary(row.summary, unit), row.summary.n if row.summary else 0, row.planned, states]
+    for found, metric in zip(row.columns, columns, strict=True):
+        values += _csv_summary(found, metric.unit)
     if compares:
-        values += [percent_text(d.mean), percent_text(d.low), percent_text(d.high), d.n] if d else [""] * 4
+        values += [*(number_text(value, unit) for value in (d.mean, d.low, d.high)), d.n] if d else [""] * 4
     paper = row.paper_cost
     values += [_millions(paper.params), _giga(paper.macs)] if paper else ["", ""]
-    return values + [row.paper.get(key, "") for key in ("top1", "params", "flops")]
+    return values + [row.paper.get(key, "") for key in (table.goal.lead, "params", "flops")]
 
 
-def _csv_summary(found: Summary | None) -> list[str]:
-    return [percent_text(found.mean), percent_text(found.std)] if found else ["", ""]
+def _csv_summary(found: Summary | None, unit: Unit) -> list[str]:
+    return [number_text(found.mean, unit), number_text(found.std, unit)] if found else ["", ""]
 
 
-def percent_text(fraction: float) -> str:
-    """Two digits after the point; nothing for NaN."""
-    return "" if math.isnan(fraction) else f"{100 * fraction:.2f}"
+def number_text(value: float, unit: Unit) -> str:
+    """A number in a unit that is said elsewhere; nothing for NaN."""
+    return "" if math.isnan(value) else _plain(value, unit)
 
 
 def grids(table: Table) -> list[Grid]:

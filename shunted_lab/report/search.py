@@ -18,8 +18,7 @@ from shunted_lab.config.compose import compose
 from shunted_lab.config.experiment import Config
 from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.schema import ConfigError
-from shunted_lab.config.search import MEASURED_LATER
-from shunted_lab.output.quantities import cell_text, counted, difference_text, head_text, unit_of
+from shunted_lab.output.quantities import Unit, cell_text, counted, difference_text, head_text
 from shunted_lab.output.terminal import Grid
 from shunted_lab.report.table import replaced_images
 from shunted_lab.report.write import PAGE, Coverage, Written, choose_target, publish
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from shunted_lab.report.page import Picture
 
+COUNTED = {"macs": "MACs", "params": "params"}  # label of an axis with counts, which its ticks scale
 SHOWN = 10  # rows of the table; the CSV has all
 
 
@@ -50,7 +50,7 @@ class SearchTable:
 def build_search_table(search: Search, study: Study | None, config: Config) -> SearchTable:
     """The table of a search; of an empty one where there is no study yet."""
     names = list(search.config.objectives)
-    head = ("Assignment", *map(head_text, names), "Params (M)", "GMACs")
+    head = ("Assignment", *(head_text(n, search.goal.unit(n)) for n in names), "Params (M)", "GMACs")
     done = finished(study) if study else []
     top = best(study, SHOWN) if study else []
     base = [t for t in done if t.user_attrs["name"] == search.space.label(search.baseline)]
@@ -115,19 +115,24 @@ def front_figure(search: Search, study: Study) -> Figure | None:
         return None
     base = next((i for i, t in enumerate(done) if t.user_attrs["name"] == search.space.label(search.baseline)), None)
     labels = [t.user_attrs["name"] for t in done]
-    (xlabel, xway), other = ("MACs", "min"), [_macs(t) for t in done]
+    (xname, xway), other = ("macs", "min"), [_macs(t) for t in done]
     if len(names) > 1:
-        (_, xway), (xlabel, other) = names[1], _axis(names[1][0], [t.values[1] for t in done])
-    yway = names[0][1]
-    ylabel, values = _axis(names[0][0], [t.values[0] for t in done])
-    return search_front(other, values, labels, [True] * len(done), base, xlabel, ylabel, (xway, yway))
+        (xname, xway), other = names[1], [t.values[1] for t in done]
+    yname, yway = names[0]
+    axes = [_axis(xname, search.goal.unit(xname), other)]
+    axes.append(_axis(yname, search.goal.unit(yname), [t.values[0] for t in done]))
+    (xlabel, x, x_percent), (ylabel, y, y_percent) = axes
+    good, ways = [True] * len(done), (xway, yway)
+    return search_front(x, y, labels, good, base, xlabel, ylabel, ways, (x_percent, y_percent))
 
 
-def _axis(metric: str, values: list[float]) -> tuple[str, list[float]]:
-    """The label and values of an axis: milliseconds and megabytes; its ticks scale fractions and counts."""
-    if metric not in MEASURED_LATER:
-        return metric, values
-    return head_text(metric), [value * unit_of(metric).scale for value in values]
+def _axis(name: str, unit: Unit, values: list[float]) -> tuple[str, list[float], bool]:
+    """The label and values of an axis, and whether they are fractions in percent; its ticks scale counts."""
+    if unit.symbol == "%":
+        return name, values, True
+    if name in COUNTED:
+        return COUNTED[name], values, False
+    return head_text(name, unit), [value * unit.scale for value in values], False
 
 
 def importance_of(study: Study) -> dict[str, float]:
@@ -176,9 +181,9 @@ def _model(trial: FrozenTrial) -> ModelConfig:
 
 def _row(search: Search, names: Sequence[str], trial: FrozenTrial) -> Sequence[str]:
     costs = trial.user_attrs["result"]["costs"]
-    name = trial.user_attrs["name"]
-    shown = f"{name} ({search.names[name]})" if name in search.names else name
-    values = (cell_text(metric, value) for metric, value in zip(names, trial.values, strict=True))
+    label = trial.user_attrs["name"]
+    shown = f"{label} ({search.names[label]})" if label in search.names else label
+    values = (cell_text(v, search.goal.unit(name)) for name, v in zip(names, trial.values, strict=True))
     return shown, *values, f"{costs['params'] / 1e6:.3f}", f"{costs['macs'] / 1e9:.4f}"
 
 
@@ -215,9 +220,8 @@ def _verdict(search: Search, base: list[FrozenTrial], top: list[FrozenTrial]) ->
     if not better:
         return [f"Nothing was found with a better {name} than the baseline at its MACs or fewer."]
     lead = better[0].values[0] - base[0].values[0]
-    return [
-        f"Best at the baseline's MACs or fewer: {better[0].user_attrs['name']}, {name} {difference_text(name, lead)}."
-    ]
+    gain = difference_text(lead, search.goal.unit(name))
+    return [f"Best at the baseline's MACs or fewer: {better[0].user_attrs['name']}, {name} {gain}."]
 
 
 def _uncertain(trials: list[FrozenTrial]) -> list[str]:

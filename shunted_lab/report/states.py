@@ -34,9 +34,9 @@ def load_states(words: Sequence[str]) -> StudyStates:
     if experiment.config.search is not None:
         raise ConfigError(f"experiment: {experiment.config.name} is a search, whose report is loaded by report.search")
     if experiment.config.confirm is not None:
-        from shunted_lab.study.confirm import take_the_best
+        from shunted_lab.study.confirm import with_best_trials
 
-        experiment = take_the_best(experiment, words)
+        experiment = with_best_trials(experiment, words)
     facts = data_facts(experiment)
     runs = plan_runs(experiment, facts)
     problems: list[str] = []

@@ -13,12 +13,12 @@ from typing import Any
 
 from shunted_lab.config.experiment import Config
 from shunted_lab.config.run import RunConfig
+from shunted_lab.config.task import Goal
 from shunted_lab.nn.cost import Cost
-from shunted_lab.output.quantities import counted, listed
+from shunted_lab.output.quantities import Unit, counted, listed
 from shunted_lab.report.statistics import Difference, Summary, paired_difference, smallest_difference, summarize
 from shunted_lab.study.measure import Measured
 from shunted_lab.study.plan import RunState
-from shunted_lab.tasks import Goal, goal_of
 
 POWER = 0.8
 NAMED = 3  # replaced images that a caption names
@@ -27,7 +27,7 @@ TINY = 1e-12  # a spread of fractions that is rounding of the arithmetic only
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of a variant. Accuracies are fractions; `open` counts its runs that are not done, by state."""
+    """What is known of a variant. Metrics are in base units; `open` counts its runs that are not done, by state."""
 
     variant: str
     cost: Cost
@@ -37,7 +37,7 @@ class Row:
     is_baseline: bool
     open: dict[str, int] = field(default_factory=dict)
     paper_cost: Cost | None = None
-    paper: Mapping[str, float] = field(default_factory=dict)  # published top1 [%], params [M], flops [G]
+    paper: Mapping[str, float] = field(default_factory=dict)  # published; metric in its unit, params [M], flops [G]
     columns: Sequence[Summary | None] = ()  # the goal's further metrics
     latency: float | None = None  # seconds of one image's forward pass; None also where it could not be told
     memory: float | None = None  # bytes that it holds at most
@@ -85,7 +85,8 @@ def build_table(
     devices = sorted({m.device for m in measured.values()})
     measured = measured if len(devices) == 1 else {}
     states = checked(states)
-    goal = goal_of(next(iter(variants.values())).data)
+    run = next(iter(variants.values()))
+    goal = run.task.goal(run.data)
     values = headlines(variants, states)
     by_variant: dict[str, list[RunState]] = {name: [] for name in variants}
     for state in states:
@@ -105,7 +106,7 @@ def build_table(
                 _open(mine),
                 paper_costs.get(name),
                 config.paper.rows.get(name, {}) if config.paper else {},
-                [_column(results, metric) for metric, _ in goal.columns],
+                [_column(results, f"test/{metric.key}") for metric in goal.columns],
                 measured[name].latency if name in measured else None,
                 measured[name].memory if name in measured else None,
             )
@@ -175,7 +176,7 @@ def _caption(
     images: dict[str, str] = {}
     for run in variants.values():
         images.setdefault(_images_key(run), _images(run, states))
-    lines += _shared({name: _accuracy_of(run, goal, images[_images_key(run)]) for name, run in variants.items()})
+    lines += _shared({name: _measured_on(run, goal, images[_images_key(run)]) for name, run in variants.items()})
     done = [state for state in states if state.result is not None]
     lines += replaced_images({f"{s.run.variant} seed {s.run.seed}": s.result or {} for s in done})
     lines += _shared({name: _training_of(run, _has_new_head(name, states)) for name, run in variants.items()})
@@ -185,8 +186,11 @@ def _caption(
     mean = f"Mean ± standard deviation over n seeds ({', '.join(map(str, config.seeds))})"
     if all(row.is_baseline for row in rows):
         return [*lines, f"{mean}."]
-    difference = f"Δ: paired difference to {_compared(config)} with its 95 % t-interval, in percentage points"
-    return [*lines, f"{mean}; {difference}.", *_proof(config, rows)]
+    unit = goal.leading.unit
+    shown_in = unit.of_difference or unit.symbol
+    difference = f"Δ: paired difference to {_compared(config)} with its 95 % t-interval"
+    difference += f", in {shown_in}" if shown_in else ""
+    return [*lines, f"{mean}; {difference}.", *_proof(config, rows, unit)]
 
 
 CONDITIONS = {"device": "device", "precision": "precision", "batch_layout": "batch layout"}  # in a result: its name
@@ -280,11 +284,11 @@ def _images(run: RunConfig, states: Sequence[RunState]) -> str:
     return f" ({text['test']} images; training {text['train']}{epoch}, validation {text['val']})"
 
 
-def _accuracy_of(run: RunConfig, goal: Goal, images: str) -> str:
-    size = run.data.image_size
+def _measured_on(run: RunConfig, goal: Goal, images: str) -> str:
+    height, width = run.task.input_size(run.data)
     kind = "SYNTHETIC images, " if run.data.synthetic else ""
     where = f"{kind}test split of {run.data.description}{images}"
-    return f"{goal.meaning} on the {where} at {size} x {size}; costs at the same size."
+    return f"{goal.leading.meaning} on the {where} at {height} x {width}; costs at the same size."
 
 
 def _incomplete(states: Sequence[RunState]) -> str:
@@ -297,14 +301,14 @@ def _incomplete(states: Sequence[RunState]) -> str:
     return f"INCOMPLETE, {of} not done: {'; '.join(missing)}."
 
 
-def _proof(config: Config, rows: Sequence[Row]) -> list[str]:
+def _proof(config: Config, rows: Sequence[Row], unit: Unit) -> list[str]:
     """Which differences so many seeds can show, and which are not significant."""
     differences = {row.variant: row.difference for row in rows if row.difference is not None}
     if not differences:
         return []
     if all(difference.n < 2 for difference in differences.values()):
         return ["No variant shares two finished seeds with the baseline: no interval."]
-    lines = _power(config, {name: d for name, d in differences.items() if d.n > 1 and d.std > TINY})
+    lines = _power(config, {name: d for name, d in differences.items() if d.n > 1 and d.std > TINY}, unit)
     same = [name for name, d in differences.items() if d.n > 1 and d.std <= TINY]
     if same:
         lines.append(f"The same difference in every seed, which says nothing about other seeds: {', '.join(same)}.")
@@ -314,14 +318,16 @@ def _proof(config: Config, rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _power(config: Config, differences: Mapping[str, Difference]) -> list[str]:
+def _power(config: Config, differences: Mapping[str, Difference], unit: Unit) -> list[str]:
     """The smallest true difference that each comparison detects, with the pairs that it has."""
     by_n: dict[int, list[str]] = {}
     for name, d in differences.items():
-        by_n.setdefault(d.n, []).append(f"{100 * smallest_difference(d.std, d.n, power=POWER):.1f} ({name})")
+        least = unit.scale * smallest_difference(d.std, d.n, power=POWER)
+        by_n.setdefault(d.n, []).append(f"{least:.{max(unit.digits - 1, 0)}f} ({name})")
+    shown_in = " points" if unit.symbol == "%" else f" {unit.symbol}".rstrip()
     return [
         f"With this spread, n = {n} detects with {100 * POWER:.0f} % probability a true difference to "
-        f"{config.baseline} of at least {', '.join(shown)} points."
+        f"{config.baseline} of at least {', '.join(shown)}{shown_in}."
         for n, shown in sorted(by_n.items())
     ]
 
@@ -339,5 +345,5 @@ def _paper_captions(config: Config, variants: Mapping[str, RunConfig]) -> tuple[
     )
     small = sorted({run.data.name for run in variants.values()} - {"imagenet"})
     if small:
-        lines.append(f"The accuracies above are of {', '.join(small)}; they are not results on ImageNet.")
+        lines.append(f"The results above are of {', '.join(small)}; they are not results on ImageNet.")
     return f"The same variants at paper scale ({paper.model}, {size})", lines

@@ -14,7 +14,7 @@ from shunted_lab.study.plan import data_facts
 from shunted_lab.study.search import Search, asked_for, best, tried
 
 
-def take_the_best(experiment: Experiment, given: Sequence[str] = ()) -> Experiment:
+def with_best_trials(experiment: Experiment, given: Sequence[str] = ()) -> Experiment:
     """The experiment with the best trials of its `confirm.search` as variants `best1`, `best2`, ...
 
     `given` are the words of the command: what they say of model, data and recipe holds for the search as well.

@@ -16,10 +16,9 @@ from shunted_lab.config.recipe import RecipeConfig as Recipe
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.output.files import write_json, write_text
-from shunted_lab.tasks import goal_of
 
 Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast
-FORMAT = 2  # of run folders and of the study's attributes; a folder of another format is refused
+FORMAT = 3  # of run folders and of the study's attributes; a folder of another format is refused
 TRACEBACK = "traceback.txt"  # in the folder of a run that failed
 
 
@@ -62,9 +61,10 @@ def load_run(folder: Path) -> Run:
     """
     note = _note(folder)
     config = note["config"]
-    data, launch = (type(PRESETS[key][config[key]["name"]]) for key in ("data", "launch"))
+    data, task, launch = (type(PRESETS[key][config[key]["name"]]) for key in ("data", "task", "launch"))
     model, recipe = ModelConfig(**config["model"]), Recipe(**config["recipe"])
-    run = RunConfig(model, data(**config["data"]), recipe, launch(**config["launch"]), config["seed"])
+    parts = data(**config["data"]), task(**config["task"]), recipe, launch(**config["launch"])
+    run = RunConfig(model, *parts, config["seed"])
     return Run(note["variant"], note["seed"], run, note["fingerprint"], folder, note["sources"])
 
 
@@ -130,7 +130,7 @@ def problem_of(run: Run) -> str | None:
 
 def missing_metrics(run: Run, result: dict[str, Any]) -> list[str]:
     """What a result must have and has not: the metric of checkpoints and of the study, and that of the table."""
-    goal = goal_of(run.config.data)
+    goal = run.config.task.goal(run.config.data)
     return [name for name in (goal.monitor, goal.headline) if name not in result["metrics"]]
 
 

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 from shunted_lab.config.launch import LaunchConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.output.files import locked
+from shunted_lab.study.assignment import CONTEXT, Assignment, Slot, origin, start
 from shunted_lab.study.machine import count_cores, free_memory
-from shunted_lab.study.order import CONTEXT, Order, Slot, origin, start
 from shunted_lab.study.queue import Job, Queue
 from shunted_lab.tasks.device import find_device
 from shunted_lab.tasks.listener import Status
@@ -148,7 +148,7 @@ class Worker:
 
     def give(self, job: Job, origin: dict[str, Any]) -> None:
         self.job = job
-        self.send(Order(job.run, job.costs, origin, job.measure))
+        self.send(Assignment(job.run, job.costs, origin, job.measure))
 
     def send(self, message: Any) -> None:
         with suppress(OSError):  # it is dying: its sentinel tells
@@ -217,7 +217,7 @@ class Launcher:
                 self._listen(worker)
         self._keep()
         if busy and not ready and not self._signals:
-            self.queue.stock()
+            self.queue.enqueue_ahead()
         return bool(busy)
 
     def _keep(self) -> None:

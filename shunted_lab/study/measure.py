@@ -143,7 +143,7 @@ def measure_variants(
     if all(name in known and known[name].latency is not None for name in experiment.variants):
         return known
     tell(f"measuring latency and memory of {counted(len(experiment.variants), 'variant')}: about a minute at most")
-    rounds = {n: partial(_measure, run, facts[n].num_classes, device) for n, run in experiment.variants.items()}
+    rounds = {n: partial(_measure, run, len(facts[n].class_names), device) for n, run in experiment.variants.items()}
     found = {name: _measured(timing, known.get(name)) for name, timing in time_in_turns(rounds).items()}
     note = {name: {"model": _key(experiment.variants[name]), "measured": asdict(m)} for name, m in found.items()}
     write_json(study_folder(experiment.config) / FILE, note)
@@ -159,9 +159,9 @@ def _measured(timing: Timing, known: Measured | None) -> Measured:
     return Measured(latency, timing.memory, timing.device, rounds, spread)
 
 
-def time_run(run: RunConfig, num_classes: int, device: Any) -> Timing:
+def time_run(run: RunConfig, classes: int, device: Any) -> Timing:
     """Measure the model of one run by itself, as `time_in_turns` does."""
-    return time_in_turns({"": partial(_measure, run, num_classes, device)})[""]
+    return time_in_turns({"": partial(_measure, run, classes, device)})[""]
 
 
 def can_measure_memory(accelerator: str) -> bool:
@@ -171,17 +171,16 @@ def can_measure_memory(accelerator: str) -> bool:
     return find_device(accelerator, "launch.accelerator") != "mps"
 
 
-def _measure(run: RunConfig, num_classes: int, device: Any, memory: bool) -> Speed:
+def _measure(run: RunConfig, classes: int, device: Any, memory: bool) -> Speed:
     """A round of a run's model: passes of one image."""
     from shunted_lab.nn import measure
-    from shunted_lab.tasks.model import build_model
 
-    size, model = run.data.image_size, build_model(run.model, num_classes)
-    return measure(model, (size, size), 1, device, repeats=REPEATS, warmup=WARMUP, memory=memory)
+    model = run.task.build(run.model, classes)
+    return measure(model, run.task.input_size(run.data), 1, device, repeats=REPEATS, warmup=WARMUP, memory=memory)
 
 
 def _key(run: RunConfig) -> str:
     """Tells models and image sizes apart, with the source of their components."""
     model = {**asdict(run.model), "name": "", "checkpoint": None}  # which change no cost
-    parts = [model, run.data.image_size, component_sources(run.model)]
+    parts = [model, asdict(run.task), run.task.input_size(run.data), component_sources(run.model)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

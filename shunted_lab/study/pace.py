@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from shunted_lab.config.run import RunConfig
 from shunted_lab.data import DataFacts
 from shunted_lab.nn import Cost
+from shunted_lab.study.assignment import CONTEXT, Slot, take
 from shunted_lab.study.machine import count_cores
 from shunted_lab.study.memo import keep, recall
-from shunted_lab.study.order import CONTEXT, Slot, take
 from shunted_lab.tasks.device import find_device
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 IMAGES = 128  # at most, in a step that is measured on a GPU; on a CPU as many as make SMALL, and at least two
 STEPS = 3  # that are measured, after one that is not
@@ -138,18 +138,20 @@ def measure_pace(config: RunConfig, macs: int, slot: Slot) -> Pace:
     import torch
 
     from shunted_lab.data import make_datamodule
-    from shunted_lab.tasks.train import make_task
+    from shunted_lab.tasks.train import make_module
 
     device = torch.device(find_device(config.launch.accelerator, "launch.accelerator"))
     size = images_of_step(config, macs, device.type)
     data = make_datamodule(replace(config.data, batch_size=size), config.recipe, config.seed)
-    net = make_task(config, data.class_names, weights=False).net.to(device)
+    module = make_module(config, data.class_names, weights=False)
+    net, task = module.net.to(device), config.task
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-6)
     dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.recipe.precision)
 
-    def step(images: torch.Tensor, training: bool) -> None:
+    def step(batch: Any, training: bool) -> None:
+        images, targets = module.transfer_batch_to_device(batch, device, 0)
         with torch.autocast(device.type, dtype, enabled=dtype is not None), torch.set_grad_enabled(training):
-            loss = net.train(training)(images.to(device)).float().square().mean()
+            loss = task.loss(net.train(training)(images), targets, 0.0)
         if training:
             loss.backward()
             optimizer.step()
@@ -183,7 +185,7 @@ def _seconds(batches: Iterator[Any], step: Callable[[Any], None], loaders: int) 
     begin = time.perf_counter()
     first = next(batches)
     first_load = time.perf_counter() - begin
-    step(first[0])  # warms up
+    step(first)  # warms up
     loading, doing, images = 0.0, 0.0, 0
     begin = time.perf_counter()
     for count in range(STEPS):
@@ -194,7 +196,7 @@ def _seconds(batches: Iterator[Any], step: Callable[[Any], None], loaders: int) 
             batch, loading = first, first_load
         if batch is None or (count and loaded - begin > SECONDS):
             break
-        step(batch[0])
+        step(batch)
         loading += loaded - start
         doing += time.perf_counter() - loaded
         images += len(batch[0])

@@ -147,7 +147,7 @@ def count_costs(experiment: Experiment, facts: dict[str, DataFacts]) -> dict[str
         ConfigError: for a variant that cannot be built.
     """
     return {
-        name: model_cost(f"variants.{name}", run, run.data.image_size, facts[name].num_classes)
+        name: model_cost(f"variants.{name}", run, len(facts[name].class_names))
         for name, run in experiment.variants.items()
     }
 
@@ -172,16 +172,22 @@ def count_paper_costs(experiment: Experiment) -> dict[str, Cost]:
     if paper is None:
         return {}
     return {
-        name: model_cost(f"variants.{name} at paper scale", run, paper.image_size, IMAGENET_CLASSES)
+        name: model_cost(f"variants.{name} at paper scale", at_size(run, paper.image_size), IMAGENET_CLASSES)
         for name, run in experiment.paper.items()
     }
 
 
-def model_cost(where: str, run: RunConfig, image_size: int, num_classes: int) -> Cost:
-    """What a run's model costs at an image size, counted on `meta`, where every component's output is checked.
+def at_size(run: RunConfig, image_size: int) -> RunConfig:
+    """The same run on images of another size."""
+    return replace(run, data=replace(run.data, image_size=image_size))
+
+
+def model_cost(where: str, run: RunConfig, classes: int) -> Cost:
+    """What a run's network costs for one image, counted on `meta`, where every component's output is checked.
 
     Args:
         where: names the run in an error, e.g. `variants.overlapping`.
+        classes: of the data.
 
     Raises:
         ConfigError: for a model that cannot be built, and for a component that breaks its contract. An exception of a
@@ -190,19 +196,19 @@ def model_cost(where: str, run: RunConfig, image_size: int, num_classes: int) ->
 
     def count() -> dict[str, int]:
         from shunted_lab.nn import ComponentError, count_cost  # torch: 2 s
-        from shunted_lab.tasks.model import build_model
 
         try:
-            return asdict(count_cost(lambda: build_model(run.model, num_classes), image_size))
+            return asdict(count_cost(lambda: run.task.build(run.model, classes), size))
         except (ConfigError, ComponentError) as error:
             raise ConfigError(f"{where}: {error}") from None
         except Exception as error:
             error.add_note(f"while planning {where}")
             raise
 
-    if run.model.has_own_components:  # the user's code may depend on anything
+    size = run.task.input_size(run.data)
+    if run.model.has_own_components or "." in run.task.name:  # the user's code may depend on anything
         return Cost(**count())
-    return Cost(**remember("cost", [run.model.options(), image_size, num_classes], count))
+    return Cost(**remember("cost", [run.model.options(), asdict(run.task), size, classes], count))
 
 
 def check_weights(where: str, run: RunConfig, facts: DataFacts) -> InitialWeights | None:
@@ -214,10 +220,9 @@ def check_weights(where: str, run: RunConfig, facts: DataFacts) -> InitialWeight
     if run.model.checkpoint is None:
         return None
     from shunted_lab.tasks.checkpoint import load_initial
-    from shunted_lab.tasks.model import build_model
 
     try:
-        net = build_model(run.model, facts.num_classes)
+        net = run.task.build(run.model, len(facts.class_names))
         return load_initial(net, str(with_weights(run).model.checkpoint), facts.class_names)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None

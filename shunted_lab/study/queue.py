@@ -123,7 +123,7 @@ class Queue:
                 return job
 
     @patient
-    def stock(self) -> None:
+    def enqueue_ahead(self) -> None:
         """Queue a run ahead, for whoever takes it: while all workers are busy, it costs nobody time."""
         if not self._stocked:
             self._stocked = True
@@ -148,14 +148,18 @@ class Queue:
             mine = known.get(fingerprint, [])
             if any(t.state == TrialState.COMPLETE for t in mine):
                 del self.todo[fingerprint]
-            elif fingerprint not in self._failed and not any(t.state in busy for t in mine) and self._may(mine):
+            elif (
+                fingerprint not in self._failed
+                and not any(t.state in busy for t in mine)
+                and self._has_attempts_left(mine)
+            ):
                 return run
         return None
 
     def _counted(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         return [trial for trial in trials if trial.number not in self._gone]
 
-    def _may(self, trials: Sequence[FrozenTrial]) -> bool:
+    def _has_attempts_left(self, trials: Sequence[FrozenTrial]) -> bool:
         return self._retry_failed or store.count_attempts(trials) < self.max_attempts
 
     def _claim(self, trial: Trial) -> Job | None:

@@ -24,7 +24,6 @@ from shunted_lab.study.folder import TRACEBACK, Run, load_run, read_result
 from shunted_lab.study.search import SEARCH, TRIALS
 from shunted_lab.study.space import Space
 from shunted_lab.study.storage import FILE, make_storage
-from shunted_lab.tasks import goal_of
 
 
 def rebuild(folder: Path, url: str | None = None) -> dict[str, int]:
@@ -41,7 +40,8 @@ def rebuild(folder: Path, url: str | None = None) -> dict[str, int]:
         raise ConfigError(f"{folder}: contains no run; give the folder of a study, e.g. runs/ablate_embed")
     storage = make_storage(url or folder / FILE)
     search = json.loads((folder / SEARCH).read_text()) if (folder / SEARCH).exists() else None
-    goal = goal_of(load_run(notes[0].parent).config.data)
+    config = load_run(notes[0].parent).config
+    goal = config.task.goal(config.data)
     objectives = search["objectives"] if search else {goal.monitor: goal.mode}
     try:
         study = optuna.create_study(

@@ -31,7 +31,6 @@ from shunted_lab.study.plan import check_weights, model_cost, sources_of, study_
 from shunted_lab.study.queue import Job, Queue, cost_values
 from shunted_lab.study.space import Space, make_space
 from shunted_lab.study.store import patient
-from shunted_lab.tasks import goal_of
 
 SEARCH = "search.json"  # in the study's folder: what the study was made for
 TRIALS = "trials"  # in the study's attributes: how many points the search was last asked for
@@ -50,6 +49,7 @@ class Search:
         assert config.search is not None
         self.config = _with_objectives(config.search, experiment)
         self.facts = facts
+        self.goal = experiment.goal
         self.folder = study_folder(config)
         self.change = experiment.change
         self.base = experiment.change({})
@@ -87,7 +87,7 @@ class Search:
 
     def _check_objectives(self, run: RunConfig) -> None:
         """Refuse an objective that no result of this run has."""
-        metrics = [f"val/{name}" for name in goal_of(run.data).metrics(run.data, self.facts.num_classes)]
+        metrics = run.task.goal(run.data, len(self.facts.class_names)).names("val")
         for name in self.config.objectives:
             if name not in (*metrics, *MEASURED):
                 raise unknown("search.objectives", name, (*metrics, *MEASURED))
@@ -113,8 +113,7 @@ class Search:
         """What a run's model costs, counted on `meta`; the error if it cannot be built."""
         if run.fingerprint not in self._costs:
             try:
-                size = run.config.data.image_size
-                self._costs[run.fingerprint] = model_cost(run.variant, run.config, size, self.facts.num_classes)
+                self._costs[run.fingerprint] = model_cost(run.variant, run.config, len(self.facts.class_names))
                 check_weights(run.variant, run.config, self.facts)
             except ConfigError as error:
                 self._costs[run.fingerprint] = error
@@ -190,12 +189,14 @@ class Search:
         flat = store.flatten(dataclasses.asdict(self.base))
         varied = ["model.rates" if key.startswith("rates[") else key for key in self.space.distributions]
         flat |= {f"sources.{name}": value for name, value in sources_of(with_weights(self.base)).items()}
-        return {k: v for k, v in flat.items() if store.matters(k) and not any(k.startswith(key) for key in varied)}
+        return {
+            k: v for k, v in flat.items() if store.affects_result(k) and not any(k.startswith(key) for key in varied)
+        }
 
 
 def _with_objectives(config: SearchConfig, experiment: Experiment) -> SearchConfig:
     """The same search; where it names no objectives, with the metric that chooses the task's best epoch."""
-    goal = goal_of(next(iter(experiment.variants.values())).data)
+    goal = experiment.goal
     return config if config.objectives else dataclasses.replace(config, objectives={goal.monitor: goal.mode})
 
 
@@ -243,7 +244,7 @@ class SearchQueue(Queue):
         """How many points are still to be tried."""
         return max(0, self.search.config.trials - len(tried(self._trials())))
 
-    def stock(self) -> None:
+    def enqueue_ahead(self) -> None:
         """The next point may depend on a result that is still to come: none is queued ahead."""
 
     @patient
@@ -275,7 +276,7 @@ class SearchQueue(Queue):
         """A point that was interrupted, or that failed and may be tried again."""
         for fingerprint, trials in known.items():
             over = all(t.state == TrialState.FAIL for t in trials)
-            if over and fingerprint not in self._failed and self._may(trials):
+            if over and fingerprint not in self._failed and self._has_attempts_left(trials):
                 return trials[-1].params
         return None
 

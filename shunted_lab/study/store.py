@@ -258,7 +258,7 @@ def has_same_configuration(run: Run, other: FrozenTrial) -> bool:
     changes a result, the layout of a batch, and which data and weights. Then only code or files have changed since.
     """
     old, new = flatten(other.user_attrs["config"]), flatten(dataclasses.asdict(run.config))
-    if any(old.get(key) != new.get(key) for key in old.keys() | new.keys() if matters(key) or key in PLACES):
+    if any(old.get(key) != new.get(key) for key in old.keys() | new.keys() if affects_result(key) or key in PLACES):
         return False
     return other.user_attrs.get("sources", {}).get(LAYOUT) == run.sources.get(LAYOUT)
 
@@ -281,15 +281,15 @@ def _sources(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
             yield f"the source of {name} has changed"
 
 
-def matters(key: str) -> bool:
+def affects_result(key: str) -> bool:
     """Whether what a dotted key says can change a result; it is in the fingerprint then."""
-    return not key.startswith("launch.") and key not in _free()
+    return not key.startswith("launch.") and key not in _keys_without_effect()
 
 
 @lru_cache
-def _free() -> frozenset[str]:
+def _keys_without_effect() -> frozenset[str]:
     """The keys of model, data and recipe that change no result, of all presets."""
-    presets = [(group, preset) for group in ("model", "data", "recipe") for preset in PRESETS[group].values()]
+    presets = [(group, preset) for group in ("model", "data", "task", "recipe") for preset in PRESETS[group].values()]
     fields = [(group, item) for group, preset in presets for item in dataclasses.fields(preset)]
     return frozenset(f"{group}.{item.name}" for group, item in fields if not item.metadata.get("affects_result", True))
 

@@ -30,21 +30,22 @@ from shunted_lab.config.schema import ConfigError
 from shunted_lab.data.corrupt import CorruptImages
 from shunted_lab.output.files import locked, write_json, write_text
 from shunted_lab.output.streams import forgive
+from shunted_lab.study.assignment import Assignment, Slot, origin, take
 from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, missing_metrics, read_result
 from shunted_lab.study.measure import are_stable, spread_of, time_run
-from shunted_lab.study.order import Order, Slot, origin, take
 from shunted_lab.study.pace import threads_of
 from shunted_lab.study.plan import WEIGHTS, sources_of
 from shunted_lab.study.slurm import across_nodes
+from shunted_lab.tasks.callbacks import Pruned, Stopped
 from shunted_lab.tasks.device import find_device
 from shunted_lab.tasks.listener import RunListener, Status
 from shunted_lab.tasks.resume import keep_weights, newest
-from shunted_lab.tasks.train import Pruned, Stopped, train
+from shunted_lab.tasks.train import train
 
-LINK = "SHUNTED_LAB_LINK"  # environment of a run in a process of its own: where its worker listens
+PARENT_ADDRESS = "SHUNTED_LAB_LINK"  # environment of a run in a process of its own: where its worker listens
 
 
-class Pipe(RunListener):
+class PipeListener(RunListener):
     """Passes on to the launcher, over a connection, what a run says. A launcher that is gone stops the run."""
 
     def __init__(self, connection: Connection):
@@ -113,13 +114,13 @@ def serve(connection: Connection, slot: Slot) -> None:
             while not connection.poll(1):
                 if not _launcher_lives():
                     return
-            order = connection.recv()
+            assignment = connection.recv()
         except (EOFError, OSError):
             return
-        if order == "stop":
+        if assignment == "stop":
             return
-        _use_threads(order, slot.threads or all_threads)
-        answer = _attempt(order, connection)
+        _use_threads(assignment, slot.threads or all_threads)
+        answer = _attempt(assignment, connection)
         try:
             connection.send(answer)
         except OSError:
@@ -128,20 +129,20 @@ def serve(connection: Connection, slot: Slot) -> None:
             return
 
 
-def _use_threads(order: Order, share: int | None = None) -> None:
+def _use_threads(assignment: Assignment, share: int | None = None) -> None:
     """Take as many threads as a run on the CPU has, whoever trains it; `share` is that of a worker, None all."""
-    config = order.run.config
-    if find_device(config.launch.accelerator, "launch.accelerator") == "cpu" and "macs" in order.costs:
-        take(Slot(0, threads=threads_of(config, order.costs["macs"], share)))
+    config = assignment.run.config
+    if find_device(config.launch.accelerator, "launch.accelerator") == "cpu" and "macs" in assignment.costs:
+        take(Slot(0, threads=threads_of(config, assignment.costs["macs"], share)))
 
 
-def _attempt(order: Order, connection: Connection) -> tuple[Any, ...]:
+def _attempt(assignment: Assignment, connection: Connection) -> tuple[Any, ...]:
     """Train a run; what is to be said of it."""
-    folder = order.run.folder
+    folder = assignment.run.folder
     try:
-        link = Pipe(connection)
-        apart = order.run.config.launch.ranks > 1
-        return ("done", (execute_apart if apart else execute)(order, link))
+        listener = PipeListener(connection)
+        apart = assignment.run.config.launch.ranks > 1
+        return ("done", (execute_apart if apart else execute)(assignment, listener))
     except Stopped:
         return ("stopped",)
     except Pruned:
@@ -162,39 +163,39 @@ def _attempt(order: Order, connection: Connection) -> tuple[Any, ...]:
         return ("failed", traceback.format_exc())
 
 
-def execute(order: Order, link: RunListener | None = None, progress: bool = False) -> dict[str, Any]:
+def execute(assignment: Assignment, listener: RunListener | None = None, progress: bool = False) -> dict[str, Any]:
     """Train a run in its folder; `result.json` is written last, and only when everything has gone well.
 
     A result that another process has written meanwhile is returned as it is. A run over several devices has one such
     process per device; the first of them writes.
 
     Raises:
-        Stopped, Pruned: as `link` has decided.
+        Stopped, Pruned: as `listener` has decided.
         FloatingPointError: if the run diverged.
         RuntimeError: if a metric is missing, by which runs are compared.
     """
-    run = order.run
+    run = assignment.run
     if not _is_first():
-        train(run.config, run.folder, link)
+        train(run.config, run.folder, listener)
         return {}
     run.folder.mkdir(parents=True, exist_ok=True)
     # The process of a launcher that was killed may still be here; it leaves at its next batch.
-    with locked(run.folder / "lock", lambda: link is not None and not link.stopping()):
+    with locked(run.folder / "lock", lambda: listener is not None and not listener.stopping()):
         done = read_result(run)
         if done is not None:
             return done
-        describe(run, order.origin | {"costs": order.costs, "measure": order.measure})
+        describe(run, assignment.origin | {"costs": assignment.costs, "measure": assignment.measure})
         _check_weights(run)
         start = time.perf_counter()
-        result = train(run.config, run.folder, link, progress)
+        result = train(run.config, run.folder, listener, progress)
         bad = [f"{key} is {value}" for key, value in result["metrics"].items() if not math.isfinite(value)]
         if bad:
             raise FloatingPointError(", ".join(bad))  # a run that diverged has failed; its NaN is not a result
         if missing := missing_metrics(run, result):
             raise RuntimeError(f"{' and '.join(missing)}: not measured, since the split gave no batch")
         result["seconds"] = round(time.perf_counter() - start, 2)
-        result["costs"] = order.costs | (_measured(run, result["num_classes"]) if order.measure else {})
-        result |= order.origin
+        result["costs"] = assignment.costs | (_measured(run, result["classes"]) if assignment.measure else {})
+        result |= assignment.origin
         write_json(run.folder / "result.json", result)
         keep_weights(run.folder / "checkpoints", run.config.recipe.select, run.config.launch.kept)
         return result
@@ -209,13 +210,13 @@ def _check_weights(run: Run) -> None:
         raise ConfigError(f"{WEIGHTS}: {file} is gone or has changed since the plan; the same command plans again")
 
 
-def _measured(run: Run, num_classes: int) -> dict[str, float]:
+def _measured(run: Run, classes: int) -> dict[str, float]:
     """Latency [s] of one image and peak memory [bytes] of a forward pass, on the device that the run was trained on.
 
     Where no two rounds agree, the latency is that of the best one, and `latency_spread` is the share by which the two
     best differ: a trial needs a value, and other runs may be training beside it.
     """
-    timing = time_run(run.config, num_classes, find_device(run.config.launch.accelerator, "launch.accelerator"))
+    timing = time_run(run.config, classes, find_device(run.config.launch.accelerator, "launch.accelerator"))
     found = {"latency": timing.best}
     if timing.memory is not None:
         found["memory"] = timing.memory
@@ -224,27 +225,27 @@ def _measured(run: Run, num_classes: int) -> dict[str, float]:
     return found
 
 
-def execute_apart(order: Order, link: RunListener) -> dict[str, Any]:
+def execute_apart(assignment: Assignment, listener: RunListener) -> dict[str, Any]:
     """Train a run over several devices: in a process of its own, so that Lightning can start the others from it. Over
     several nodes it is one on each.
 
     Raises:
-        Stopped, Pruned: as `link` has decided.
+        Stopped, Pruned: as `listener` has decided.
         RuntimeError: with the process's last words, if it failed.
     """
-    run = order.run
-    describe(run, order.origin | {"costs": order.costs, "measure": order.measure})
+    run = assignment.run
+    describe(run, assignment.origin | {"costs": assignment.costs, "measure": assignment.measure})
     with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "stderr", "w+") as errors:
         key = os.urandom(16)
-        with Listener(str(Path(folder) / "link"), "AF_UNIX", authkey=key) as listener:
+        with Listener(str(Path(folder) / "listener"), "AF_UNIX", authkey=key) as server:
             command = [sys.executable, "-m", "shunted_lab.study.worker", str(run.folder.absolute())]
-            environment = os.environ | {LINK: f"{listener.address}:{key.hex()}"}
+            environment = os.environ | {PARENT_ADDRESS: f"{server.address}:{key.hex()}"}
             if (nodes := run.config.launch.nodes_per_run) > 1:
                 command, meeting = across_nodes(command, nodes)
                 environment |= meeting
             process = subprocess.Popen(command, env=environment, stderr=errors, stdout=subprocess.DEVNULL)
             try:
-                said_last = _relay(listener, process, link)
+                said_last = _relay(server, process, listener)
             finally:
                 _end(process)
             status = said_last if said_last is not None else process.returncode
@@ -274,29 +275,29 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _relay(listener: Listener, process: subprocess.Popen[bytes], link: RunListener) -> int | None:
+def _relay(server: Listener, process: subprocess.Popen[bytes], listener: RunListener) -> int | None:
     """Pass on what the run's first rank says, until its process ends. Returns the status that it has said it ends with:
     that of `srun` may be of another rank.
     """
-    listener._listener._socket.settimeout(0.2)  # type: ignore[attr-defined]
+    server._listener._socket.settimeout(0.2)  # type: ignore[attr-defined]
     connection: Connection | None = None
     told, ending = False, None
     while process.poll() is None:
         if connection is None:
             with suppress(TimeoutError):
-                connection = listener.accept()
+                connection = server.accept()
         elif wait([connection], timeout=0.2):
             try:
                 message = connection.recv()
                 if message[0] == "end":
                     ending = message[1]
                 elif message[0] == "step":
-                    link.step(message[1])
+                    listener.step(message[1])
                 else:
-                    connection.send(link.epoch(*message[1:]))
+                    connection.send(listener.epoch(*message[1:]))
             except (EOFError, OSError):
                 process.wait()
-        if connection is not None and not told and link.stopping():
+        if connection is not None and not told and listener.stopping():
             connection.send("stop")
             told = True
     return ending
@@ -310,33 +311,33 @@ def main(words: list[str] | None = None) -> int:
         print(__doc__, file=sys.stderr)
         return 0 if {"-h", "--help"} & set(words) else 1
     try:
-        order = _order(Path(expand(words[0])))
-        _use_threads(order)
-        _join_nodes(order.run.config.launch.nodes_per_run)
-        link = _link()
-        result = execute(order, link, progress=link is None and sys.stdout.isatty())
+        assignment = _assignment(Path(expand(words[0])))
+        _use_threads(assignment)
+        _join_nodes(assignment.run.config.launch.nodes_per_run)
+        listener = _listener_of_parent()
+        result = execute(assignment, listener, progress=listener is None and sys.stdout.isatty())
     except (Stopped, Pruned) as error:
         if not _is_first():
             return 0  # Lightning takes a rank that ends with another status for a crash, and kills the first
-        if isinstance(link, Pipe):
-            link.end(STATUS[type(error)])
+        if isinstance(listener, PipeListener):
+            listener.end(STATUS[type(error)])
         return STATUS[type(error)]
     except (ConfigError, BlockingIOError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if result and link is None:
-        print(json.dumps({"folder": str(order.run.folder), "metrics": result["metrics"]}, indent=2))
+    if result and listener is None:
+        print(json.dumps({"folder": str(assignment.run.folder), "metrics": result["metrics"]}, indent=2))
     return 0
 
 
-def _order(folder: Path) -> Order:
-    """The order to train the run of a folder; a finished one is ordered again, inside its folder."""
+def _assignment(folder: Path) -> Assignment:
+    """To train the run of a folder; a finished one is trained again, in a folder inside of its own."""
     run = load_run(folder)
     note = json.loads((folder / "run.json").read_text())
-    if read_result(run) is not None and LINK not in os.environ:
+    if read_result(run) is not None and PARENT_ADDRESS not in os.environ:
         count = 1 + len(list(folder.glob("repeat*")))
         run = replace(run, folder=folder / f"repeat{count}")
-    return Order(run, note.get("costs", {}), origin(), note.get("measure", False))
+    return Assignment(run, note.get("costs", {}), origin(), note.get("measure", False))
 
 
 def _join_nodes(nodes: int) -> None:
@@ -359,14 +360,14 @@ def _is_first() -> bool:
     return not int(os.environ.get("LOCAL_RANK", 0)) and not int(os.environ.get("NODE_RANK", 0))
 
 
-def _link() -> RunListener | None:
-    """The link to the worker that has started this process; None by hand."""
-    address, _, key = os.environ.get(LINK, "").rpartition(":")
+def _listener_of_parent() -> RunListener | None:
+    """Tells the worker that has started this process; None where a user has started it."""
+    address, _, key = os.environ.get(PARENT_ADDRESS, "").rpartition(":")
     if not address:
         return None
     if not _is_first():
         return RunListener()
-    return Pipe(Client(address, "AF_UNIX", authkey=bytes.fromhex(key)))
+    return PipeListener(Client(address, "AF_UNIX", authkey=bytes.fromhex(key)))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ import torch
 
 from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.schema import ConfigError
-from shunted_lab.nn import Pyramid
-from shunted_lab.nn.official import Checkpoint, CheckpointError, load_official, read_checkpoint
+from shunted_lab.config.task import TaskConfig
+from shunted_lab.nn.weights import Checkpoint, CheckpointError, load_weights, read_checkpoint
 from shunted_lab.output.quantities import listed
 from shunted_lab.tasks.model import build_model
 
@@ -32,7 +32,7 @@ class LoadedModel:
     """A model with the weights of a file, the entry of the file that they are, and how its classes were matched to
     those of the data; None where no data were given."""
 
-    net: Pyramid
+    net: Any
     entry: str | None
     classes: str | None
 
@@ -59,14 +59,17 @@ def entry_text(entry: str | None) -> str:
     return "the whole file" if entry is None else f"its entry '{entry}'"
 
 
-def load_model(config: ModelConfig, file: Path, class_names: Sequence[str] | None = None) -> LoadedModel:
+def load_model(
+    config: ModelConfig, file: Path, class_names: Sequence[str] | None = None, task: TaskConfig | None = None
+) -> LoadedModel:
     """The model of `config`, with the weights in `file`, on the CPU.
 
     Args:
         file: a `.ckpt` of Lightning, whose `state_dict` is taken (the averages, where weights were averaged), or what
-            `nn.official.load_official` knows.
+            `nn.weights.load_weights` knows.
         class_names: the classes of the data in the order of their labels, which the rows of the head are put into; None
             takes the head as it is.
+        task: whose network it is; None is the model by itself.
 
     Raises:
         ConfigError: for a file that is absent, truncated or holds more than tensors and plain values, for weights of
@@ -79,16 +82,17 @@ def load_model(config: ModelConfig, file: Path, class_names: Sequence[str] | Non
         if difference is not None:
             raise ConfigError(f"checkpoint: {file} {difference}")
         checkpoint, classes = _ordered(checkpoint, class_names)
-    net = build_model(config, checkpoint.num_classes)
+    rows = checkpoint.num_classes
+    net: Any = build_model(config, rows) if task is None else task.build(config, rows)
     try:
-        load_official(net, checkpoint.state_dict, head="required")
+        load_weights(net, checkpoint.state_dict, head="required")
     except CheckpointError as error:
         reason = str(error).removeprefix("the state dict ")
         raise ConfigError(f"checkpoint: {file} {reason.replace('the model', config.name, 1)}") from None
     return LoadedModel(net, checkpoint.entry, classes)
 
 
-def load_initial(net: Pyramid, file: str | Path, class_names: Sequence[str]) -> InitialWeights:
+def load_initial(net: Any, file: str | Path, class_names: Sequence[str]) -> InitialWeights:
     """Give `net` the weights in `file` to begin with. A head for other classes stays as it is.
 
     Args:
@@ -102,10 +106,10 @@ def load_initial(net: Pyramid, file: str | Path, class_names: Sequence[str]) -> 
     difference = _difference(checkpoint, class_names)
     try:
         if difference is not None:
-            load_official(net, checkpoint.state_dict, head="ignored")
+            load_weights(net, checkpoint.state_dict, head="ignored")
             return InitialWeights(checkpoint.entry, True, f"it {difference}")
         checkpoint, matched = _ordered(checkpoint, class_names)
-        load_official(net, checkpoint.state_dict, head="required")
+        load_weights(net, checkpoint.state_dict, head="required")
         return InitialWeights(checkpoint.entry, False, matched)
     except CheckpointError as error:
         reason = str(error).removeprefix("the state dict ")

@@ -11,9 +11,10 @@ from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.nn import ComponentError, Pyramid
 from shunted_lab.nn.attention import GroupedAttention
+from shunted_lab.nn.components import SLOTS
 from shunted_lab.nn.pyramid import DropPath
 from shunted_lab.nn.registry import RatesError, import_module
-from shunted_lab.nn.source import SLOTS, component_sources, module_hash
+from shunted_lab.nn.source import component_sources, module_hash
 
 
 def build_model(config: ModelConfig, num_classes: int) -> Pyramid:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import lightning.pytorch as L
 import numpy as np
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from shunted_lab.config.data import Stats
+from shunted_lab.config.task import Evidence
+from shunted_lab.data.module import ImageData
 from shunted_lab.nn import ComponentError, Pyramid
 from shunted_lab.nn.maps import attention_of, rollout
-from shunted_lab.tasks.predictions import Predictions
+from shunted_lab.tasks.base import TaskModule
 
+SHOWN = 8  # test images with their predictions
 SIDE, TEXT = 128, 14  # pixels of an image on the sheet, and of a line of text
 
 
@@ -37,18 +42,10 @@ def sheet(rows: Sequence[Sequence[tuple[np.ndarray, str]]]) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def predicted_sheet(images: Tensor, stats: Stats, predictions: Predictions) -> np.ndarray:
-    """The first images of the test split; `predicted / true` where that differs."""
-    pictures = []
-    for i, picture in enumerate(to_pixels(images, stats)):
-        told, true = _names(predictions, predictions.predicted[i]), _names(predictions, predictions.targets[i])
-        pictures.append((picture, told if told == true else f"{told} / {true}"))
+def predicted_sheet(images: Tensor, stats: Stats, captions: Sequence[str]) -> np.ndarray:
+    """Images with what was predicted for each, four in a row."""
+    pictures = list(zip(to_pixels(images, stats), captions, strict=True))
     return sheet([pictures[i : i + 4] for i in range(0, len(pictures), 4)])
-
-
-def _names(predictions: Predictions, found: np.ndarray) -> str:
-    indices = np.flatnonzero(found) if predictions.targets.ndim == 2 else [int(found)]
-    return ", ".join(predictions.class_names[i] for i in indices)
 
 
 def attention_sheet(model: Pyramid, images: Tensor, stats: Stats) -> np.ndarray | None:
@@ -62,14 +59,33 @@ def attention_sheet(model: Pyramid, images: Tensor, stats: Stats) -> np.ndarray 
         size = (image.shape[2], image.shape[3])
         try:
             maps = attention_of(model, image, (0.5, 0.5))
-            seen = [(picture, "image"), (lit(picture, rollout(model, image)), "rollout")]
+            seen = [(picture, "image"), (highlighted(picture, rollout(model, image)), "rollout")]
         except ComponentError:
             return None
-        rows.append(seen + [(lit(picture, m.on_image(size)), f"stage {m.stage + 1}, r = {m.rate}") for m in maps])
+        seen += [(highlighted(picture, m.on_image(size)), f"stage {m.stage + 1}, r = {m.rate}") for m in maps]
+        rows.append(seen)
     return sheet(rows)
 
 
-def lit(picture: np.ndarray, mass: Tensor) -> np.ndarray:
+def highlighted(picture: np.ndarray, mass: Tensor) -> np.ndarray:
     """The picture (H, W, 3), bright where there is mass (H, W) and dark where there is none."""
     light = (mass / mass.max().clamp(min=1e-12)).sqrt().cpu().numpy()[..., None]
     return (picture * (0.15 + 0.85 * light)).round().astype(np.uint8)
+
+
+def log_pictures(trainer: L.Trainer, module: TaskModule, data: ImageData, evidence: Evidence, stats: Stats) -> None:
+    """Write pictures of a finished run for TensorBoard: predictions, and where the network attends."""
+    logger = trainer.logger
+    assert isinstance(logger, TensorBoardLogger)
+    count = len(evidence.scores)
+    chosen = [int(i) for i in torch.linspace(0, count - 1, min(SHOWN, count))]  # all over the split: it may be sorted
+    images = data.test_images(chosen)
+    pictures: dict[str, np.ndarray | None] = {
+        "test/predicted": predicted_sheet(images, stats, evidence.captions(chosen))
+    }
+    backbone = next((part for part in module.net.modules() if isinstance(part, Pyramid)), None)
+    if backbone is not None:
+        pictures["test/attention"] = attention_sheet(backbone.to("cpu"), images[:4], stats)
+    for name, picture in pictures.items():
+        if picture is not None:
+            logger.experiment.add_image(name, picture, module.global_step, dataformats="HWC")

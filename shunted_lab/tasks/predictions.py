@@ -29,28 +29,38 @@ class Predictions:
     class_names: tuple[str, ...] = ()
 
     @property
-    def correct(self) -> np.ndarray:
+    def scores(self) -> np.ndarray:
         """(N,) share of the image's labels that were predicted: 0 or 1 where there is one label."""
         if self.targets.ndim == 1:
             return (self.targets == self.predicted).astype(np.float64)
         return (self.targets & self.predicted).sum(1) / self.targets.sum(1).clip(min=1)
+
+    @property
+    def is_binary(self) -> bool:
+        return self.targets.ndim == 1
+
+    def has_same_images(self, other: Predictions) -> bool:
+        return np.array_equal(self.targets, other.targets)
+
+    def captions(self, images: Sequence[int]) -> list[str]:
+        """`predicted` where that is right, else `predicted / true`."""
+        pairs = [(self._names(self.predicted[i]), self._names(self.targets[i])) for i in images]
+        return [predicted if predicted == true else f"{predicted} / {true}" for predicted, true in pairs]
+
+    def _names(self, classes: np.ndarray) -> str:
+        indices = np.flatnonzero(classes) if self.targets.ndim == 2 else [int(classes)]
+        return ", ".join(self.class_names[i] for i in indices)
 
     def per_class(self) -> np.ndarray:
         """(classes,) share of the images of each class that were predicted so; NaN for a class without images."""
         if self.targets.ndim == 1:
             count = len(self.class_names)
             total = np.bincount(self.targets, minlength=count)
-            found = np.bincount(self.targets, weights=self.correct, minlength=count)
+            found = np.bincount(self.targets, weights=self.scores, minlength=count)
         else:
             total, found = self.targets.sum(0), (self.targets & self.predicted).sum(0)
         with np.errstate(invalid="ignore"):
             return found / total
-
-    def take(self, indices: Sequence[int]) -> Predictions:
-        """Those of some images."""
-        chosen = list(indices)
-        confidence = None if self.confidence is None else self.confidence[chosen]
-        return Predictions(self.targets[chosen], self.predicted[chosen], confidence, self.class_names)
 
     def write(self, folder: Path) -> Path:
         """`predictions.npz`, whole or not at all; 50,000 images of one label take less than 300 kB."""

@@ -28,9 +28,9 @@ from shunted_lab.config.compose import compose
 from shunted_lab.config.run import RunConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.nn import device_name
-from shunted_lab.tasks import train as module
+from shunted_lab.tasks import callbacks as module
 from shunted_lab.tasks.schedule import learning_rate
-from shunted_lab.tasks.train import make_task, train
+from shunted_lab.tasks.train import make_module, train
 
 PAIRS = 9
 TINY = [  # 300 steps of some milliseconds
@@ -46,7 +46,7 @@ LARGE = ["model=shunted_t", "model.patch_embed=conv_stem0", "data.image_size=224
 def bare(config: RunConfig) -> float:
     """Seconds of processor time a step, without the first: what the recipe says, and nothing else."""
     data = make_datamodule(config.data, config.recipe, config.seed)
-    net = make_task(config, data.class_names).net.train()
+    net = make_module(config, data.class_names).net.train()
     groups = param_groups_weight_decay(net, config.recipe.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=config.recipe.lr, eps=config.recipe.opt_eps)
     steps = config.recipe.limit_batches or 0

@@ -16,8 +16,8 @@ from conftest import COST, RESULT, Silent, experiment_of, planned
 
 from shunted_lab.nn import device_name
 from shunted_lab.study import launch, plan, store, worker
+from shunted_lab.study.assignment import Slot
 from shunted_lab.study.launch import Launcher
-from shunted_lab.study.order import Slot
 from shunted_lab.study.queue import Queue
 
 WORKERS = 4

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from shunted_lab.config.groups import PRESETS
 from shunted_lab.nn import Pyramid, count_cost, device_name, init_weights, measure
-from shunted_lab.nn.official import load_official
+from shunted_lab.nn.weights import load_weights
 
 OURS, OFFICIAL = "ours: shunted_s", "official code: Shunted-S"
 TIMM = ("pvt_v2_b2", "swin_tiny_patch4_window7_224")
@@ -72,7 +72,7 @@ def models(size: int, official: str) -> dict[str, nn.Module]:
     found[OURS] = ours = shunted_s()
     init_weights(ours, 0)
     if official:
-        load_official(ours, found[OFFICIAL].state_dict())
+        load_weights(ours, found[OFFICIAL].state_dict())
         images = torch.randn(1, 3, 224, 224)
         with torch.no_grad():
             torch.testing.assert_close(ours.eval()(images), found[OFFICIAL].eval()(images), rtol=1e-4, atol=1e-4)

@@ -22,8 +22,8 @@ from shunted_lab.data.folder import FolderConfig
 from shunted_lab.data.module import ImageData
 from shunted_lab.data.shards import ShardsConfig
 from shunted_lab.study import worker
+from shunted_lab.study.assignment import Assignment, origin
 from shunted_lab.study.folder import TRACEBACK
-from shunted_lab.study.order import Order, origin
 from shunted_lab.study.plan import data_facts, plan_runs
 from shunted_lab.tasks.listener import RunListener
 
@@ -213,12 +213,12 @@ def test_a_split_is_sent_with_what_it_knows_and_a_run_goes_on_with_it(root):
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-def order_of(root: Path, tmp_path: Path, *words: str) -> Order:
+def order_of(root: Path, tmp_path: Path, *words: str) -> Assignment:
     """A run of one epoch on the images."""
     data = ["data=folder", f"data.root={root}", "data.image_size=32", "data.batch_size=8", "recipe.epochs=1"]
     words = ("experiment=ablate_embed", f"runs_dir={tmp_path}/runs", "launch.accelerator=cpu", *data, *words)
     experiment = compose(list(words))
-    return Order(plan_runs(experiment, data_facts(experiment))[0], {}, origin())
+    return Assignment(plan_runs(experiment, data_facts(experiment))[0], {}, origin())
 
 
 def test_the_result_of_a_run_names_what_was_replaced(root, tmp_path):

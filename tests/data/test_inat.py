@@ -22,6 +22,7 @@ from shunted_lab.data import check_data, inat, make_datamodule
 from shunted_lab.data.inat import INat2018Config, INat2019Config
 from shunted_lab.data.shards import ShardsConfig
 from shunted_lab.study.plan import data_facts
+from shunted_lab.tasks.classification import Classification
 
 LEVELS = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
 TAXA = [  # by category id; no category is named in the order of the alphabet, nor of the ids
@@ -366,7 +367,9 @@ def test_identity_follows_classes_labels_and_images(root):
 
 def test_level_and_fraction_are_in_the_fingerprint(root):
     def fingerprint(data: INat2018Config) -> str:
-        run = RunConfig(PRESETS["model"]["shunted_lite"], data, LITE_RECIPE, PRESETS["launch"]["local"], 0)
+        run = RunConfig(
+            PRESETS["model"]["shunted_lite"], data, Classification(), LITE_RECIPE, PRESETS["launch"]["local"], 0
+        )
         return run.fingerprint("id", {})
 
     base = config_of(root)

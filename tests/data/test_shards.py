@@ -32,6 +32,7 @@ from shunted_lab.data.shards import ShardsConfig, format, reader, tar_cache, wri
 from shunted_lab.data.shards.order import ShardOrder
 from shunted_lab.data.shards.storage import StorageFolder
 from shunted_lab.data.shards.tar_cache import CachedTars
+from shunted_lab.tasks.classification import Classification
 
 TRAIN = 24  # images of each of the two classes
 SMALL = 0.02  # megabytes: five or six of the images
@@ -348,7 +349,9 @@ def test_what_changes_a_result_is_in_the_fingerprint(finished):
     def fingerprint(data: ShardsConfig) -> str:
         from shunted_lab.config.groups import PRESETS
 
-        run = RunConfig(PRESETS["model"]["shunted_lite"], data, LITE_RECIPE, PRESETS["launch"]["local"], 0)
+        run = RunConfig(
+            PRESETS["model"]["shunted_lite"], data, Classification(), LITE_RECIPE, PRESETS["launch"]["local"], 0
+        )
         return run.fingerprint(check_data(base).identity, {})
 
     assert fingerprint(base) == fingerprint(replace(base, root="elsewhere", cache="there", cache_gb=1.0))

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from shunted_lab.nn import AGGREGATION, ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED, ComponentError, check_component
+from shunted_lab.nn import ATTENTION, MLP, ComponentError, check_component
 from shunted_lab.nn.check import ContractError
+from shunted_lab.nn.components import SLOTS
 from shunted_lab.nn.layout import to_map, to_tokens
 
-SLOTS = (ATTENTION, AGGREGATION, PATCH_EMBED, DOWNSAMPLE, MLP)
-SHIPPED = [(slot.kind, name) for slot in SLOTS for name in slot.names()]
+SHIPPED = [(slot.kind, name) for slot in SLOTS.values() for name in slot.names()]
 
 
 @pytest.mark.parametrize(("kind", "name"), SHIPPED)

@@ -3,12 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from attention_reference import attention_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shunted_lab.config.groups import PRESETS
-from shunted_lab.nn import AGGREGATION, MLP, PATCH_EMBED, ComponentError, Pyramid, init_weights, layout
+from shunted_lab.nn import AGGREGATION, MLP, PATCH_EMBED, ComponentError, Pyramid, init_weights, linear
 from shunted_lab.nn.attention import SSA, spread_rates
-from shunted_lab.nn.layout import ResidualDWConv, TokenLinear
+from shunted_lab.nn.dwconv import ResidualDWConv
+from shunted_lab.nn.linear import Linear
 from shunted_lab.nn.pyramid import DropPath
 
 LITE = PRESETS["model"]["shunted_lite"].options()
@@ -54,7 +56,7 @@ def test_forward_is_the_weights_times_the_values(rates, grid):
     attn = ssa(rates, dim=8 * len(rates))
     x = torch.randn(2, grid[0] * grid[1], 8 * len(rates))
     out = torch.empty(2, len(rates), x.shape[1], 8)
-    for rate, found in attn.attention_weights(x, grid).items():
+    for rate, found in attention_weights(attn, x, grid).items():
         group = attn.groups[f"r{rate}"]
         assert found.grid == (-(-grid[0] // rate), -(-grid[1] // rate))
         torch.testing.assert_close(found.weights.sum(-1), torch.ones(found.weights.shape[:-1]))
@@ -80,6 +82,40 @@ def test_heads_keep_their_place_when_rates_interleave():
         sorted_.proj.bias.copy_(mixed.proj.bias)
     x = torch.randn(2, 30, 32)
     torch.testing.assert_close(mixed(x, (5, 6)), sorted_(x, (5, 6)))
+
+
+MIXED = [2, 1, 2, 1]
+
+
+def test_the_order_of_mixed_heads_is_a_buffer_that_no_state_dict_has():
+    mixed, plain = ssa(MIXED, dim=32), ssa([2, 2, 1, 1], dim=32)
+    assert not list(plain.named_buffers()) and mixed.state_dict().keys() == plain.state_dict().keys()
+    assert {name: b.tolist() for name, b in mixed.named_buffers()} == {
+        "to_groups": [0, 2, 1, 3],
+        "from_groups": [0, 2, 1, 3],
+    }
+    with torch.device("meta"):
+        attn, x = ssa(MIXED, dim=32), torch.randn(2, 30, 32)
+    assert attn(x, (5, 6)).device.type == "meta"  # no tensor of another device takes part
+
+
+def test_the_order_of_mixed_heads_is_computed_again_after_to_empty():
+    with torch.device("meta"):
+        model = Pyramid(**LITE | {"rates": [[1], [1], [3, 2, 1, 3, 2, 1, 3, 1], [1]]}, num_classes=9)
+    model = model.to_empty(device="cpu")
+    for buffer in model.buffers():
+        buffer.zero_()
+    model.init_weights(0)
+    expected = lite(rates=[[1], [1], [3, 2, 1, 3, 2, 1, 3, 1], [1]]).eval()
+    assert [name for name, _ in model.named_buffers()] == [name for name, _ in expected.named_buffers()]
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(model.eval()(x), expected(x))
+
+
+def test_mixed_rates_are_exported_to_onnx():
+    pytest.importorskip("onnxscript")
+    program = torch.onnx.export(ssa(MIXED, dim=32), (torch.randn(2, 30, 32), (5, 6)), dynamo=True, verbose=False)
+    assert program is not None
 
 
 def test_parameter_names_follow_the_rate_and_not_the_order():
@@ -166,10 +202,10 @@ def test_the_residual_convolution_is_the_sum_as_written(dtype):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_compiled_linear_layer_is_a_convolution_with_the_same_numbers(bias, batch, monkeypatch):
-    layer, x = TokenLinear(24, 40, bias=bias), torch.randn(batch, 35, 24)
+    layer, x = Linear(24, 40, bias=bias), torch.randn(batch, 35, 24)
     with torch.no_grad(), torch.profiler.profile() as profile:
         plain = layer(x)
-        monkeypatch.setattr(layout, "_compiles_inference", lambda: True)
+        monkeypatch.setattr(linear, "_compiles_inference", lambda: True)
         torch.testing.assert_close(layer(x), plain, rtol=1e-5, atol=1e-5)
         assert layer(x).is_contiguous() and layer(x.double().float()).shape == (batch, 35, 40)
     assert "aten::conv2d" in {event.key for event in profile.key_averages()}
@@ -219,8 +255,9 @@ def test_pooling_is_the_mean_of_the_tokens_that_there_are():
 
 
 def test_no_aggregation_gives_every_head_every_token():
-    weights = ssa([4, 2, 1], aggregation="none").attention_weights(torch.randn(1, 30, 24), (5, 6))
-    assert [found.weights.shape[-1] for found in weights.values()] == [30, 30, 30]
+    attn, x, grid = ssa([4, 2, 1], aggregation="none"), torch.randn(1, 30, 24), (5, 6)
+    assert [group.keys_values(x, grid)[2] for group in attn.groups.values()] == [grid] * 3
+    assert [found.weights.shape[-1] for found in attention_weights(attn, x, grid).values()] == [30, 30, 30]
 
 
 def test_the_gated_layer_costs_about_what_the_others_do():

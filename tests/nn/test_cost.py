@@ -4,10 +4,12 @@ import pytest
 import timm
 import torch
 from torch import nn
+from toy_detector import CLASSES, SMALL, WIDTH, Detector, PriorHead, detect
 
 from shunted_lab import cost
 from shunted_lab.config.groups import PRESETS
-from shunted_lab.nn import Pyramid, count_cost, count_parts, measure
+from shunted_lab.nn import ComponentError, Pyramid, count_cost, count_parts, measure
+from shunted_lab.nn.speed import _tensor_sums
 
 
 def build(name: str, **changes) -> Pyramid:
@@ -92,6 +94,68 @@ def test_measured_time_is_a_median_and_throughput_its_inverse(monkeypatch):
     assert speed.latency == 3.0 and speed.throughput == 2.0
 
 
+# --- networks with a convention of their own -------------------------------------------------------------------------
+
+
+def test_a_detector_is_counted_with_its_head_by_hand():
+    parts = count_parts(Detector, (64, 96), call=detect)
+    pixels = sum((64 // s) * (96 // s) for s in (4, 8, 16, 32))
+    head = parts["head"]
+    assert head.macs == pixels * 9 * WIDTH * (WIDTH + CLASSES) and head.macs_attention == 0
+    assert head.params == 9 * WIDTH * (WIDTH + CLASSES) + WIDTH + CLASSES
+    laterals = parts["laterals"]  # a list of layers, which is not called itself
+    assert laterals.macs == pixels * 8 * WIDTH and laterals.params == 4 * (8 * WIDTH + WIDTH)
+    alone = count_parts(lambda: Pyramid(**SMALL, num_classes=0), (64, 96))
+    assert parts["backbone"] == alone[""]  # called by forward_intermediates
+    assert parts["backbone.stages.1.blocks.0.attn"] == alone["stages.1.blocks.0.attn"]
+    for key in ("params", "macs", "macs_linear", "macs_attention"):
+        assert getattr(parts[""], key) == sum(getattr(parts[n], key) for n in ("backbone", "laterals", "head"))
+    assert count_cost(Detector, (64, 96), call=detect) == parts[""]
+
+
+def test_a_part_of_a_network_can_be_called():
+    """As a detector needs it whose choice of boxes depends on values."""
+    parts = count_parts(Detector, 64, call=lambda net, images: net.head(net.laterals[0](net.pyramid.stages[0](images))))
+    assert parts["head.logits"].macs == 16 * 16 * 9 * WIDTH * CLASSES and parts["backbone.stages.1"].macs == 0
+    assert parts[""].macs == sum(parts[name].macs for name in ("backbone", "laterals", "head"))
+
+
+def test_a_user_s_component_inside_a_detector_is_held_against_its_contract():
+    class OneImage(nn.Module):
+        """Broadcasts over a batch of one."""
+
+        def forward(self, x, grid):
+            return x.mean(0, keepdim=True)
+
+    def make(attn):
+        detector = Detector()
+        detector.pyramid.stages[1].blocks[0].attn = attn
+        return detector
+
+    with pytest.raises(ComponentError, match=r"OneImage returns \(1, 64, 8\); expected \(2, 64, 8\)"):
+        count_cost(lambda: make(OneImage()), 64, call=detect)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_detector_is_measured(training):
+    seen = []
+
+    def call(net, images):
+        seen.append((tuple(images.shape), net.training))
+        return detect(net, images)
+
+    model = Detector(PriorHead)
+    speed = measure(model, (32, 64), 2, repeats=1, warmup=1, training=training, call=call)
+    assert speed.latency > 0 and set(seen) == {((2, 3, 32, 64), training)} and len(seen) == 3
+    assert model.training and all(p.grad is None for p in model.parameters())
+
+
+def test_the_backward_pass_starts_from_every_tensor_of_an_output():
+    a, b = torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)
+    output = {"loss": a, "boxes": [{"scores": 2 * b, "labels": torch.arange(5)}], "names": "cat"}
+    assert [each.item() for each in _tensor_sums(output)] == [3.0, 4.0]
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -144,9 +208,9 @@ def test_the_command_measures(capsys):
         (["repeats=0"], "repeats: 0 is too small: at least 1"),
         (["batchsize=3"], "batchsize: no such key; did you mean batch_size?"),
         (["data=imagenet"], "data: no such key; choices: batch_size, device"),
-        (["model.mlp={name:mlp,dim:5}"], "model.mlp: 'dim' is not an option of 'mlp'; the model's widths set it"),
+        (["model.mlp={name: mlp, dim: 5}"], "model.mlp: 'dim' is not an option of 'mlp'; the model's widths set it"),
         (
-            ["model.patch_embed={name:conv_stem1,extra:x}"],
+            ["model.patch_embed={name: conv_stem1, extra: x}"],
             "model.patch_embed: extra='x' is not a number of convolutions",
         ),
         (["size"], "'size' is not of the form key=value"),

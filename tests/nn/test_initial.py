@@ -1,13 +1,17 @@
 """Initial values follow from seed, name and place, whatever module draws them and whatever was drawn before."""
 
+import math
 import random
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models.detection.retinanet import RetinaNetHead
+from toy_detector import CLASSES, WIDTH, Detector, PriorHead, SeededHead
+from toy_detector import SMALL as DETECTOR
 
-from shunted_lab.nn import ATTENTION, Pyramid, init_weights
+from shunted_lab.nn import ATTENTION, Pyramid, build_seeded, init_weights
 from shunted_lab.nn.initial import seeded
 
 SMALL = {
@@ -124,3 +128,92 @@ def test_the_global_generators_are_left_as_they_were():
         torch.randn(3)
         raise RuntimeError
     assert torch.equal(torch.get_rng_state(), before[0])
+
+
+# --- networks around a backbone --------------------------------------------------------------------------------------
+
+
+class RetinaHead(RetinaNetHead):
+    """torchvision's, with the toy's sizes; the names of `logits` and `tower` as the toy has them."""
+
+    def __init__(self):
+        super().__init__(WIDTH, 1, CLASSES)
+        self.logits = self.classification_head.cls_logits
+
+
+def values(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+
+def equal(first: nn.Module, second: nn.Module) -> bool:
+    theirs = values(second)
+    return all(torch.equal(value, theirs[name]) for name, value in values(first).items())
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("attribute", ["backbone", "encoder", "head_of_another_kind"])
+@pytest.mark.parametrize("attn", ["ssa", "own"])
+def test_a_backbone_starts_from_the_values_of_the_classifier(seed, attribute, attn):
+    options = {"attn": attn} if attn == "ssa" else {"attn": attn, "rates": [[1]] * 4}
+    classifier = build_seeded(lambda: Pyramid(**DETECTOR | options, num_classes=3), seed)
+    detector = build_seeded(lambda: Detector(attribute=attribute, draws=7, **options), seed)
+    assert equal(detector.pyramid, classifier) and len(values(detector.pyramid)) > 50
+
+
+def test_a_backbone_inside_two_networks_is_still_a_backbone():
+    classifier = build_seeded(lambda: Pyramid(**DETECTOR, num_classes=3), 1)
+    assert equal(build_seeded(lambda: nn.ModuleDict({"net": Detector()}), 1)["net"].pyramid, classifier)
+
+
+@pytest.mark.parametrize("head", [PriorHead, SeededHead, RetinaHead])
+def test_a_head_keeps_the_values_that_it_defines(head):
+    first, again, other = (build_seeded(lambda: Detector(head), seed) for seed in (0, 0, 1))
+    for detector in (first, again, other):
+        torch.testing.assert_close(detector.head.logits.bias, torch.full((CLASSES,), -math.log(99)))
+        weights = [p.detach() for name, p in detector.head.named_parameters() if name.endswith("weight")]
+        assert all(float(weight.std()) == pytest.approx(0.01, rel=0.2) for weight in weights if weight.numel() > 200)
+    assert equal(first, again)
+    assert not torch.equal(first.head.logits.weight, other.head.logits.weight)
+    assert not torch.equal(first.laterals[0].weight, other.laterals[0].weight)
+
+
+def test_a_head_that_draws_under_its_name_is_paired_whatever_was_drawn_before():
+    first, second = (build_seeded(lambda: Detector(SeededHead, draws=n), 0) for n in (0, 5))  # noqa: B023
+    assert equal(first.head, second.head) and not equal(first.laterals, second.laterals)
+
+
+def test_a_component_may_define_its_own_values_inside_a_backbone():
+    class Scaled(Own):
+        def init_own_weights(self):
+            nn.init.normal_(self.scale, std=5.0)
+            nn.init.constant_(self.proj.bias, 7.0)
+
+    def make(attn):
+        return build_seeded(lambda: Pyramid(**SMALL | {"attn": attn}), 0)
+
+    ATTENTION.register("scaled")(Scaled)
+    try:
+        own, scaled = make("own"), make("scaled")
+    finally:
+        del ATTENTION._entries["scaled"]
+    theirs = values(own)
+    differ = {name for name, value in values(scaled).items() if not torch.equal(value, theirs[name])}
+    assert {name.split(".attn.")[-1] for name in differ} == {"scale", "proj.bias", "proj.weight"}
+    attns = [block.attn for stage in scaled.stages for block in stage.blocks]
+    assert all((attn.proj.bias == 7).all() for attn in attns)
+    assert len({tuple(attn.scale.tolist()) for attn in attns}) == 5  # each place has values of its own
+
+
+def test_init_weights_gives_the_same_values_again():
+    detector = build_seeded(lambda: Detector(SeededHead), 0)
+    expected = {name: value.clone() for name, value in values(detector).items()}
+    with torch.no_grad():
+        for p in (*detector.pyramid.parameters(), *detector.head.parameters()):
+            p.add_(1.0)
+    init_weights(detector, 0)
+    assert all(torch.equal(value, expected[name]) for name, value in values(detector).items())
+
+
+def test_without_a_seed_each_backbone_is_another():
+    first, second = (Pyramid(**(SMALL | {"attn": "own"})) for _ in range(2))
+    assert not torch.equal(first.stages[0].blocks[0].attn.scale, second.stages[0].blocks[0].attn.scale)

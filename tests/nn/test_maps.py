@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from attention_reference import attention_weights
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -56,7 +57,7 @@ def whole(model, image) -> list[tuple[dict, tuple[int, int]]]:
         model(image)
     for hook in hooks:
         hook.remove()
-    return [(attn.attention_weights(x, grid), grid) for attn, x, grid in calls]
+    return [(attention_weights(attn, x, grid), grid) for attn, x, grid in calls]
 
 
 def box(size, top, bottom, left, right) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from shunted_lab.config.groups import PRESETS
 from shunted_lab.nn import Pyramid
-from shunted_lab.nn.official import load_official, published_names
+from shunted_lab.nn.weights import load_weights, published_names
 
 DATA = Path(__file__).parent / "data"
 NAMES = json.loads((DATA / "official_state_dict.json").read_text())
@@ -64,7 +64,7 @@ def test_names_and_shapes_are_the_official_ones(name):
 )
 def test_outputs_are_the_official_ones(case):
     model = build(case["model"]).eval()
-    load_official(model, {"model": weights(model, case["salt"])})
+    load_weights(model, {"model": weights(model, case["salt"])})
     shape = (case["batch"], 3, case["height"], case["width"])
     size = f"{case['batch']}x{case['height']}x{case['width']}"
     seed = zlib.crc32(f"{case['salt']}:image:{size}".encode())

@@ -1,5 +1,8 @@
 """Names, dotted paths and options of components, one or one per stage, and what is said to a mistake."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -48,6 +51,12 @@ def test_a_component_gets_what_its_signature_names():
         registry.build("linear", rates=[1])
     with pytest.raises(ComponentError, match=r"'linear' is registered twice"):
         registry.register("linear")(linear)
+
+
+def test_a_name_of_this_package_is_taken_before_it_is_used():
+    code = "from shunted_lab.nn import MLP; MLP.register('conv_glu')(object)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 1 and "mlp: 'conv_glu' is registered twice" in found.stderr
 
 
 def test_a_dotted_path_needs_no_registration():

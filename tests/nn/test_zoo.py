@@ -22,7 +22,7 @@ from torch import nn
 import shunted_lab.nn
 from shunted_lab.config.groups import PRESETS
 from shunted_lab.nn import MLP, Pyramid
-from shunted_lab.nn.official import published_names
+from shunted_lab.nn.weights import published_names
 
 NAMES = ["shunted_t", "shunted_s", "shunted_b"]
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from rich.console import Console
 
 from shunted_lab.report.progress import Progress
-from shunted_lab.tasks import CLASSIFICATION
+from shunted_lab.tasks.classification import Classification
 from shunted_lab.tasks.listener import Status
 
 
@@ -26,7 +26,7 @@ def job(variant="a", seed=0, epochs=4):
 def made(variants, slots=1, expected=None, terminal=False):
     clock, file = Clock(), io.StringIO()
     console = Console(file=file, width=120, force_terminal=terminal, color_system=None)
-    return Progress(console, variants, slots, CLASSIFICATION, expected, clock), clock, file
+    return Progress(console, variants, slots, Classification().goal(None), expected, clock), clock, file
 
 
 def status(epoch, batch, loss=1.5, speed=500.0):

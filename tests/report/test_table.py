@@ -295,7 +295,7 @@ def test_paper_columns_hold_numbers_with_a_source_and_dashes():
     assert block.rows[1] == ("overlapping", "22.40", "4.993", "–", "–", "–")
     assert block.rows[2] == ("conv_stem", "22.40", "4.993", "82.9", "22.4", "4.9")
     assert "arXiv 2111.15193" in block.caption
-    assert "The accuracies above are of earth; they are not results on ImageNet." in block.caption
+    assert "The results above are of earth; they are not results on ImageNet." in block.caption
     assert "attention products" in block.caption
 
 

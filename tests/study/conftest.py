@@ -14,10 +14,10 @@ from optuna.trial import TrialState
 from shunted_lab.config.compose import compose
 from shunted_lab.nn import Cost
 from shunted_lab.study import launch, plan, store, worker
+from shunted_lab.study.assignment import Slot
 from shunted_lab.study.launch import Launcher
-from shunted_lab.study.order import Slot
 from shunted_lab.study.queue import Queue
-from shunted_lab.tasks.train import Stopped
+from shunted_lab.tasks.callbacks import Stopped
 
 VARIANTS = ["non_overlapping", "overlapping", "conv_stem"]
 COST = Cost(1_000_000, 3, 2, 1)
@@ -26,7 +26,7 @@ RESULT = {
     "headline": "test/top1",
     "epoch": 0,
     "device": "none",
-    "num_classes": 9,
+    "classes": 9,
 }
 
 

@@ -12,9 +12,9 @@ from shunted_lab.data import DataFacts
 from shunted_lab.nn import Cost
 from shunted_lab.study import forecast as module
 from shunted_lab.study import launch, pace, plan
+from shunted_lab.study.assignment import Slot
 from shunted_lab.study.forecast import Forecast, can_be_measured, forecast, forecast_line, total_seconds
 from shunted_lab.study.launch import Load, plan_slots
-from shunted_lab.study.order import Slot
 from shunted_lab.study.pace import Pace, is_small, measure_paces
 from shunted_lab.study.plan import RunState
 
@@ -78,7 +78,7 @@ def test_a_run_takes_what_its_steps_take():
 
 def test_an_epoch_of_one_batch_is_measured_with_that_batch():
     seen = []
-    found = pace._seconds(iter([([0] * 54,)]), lambda images: seen.append(len(images)) or time.sleep(0.01), 0)
+    found = pace._seconds(iter([([0] * 54,)]), lambda batch: seen.append(len(batch[0])) or time.sleep(0.01), 0)
     assert seen == [54, 54] and found >= 0.01 / 54
 
 

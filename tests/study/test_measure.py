@@ -12,7 +12,7 @@ from conftest import RESULT, experiment_of, planned
 from shunted_lab.command import run_command
 from shunted_lab.nn import Speed, device_name
 from shunted_lab.study import measure, plan, worker
-from shunted_lab.study.order import Order, origin
+from shunted_lab.study.assignment import Assignment, origin
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def rounds_of(monkeypatch, **medians):
     seen = []
     left = {name: itertools.chain(values, itertools.repeat(values[-1])) for name, values in medians.items()}
 
-    def once(run, num_classes, device, memory):
+    def once(run, classes, device, memory):
         name = {"non_overlapping": "a", "overlapping": "b", "conv_stem": "c"}[run.model.patch_embed.rstrip("01")]
         seen.append(name)
         return Speed(next(left[name]), 1.0, 1000 if memory else None, device_name(device))
@@ -108,7 +108,7 @@ def test_a_trial_takes_its_best_round_and_notes_that_it_was_not_stable(tmp_path,
     run = planned(experiment_of(tmp_path, "seeds=[0]"))[0]
     rounds_of(monkeypatch, a=medians)
     monkeypatch.setattr(worker, "train", lambda *args: RESULT | {})
-    costs = worker.execute(Order(run, {}, origin(), measure=True))["costs"]
+    costs = worker.execute(Assignment(run, {}, origin(), measure=True))["costs"]
     assert costs["latency"] == 0.01 and costs["memory"] == 1000.0
     assert costs.get("latency_spread") == (pytest.approx(0.5) if noted else None)
 

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from shunted_lab.config.compose import compose
 from shunted_lab.nn import source
+from shunted_lab.nn.components import PATCH_EMBED
 from shunted_lab.study import memo, plan, store
 
 
@@ -56,7 +57,7 @@ def test_another_configuration_is_trained_and_the_old_results_are_kept(tmp_path,
 def test_a_changed_source_of_a_component_makes_stale_the_runs_that_use_it(tmp_path, trained, monkeypatch):
     command(tmp_path, "seeds=[0]")
     real = source.source_hash
-    stem = source.PATCH_EMBED.find("conv_stem1")
+    stem = PATCH_EMBED.find("conv_stem1")
     monkeypatch.setattr(source, "source_hash", lambda found: "changed" if found is stem else real(found))
     monkeypatch.setattr(memo, "code_version", lambda: "changed")  # sources of the code before are remembered
     found = command(tmp_path, "seeds=[0]")

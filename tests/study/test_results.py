@@ -8,8 +8,8 @@ from conftest import RESULT, command, experiment_of, names, planned, study_of, t
 from shunted_lab.output.files import write_json
 from shunted_lab.run import main
 from shunted_lab.study import plan, store, worker
+from shunted_lab.study.assignment import Assignment, origin
 from shunted_lab.study.folder import describe, problem_of, read_result
-from shunted_lab.study.order import Order, origin
 from shunted_lab.study.rebuild import rebuild
 
 EMPTY = {"test/top1": 0.4, "test/loss": 1.0}  # of a run whose validation split had no images
@@ -47,7 +47,7 @@ def test_a_run_that_measured_nothing_fails_with_the_metric(tmp_path, monkeypatch
     for metrics, missing in ((EMPTY, "val/top1"), ({"val/top1": 0.5}, "test/top1"), ({}, "val/top1 and test/top1")):
         monkeypatch.setattr(worker, "train", lambda *args, metrics=metrics: RESULT | {"metrics": metrics})
         with pytest.raises(RuntimeError, match=rf"^{missing}: not measured, since the split gave no batch$"):
-            worker.execute(Order(run, {}, origin()))
+            worker.execute(Assignment(run, {}, origin()))
     assert not (run.folder / "result.json").exists()
 
 

@@ -13,9 +13,9 @@ from shunted_lab.config.compose import compose
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import check_data
 from shunted_lab.report.search import build_search_table, load_search, write_search
-from shunted_lab.study.confirm import take_the_best
+from shunted_lab.study.assignment import Slot
+from shunted_lab.study.confirm import with_best_trials
 from shunted_lab.study.launch import Launcher
-from shunted_lab.study.order import Slot
 from shunted_lab.study.plan import study_folder
 from shunted_lab.study.rebuild import rebuild
 from shunted_lab.study.search import Search, SearchQueue, finished, tried
@@ -156,7 +156,7 @@ def test_several_objectives_give_a_front(searched, graded_training):
 
 def test_a_latency_of_a_busy_machine_is_said(searched, trained, monkeypatch):
     costs = iter([{"latency": 0.01}, {"latency": 0.02, "latency_spread": 0.34}])
-    monkeypatch.setattr("shunted_lab.study.worker._measured", lambda run, num_classes: next(costs))
+    monkeypatch.setattr("shunted_lab.study.worker._measured", lambda run, classes: next(costs))
     experiment = searched(trials=2, more="  objectives: {val/top1: max, latency: min}")
     search, study = run_search(experiment)
     caption = " ".join(build_search_table(search, study, experiment.config).caption)
@@ -165,7 +165,7 @@ def test_a_latency_of_a_busy_machine_is_said(searched, trained, monkeypatch):
 
 def test_a_hopeless_run_is_pruned(searched, trained):
     def curve(config, folder, link):
-        from shunted_lab.tasks.train import Pruned
+        from shunted_lab.tasks.callbacks import Pruned
 
         good = len(trained.all()) <= 6
         for epoch in range(3):
@@ -260,39 +260,39 @@ def test_the_best_are_confirmed_with_other_seeds(searched, graded_training, tmp_
     experiment = searched(trials=6)
     (tmp_path / "experiments" / "again.yaml").write_text(CONFIRM.format(seeds=[1, 2]))
     with pytest.raises(ConfigError, match=r"mine is not finished \(0 of 6 trials\); run experiment=mine first"):
-        take_the_best(compose(["experiment=again"]))
+        with_best_trials(compose(["experiment=again"]))
     _, study = run_search(experiment)
-    found = take_the_best(compose(["experiment=again"]))
+    found = with_best_trials(compose(["experiment=again"]))
     ranked = sorted(finished(study), key=lambda t: (-t.value, t.number))
     ranked = [t for t in ranked if t.user_attrs["name"] != "8x1 4x1 | 4x2 2x2 | 2x4 1x4"][:2]
     assert list(found.variants) == list(found.config.variants) == ["paper", "best1", "best2"]
     with pytest.raises(ConfigError, match=r"made for another search \(recipe\.epochs was 4\)"):
-        take_the_best(compose(["experiment=again", "recipe.epochs=9"]), ["experiment=again", "recipe.epochs=9"])
+        with_best_trials(compose(["experiment=again", "recipe.epochs=9"]), ["experiment=again", "recipe.epochs=9"])
     for name, trial in zip(("best1", "best2"), ranked, strict=True):
         assert found.variants[name].model.rates[0] == read_rates(trial.params["rates[0]"])
         assert f"{name}: {trial.user_attrs['name']}" in found.config.description
     (tmp_path / "experiments" / "again.yaml").write_text(CONFIRM.format(seeds=[0, 1]))
     with pytest.raises(ConfigError, match=r"seeds: \[0\] were used by mine to select the best; choose other seeds"):
-        take_the_best(compose(["experiment=again"]))
+        with_best_trials(compose(["experiment=again"]))
 
 
 def test_a_search_that_the_command_line_shortened_is_finished(searched, graded_training, tmp_path):
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "again.yaml").write_text(CONFIRM.format(seeds=[1, 2]))
     run_search(searched("search.trials=3", trials=12))
-    assert list(take_the_best(compose(["experiment=again"])).variants) == ["paper", "best1", "best2"]
+    assert list(with_best_trials(compose(["experiment=again"])).variants) == ["paper", "best1", "best2"]
     search, study, config = load_search(["experiment=mine"])
     table = build_search_table(search, study, config)
     assert table.complete and "3 of 3" in " ".join(table.caption)
     run_search(searched("search.trials=3", "seeds=[7]", f"runs_dir={tmp_path}/seven", trials=12))
     words = ["experiment=again", f"runs_dir={tmp_path}/seven"]
-    assert len(take_the_best(compose(words)).variants) == 3
+    assert len(with_best_trials(compose(words)).variants) == 3
     with pytest.raises(ConfigError, match=r"seeds: \[7\] were used by mine"):
-        take_the_best(compose([*words, "seeds=[7,8]"]))
+        with_best_trials(compose([*words, "seeds=[7,8]"]))
     study_file = tmp_path / "runs" / "mine" / "study.db"
     study_file.unlink()
     rebuild(tmp_path / "runs" / "mine")
-    assert len(take_the_best(compose(["experiment=again"])).variants) == 3
+    assert len(with_best_trials(compose(["experiment=again"])).variants) == 3
 
 
 @pytest.mark.parametrize(

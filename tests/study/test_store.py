@@ -14,8 +14,8 @@ from shunted_lab.config.compose import compose
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.output.files import is_locked, locked
 from shunted_lab.study import plan, storage, store
+from shunted_lab.study.assignment import Slot
 from shunted_lab.study.launch import Launcher
-from shunted_lab.study.order import Slot
 from shunted_lab.study.queue import Queue
 
 COSTS = dict.fromkeys(["non_overlapping", "overlapping", "conv_stem"], COST)

@@ -17,8 +17,8 @@ from conftest import Silent, experiment_of, planned, study_of, until
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.output.files import is_locked
 from shunted_lab.study import folder, plan, store, worker
+from shunted_lab.study.assignment import Assignment, origin
 from shunted_lab.study.launch import Launcher, plan_slots
-from shunted_lab.study.order import Order, origin
 from shunted_lab.study.queue import Queue
 from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.predictions import read_predictions
@@ -105,17 +105,15 @@ def test_a_run_over_two_processes_stops_with_a_checkpoint(tmp_path):
             return False
 
     with pytest.raises(worker.Stopped):
-        worker.execute_apart(Order(run, {}, origin()), Stop())
+        worker.execute_apart(Assignment(run, {}, origin()), Stop())
     assert (run.folder / "checkpoints" / "last.ckpt").exists() and not (run.folder / "result.json").exists()
     until(lambda: not is_locked(run.folder / "lock"))
 
 
 def test_a_search_can_ask_for_latency_and_memory(tmp_path, monkeypatch):
     run = small(tmp_path)
-    monkeypatch.setattr(
-        worker, "train", lambda *args: {"metrics": {"val/top1": 0.5, "test/top1": 0.5}, "num_classes": 9}
-    )
-    result = worker.execute(Order(run, {"params": 7}, origin(), measure=True))
+    monkeypatch.setattr(worker, "train", lambda *args: {"metrics": {"val/top1": 0.5, "test/top1": 0.5}, "classes": 9})
+    result = worker.execute(Assignment(run, {"params": 7}, origin(), measure=True))
     assert result["costs"]["params"] == 7 and 0 < result["costs"]["latency"] < 10
     assert result["costs"]["memory"] > 0  # bytes; torch's profiler counts them on a CPU
 
@@ -126,7 +124,7 @@ def test_devices_that_do_not_divide_the_batch_are_refused_by_hand(tmp_path):
     note["config"]["launch"] |= {"devices": 3, "devices_per_run": 3}
     (run.folder / "run.json").write_text(json.dumps(note))
     with pytest.raises(ConfigError, match=r"data\.batch_size: 16 is not divisible by launch\.devices_per_run=3"):
-        worker._order(run.folder)
+        worker._assignment(run.folder)
 
 
 @pytest.mark.slow
@@ -170,6 +168,6 @@ def test_a_worker_gives_each_run_its_own_threads(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(worker, "take", lambda slot: seen.append(slot.threads))
     for macs in (1e6, 1e12, 1e6):
-        worker._use_threads(Order(run, {"macs": macs}, origin()), 6)
-    worker._use_threads(Order(run, {"macs": 1e12}, origin()))
+        worker._use_threads(Assignment(run, {"macs": macs}, origin()), 6)
+    worker._use_threads(Assignment(run, {"macs": 1e12}, origin()))
     assert seen == [1, 6, 1, None]

@@ -20,7 +20,7 @@ from shunted_lab.config.run import RunConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.earth.tiles import load_picture
 from shunted_lab.tasks.recorder import batch_loss
-from shunted_lab.tasks.train import make_task, make_trainer
+from shunted_lab.tasks.train import make_module, make_trainer
 
 FILE = Path(__file__).parent / "data" / "traces.json"
 STEPS = 20
@@ -72,7 +72,7 @@ def fit(run: RunConfig, folder: Path) -> tuple[list[float], Trainer]:
     data = make_datamodule(replace(run.data, batch_size=run.per_device_batch_size), run.recipe, run.seed)
     losses = Losses()
     trainer = make_trainer(run, folder, [losses], progress=False)
-    trainer.fit(make_task(run, data.class_names), data)
+    trainer.fit(make_module(run, data.class_names), data)
     return losses.values, trainer
 
 

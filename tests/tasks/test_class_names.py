@@ -17,10 +17,11 @@ from shunted_lab.data import check_data
 from shunted_lab.nn import init_weights
 from shunted_lab.study.folder import describe
 from shunted_lab.study.plan import data_facts, initial_weights, plan_runs
+from shunted_lab.tasks.callbacks import Stopped
 from shunted_lab.tasks.checkpoint import load_initial
 from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.model import build_model
-from shunted_lab.tasks.train import Stopped, make_task, train
+from shunted_lab.tasks.train import make_module, train
 
 CLASSES = ["Bird", "cat", "dog"]
 TINY = [
@@ -206,7 +207,7 @@ def test_the_plan_says_what_becomes_of_the_head(run, data, tmp_path):
         f"model.checkpoint: {run}, its entry 'state_dict'; its head is re-initialized: it has"
     )
     same = config(data, f"model.checkpoint={run / 'checkpoints' / 'last.ckpt'}")
-    assert torch.equal(make_task(same, CLASSES).net.head.weight, head_of(run))
+    assert torch.equal(make_module(same, CLASSES).net.head.weight, head_of(run))
 
 
 def test_a_resumed_run_remembers_what_it_began_with(run, data, tmp_path):

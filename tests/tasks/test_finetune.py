@@ -20,12 +20,13 @@ from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data.earth.tiles import CLASS_NAMES
 from shunted_lab.nn import Pyramid, init_weights
-from shunted_lab.nn.official import published_names
+from shunted_lab.nn.weights import published_names
 from shunted_lab.run import main
+from shunted_lab.tasks.callbacks import Stopped
 from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.model import build_model
 from shunted_lab.tasks.schedule import learning_rate
-from shunted_lab.tasks.train import Stopped, make_task, train
+from shunted_lab.tasks.train import make_module, train
 
 TINY = [
     "model.embed_dims=[8,16,24,32]",
@@ -82,11 +83,11 @@ def test_the_backbone_is_the_files_and_a_head_for_other_classes_is_the_seeds(wei
     run = config(f"model.checkpoint={weights}")
     theirs = build_model(run.model, 9)
     init_weights(theirs, 77)
-    same, other = make_task(run, CLASS_NAMES).net, make_task(run, "abcd").net
+    same, other = make_module(run, CLASS_NAMES).net, make_module(run, "abcd").net
     assert equal(same.state_dict(), theirs.state_dict())
     assert equal(backbone(other), backbone(theirs))
-    assert torch.equal(other.head.weight, make_task(config(), "abcd").net.head.weight)  # as without a checkpoint
-    again = make_task(replace(run, seed=5), "abcd").net
+    assert torch.equal(other.head.weight, make_module(config(), "abcd").net.head.weight)  # as without a checkpoint
+    again = make_module(replace(run, seed=5), "abcd").net
     assert not torch.equal(again.head.weight, other.head.weight) and equal(backbone(again), backbone(theirs))
 
 
@@ -172,7 +173,7 @@ def test_weights_that_came_later_make_another_run(weights, tmp_path, capsys):
 
 
 def test_weights_that_change_after_the_plan_are_refused(weights, tmp_path):
-    from shunted_lab.study.order import Order
+    from shunted_lab.study.assignment import Assignment
     from shunted_lab.study.plan import data_facts, plan_runs
     from shunted_lab.study.worker import execute
 
@@ -182,7 +183,7 @@ def test_weights_that_change_after_the_plan_are_refused(weights, tmp_path):
     run = plan_runs(experiment, data_facts(experiment))[0]
     Path(file).write_bytes(b"another")
     with pytest.raises(ConfigError, match=r"^model\.checkpoint: .*ckpt\.pth is gone or has changed since the plan"):
-        execute(Order(run, {}, {}, False))
+        execute(Assignment(run, {}, {}, False))
 
 
 # --- rates by layer --------------------------------------------------------------------------------------------------
@@ -196,7 +197,7 @@ def layers(net: Pyramid) -> dict[str, int]:
 
 def test_each_layer_has_its_rate_at_every_step():
     run = config("recipe=finetune", "recipe.lr=1", "recipe.lr_batch=null", "recipe.epochs=4", "recipe.layer_decay=0.5")
-    task = make_task(run, CLASS_NAMES)
+    task = make_module(run, CLASS_NAMES)
     task.trainer = type("T", (), {"estimated_stepping_batches": 8})()  # type: ignore[assignment]
     found = task.configure_optimizers()
     optimizer, schedule = found["optimizer"], found["lr_scheduler"]["scheduler"]
@@ -216,7 +217,7 @@ def test_each_layer_has_its_rate_at_every_step():
 
 def test_groups_are_timms_with_their_decay():
     run = config("recipe=finetune", "recipe.weight_decay=0.05")
-    task = make_task(run, CLASS_NAMES)
+    task = make_module(run, CLASS_NAMES)
     task.trainer = type("T", (), {"estimated_stepping_batches": 8})()  # type: ignore[assignment]
     names = {id(p): name for name, p in task.net.named_parameters()}
 
@@ -234,10 +235,10 @@ def test_a_step_moves_low_layers_less(weights, tmp_path):
         *words, "recipe.lr=1e-3", "recipe.layer_decay=0.5", "recipe.weight_decay=0", "recipe.precision=32-true"
     )
     run = replace(run, recipe=replace(run.recipe, epochs=1, limit_batches=1))
-    before = make_task(run, CLASS_NAMES).net.state_dict()
+    before = make_module(run, CLASS_NAMES).net.state_dict()
     train(run, tmp_path)
     after = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    for name, above in layers(make_task(run, CLASS_NAMES).net).items():
+    for name, above in layers(make_module(run, CLASS_NAMES).net).items():
         moved = (after[f"net.{name}"] - before[name]).abs().max().item()
         assert moved <= 1.01e-3 * 0.5**above, name
         if name in ("head.weight", "stages.3.blocks.0.mlp.fc1.weight"):

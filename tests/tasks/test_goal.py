@@ -3,27 +3,40 @@
 import pytest
 from torch import nn
 
-from shunted_lab.config.groups import PRESETS
-from shunted_lab.config.recipe import LITE_RECIPE
-from shunted_lab.data.scales import ScalesConfig
-from shunted_lab.tasks import goal_of
-from shunted_lab.tasks.classification import Classification
-from shunted_lab.tasks.objects import Objects
+from shunted_lab.config.compose import compose
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.tasks.base import TaskModule
+
+
+def measured(module):
+    """The names of what a module measures on the validation split."""
+    return [*module.metrics["val"], "val/loss"]
 
 
 @pytest.mark.parametrize("classes", [2, 5, 6, 1000])
 def test_a_classification_has_top5_above_five_classes(classes):
-    data = PRESETS["data"]["earth"]
-    task = Classification(nn.Identity(), LITE_RECIPE, [str(label) for label in range(classes)], 16, 0)
-    reported = {*task.metrics["val"], *(f"{split}/loss" for split in task.losses if split == "val")}
-    assert {f"val/{name}" for name in goal_of(data).metrics(data, classes)} == reported
-    assert goal_of(data).monitor in reported
+    module = TaskModule(nn.Identity(), compose(["experiment=train"]).variants["model"], ["class"] * classes)
+    assert sorted(module.goal.names("val")) == sorted(measured(module))
+    assert module.goal.monitor == "val/top1" and module.goal.headline == "test/top1" and module.goal.mode == "max"
 
 
 @pytest.mark.parametrize(("ratio", "sizes"), [(1, 3), (4, 3), (16, 2)])
 def test_recall_has_the_sizes_that_the_ratio_has(ratio, sizes):
-    data = ScalesConfig(size_ratio=ratio)
-    task = Objects(nn.Identity(), LITE_RECIPE, [str(label) for label in range(6)], 16, 0, dict(data.size_ranges()))
-    names = goal_of(data).metrics(data, 6)
-    assert {f"val/{name}" for name in names} == {*task.metrics["val"], "val/loss"}
-    assert len(names) == 2 + sizes and goal_of(data).monitor in {f"val/{name}" for name in names}
+    run = compose(["experiment=train", "data=scales", f"data.size_ratio={ratio}"]).variants["model"]
+    module = TaskModule(nn.Identity(), run, ["class"] * 6)
+    assert sorted(module.goal.names("val")) == sorted(measured(module))
+    assert len(module.goal.metrics) == 1 + sizes and module.goal.monitor == "val/recall"
+
+
+def test_the_data_choose_the_task_and_another_one_is_refused():
+    assert compose(["experiment=train"]).variants["model"].task.name == "classification"
+    assert compose(["experiment=train", "data=scales"]).variants["model"].task.name == "multilabel"
+    with pytest.raises(ConfigError, match=r"task: multilabel needs images with sizes, and data=earth has label"):
+        compose(["experiment=train", "task=multilabel"])
+    with pytest.raises(ConfigError, match=r"task: 'multilable' is not known; did you mean 'multilabel'\?"):
+        compose(["experiment=train", "task=multilable"])
+
+
+def test_several_labels_cannot_be_mixed():
+    with pytest.raises(ConfigError, match=r"recipe\.mixup: 0\.8 "):
+        compose(["experiment=train", "data=scales", "recipe.mixup=0.8"])

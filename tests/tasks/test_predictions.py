@@ -15,7 +15,7 @@ def test_one_label_an_image(tmp_path):
     read = read_predictions(tmp_path)
     assert np.array_equal(read.targets, targets) and np.array_equal(read.predicted, predicted)
     assert np.abs(read.confidence - kept.confidence).max() <= 0.5 / 255 + 1e-9 and read.class_names == kept.class_names
-    assert read.correct.mean() == (targets == predicted).mean()
+    assert read.scores.mean() == (targets == predicted).mean()
     expected = [(predicted[targets == k] == k).mean() for k in range(9)]
     assert read.per_class() == pytest.approx(expected)
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
@@ -29,7 +29,7 @@ def test_classes_read_back_as_they_were_whatever_the_highest(tmp_path, highest, 
     Predictions(targets, predicted).write(tmp_path)
     read = read_predictions(tmp_path)
     assert np.array_equal(read.targets, targets) and np.array_equal(read.predicted, predicted)
-    assert read.correct.tolist() == [0.0, 1.0]
+    assert read.scores.tolist() == [0.0, 1.0]
 
 
 def test_several_labels_an_image(tmp_path):
@@ -38,7 +38,7 @@ def test_several_labels_an_image(tmp_path):
     Predictions(targets, predicted, class_names=("a", "b", "c")).write(tmp_path)
     read = read_predictions(tmp_path)
     assert np.array_equal(read.targets, targets) and np.array_equal(read.predicted, predicted)
-    assert read.correct.tolist() == [0.5, 1.0] and read.per_class().tolist() == [1.0, 0.5, 1.0]
+    assert read.scores.tolist() == [0.5, 1.0] and read.per_class().tolist() == [1.0, 0.5, 1.0]
 
 
 def test_predictions_of_imagenet_take_less_than_two_megabytes(tmp_path):

@@ -17,14 +17,15 @@ from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.earth.tiles import CLASS_NAMES
-from shunted_lab.tasks.classification import Classification
+from shunted_lab.tasks.base import TaskModule
+from shunted_lab.tasks.callbacks import Stopped
 from shunted_lab.tasks.device import check_precision, find_device, supports
 from shunted_lab.tasks.divergence import EVERY, Diverged
 from shunted_lab.tasks.history import read_history
 from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.recorder import batch_loss
 from shunted_lab.tasks.schedule import highest_rate, learning_rate
-from shunted_lab.tasks.train import Stopped, make_task, make_trainer, train
+from shunted_lab.tasks.train import make_module, make_trainer, train
 
 SMALL = ["experiment=ablate_embed", "launch.accelerator=cpu", "data.batch_size=16", "model.drop_path_rate=0"]
 SHORT = ("recipe.epochs=2", "recipe.limit_batches=3")
@@ -118,7 +119,7 @@ def test_the_plan_warns_of_a_rate_that_is_not_nearly_reached():
 
 def test_parameter_groups_are_timms():
     run = compose([*SMALL, "recipe=paper"]).variants["conv_stem"]
-    task = make_task(run, CLASS_NAMES)
+    task = make_module(run, CLASS_NAMES)
     task.trainer = type("T", (), {"estimated_stepping_batches": 300})()  # type: ignore[assignment]
     ours = task.configure_optimizers()["optimizer"].param_groups
     theirs = create_optimizer_v2(task.net, opt="adamw", lr=1.0, weight_decay=0.05).param_groups
@@ -208,7 +209,7 @@ def test_mixed_arithmetic_trains_and_the_result_says_which(tmp_path):
 def test_gradient_checkpointing_leaves_every_weight_as_it_is(tmp_path):
     words = (*SHORT, "model.drop_path_rate=0.3")  # the blocks that are computed again draw the same
     train(config(*words), tmp_path / "plain")
-    task = make_task(config(*words, "recipe.grad_checkpointing=true"), CLASS_NAMES)
+    task = make_module(config(*words, "recipe.grad_checkpointing=true"), CLASS_NAMES)
     assert all(stage.grad_checkpointing for stage in task.net.stages)
     train(config(*words, "recipe.grad_checkpointing=true"), tmp_path / "again")
     assert same(saved(tmp_path / "plain")["state_dict"], saved(tmp_path / "again")["state_dict"])
@@ -227,9 +228,9 @@ def test_a_compiled_run_has_the_same_keys_and_nearly_the_same_weights(tmp_path):
 def test_the_compiler_is_used_where_it_is_asked_for(monkeypatch):
     calls = []
     monkeypatch.setattr("torch.compile", lambda f: lambda x: calls.append(len(x)) or f(x))
-    task = make_task(config("launch.compile=true"), CLASS_NAMES)
+    task = make_module(config("launch.compile=true"), CLASS_NAMES)
     task(torch.randn(2, 3, 64, 64))
-    assert calls == [2] and make_task(config(), CLASS_NAMES).compiled is None
+    assert calls == [2] and make_module(config(), CLASS_NAMES).compiled is None
 
 
 # --- a batch in parts ------------------------------------------------------------------------------------------------
@@ -267,7 +268,7 @@ def test_the_last_step_of_an_epoch_is_a_whole_one():
 
 
 def test_the_rate_is_of_the_whole_batch(tmp_path):
-    task = make_task(config("launch.accumulate=4", "recipe.lr_batch=32", "recipe.lr=1"), CLASS_NAMES)
+    task = make_module(config("launch.accumulate=4", "recipe.lr_batch=32", "recipe.lr=1"), CLASS_NAMES)
     task.trainer = type("T", (), {"estimated_stepping_batches": 300})()  # type: ignore[assignment]
     assert task.configure_optimizers()["lr_scheduler"]["scheduler"].base_lrs[0] == 16 / 32
 
@@ -312,7 +313,7 @@ def test_a_run_stops_between_steps_and_not_between_parts(tmp_path):
 def test_sigterm_ends_a_run_with_a_checkpoint_from_which_it_goes_on(tmp_path, monkeypatch):
     """As a cluster sends it that takes a node away: to every process, whoever follows the run."""
     train(config(*SHORT), tmp_path / "whole")
-    real, count = Classification.training_step, [0]
+    real, count = TaskModule.training_step, [0]
 
     def step(self, batch, index):
         count[0] += 1
@@ -320,7 +321,7 @@ def test_sigterm_ends_a_run_with_a_checkpoint_from_which_it_goes_on(tmp_path, mo
             os.kill(os.getpid(), signal.SIGTERM)
         return real(self, batch, index)
 
-    monkeypatch.setattr(Classification, "training_step", step)
+    monkeypatch.setattr(TaskModule, "training_step", step)
     with pytest.raises(Stopped):
         train(config(*SHORT), tmp_path / "stopped")
     assert saved(tmp_path / "stopped", "stopped.ckpt")["batches_of_epoch"] == 2
@@ -345,7 +346,7 @@ def test_averages_follow_their_formula_and_are_what_is_tested(tmp_path, monkeypa
     result = train(run, tmp_path)
     assert len(seen) == 6
     last = saved(tmp_path)
-    task = make_task(run, CLASS_NAMES)
+    task = make_module(run, CLASS_NAMES)
     names = {id(p): name for name, p in task.named_parameters()}
     task.trainer = type("T", (), {"estimated_stepping_batches": 6})()  # type: ignore[assignment]
     group = task.configure_optimizers()["optimizer"].param_groups[-1]["params"]
@@ -384,14 +385,14 @@ def test_a_run_with_averages_goes_on_bit_for_bit(tmp_path, select):
 
 def poison(monkeypatch, at: int, value: float) -> None:
     """The loss of the n-th training batch becomes `value`."""
-    real, count = Classification.training_step, [0]
+    real, count = TaskModule.training_step, [0]
 
     def step(self, batch, index):
         loss = real(self, batch, index)
         count[0] += 1
         return loss * value if count[0] == at else loss
 
-    monkeypatch.setattr(Classification, "training_step", step)
+    monkeypatch.setattr(TaskModule, "training_step", step)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

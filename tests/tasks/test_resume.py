@@ -14,10 +14,11 @@ from shunted_lab.data.earth.tiles import CLASS_NAMES
 from shunted_lab.nn import Pyramid
 from shunted_lab.study.folder import Run, describe, find_checkpoint
 from shunted_lab.study.worker import _check_weights
+from shunted_lab.tasks.callbacks import Stopped
 from shunted_lab.tasks.checkpoint import load_model
 from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.resume import batches_trained, keep_weights, newest
-from shunted_lab.tasks.train import Stopped, train
+from shunted_lab.tasks.train import train
 
 WORDS = ["experiment=train", "launch.accelerator=cpu", "data.batch_size=16", "recipe.epochs=3"]
 WORDS += ["recipe.limit_batches=3", "model.depths=[1,1,1,1]", "model.mlp_ratios=[1,1,1,1]", "recipe.select=best"]

@@ -12,10 +12,11 @@ from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.earth.tiles import CLASS_NAMES
+from shunted_lab.tasks.callbacks import Pruned, Stopped
 from shunted_lab.tasks.classification import Classification
 from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.predictions import read_predictions
-from shunted_lab.tasks.train import Pruned, Stopped, images_used, make_task, make_trainer, train
+from shunted_lab.tasks.train import images_used, make_module, make_trainer, train
 
 SMALL = ["experiment=ablate_embed", "launch.accelerator=cpu", "data.batch_size=16"]
 
@@ -30,7 +31,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_variants_of_a_seed_share_initial_values_images_order_and_augmentation():
     runs = variants()
-    tasks = {name: make_task(run, CLASS_NAMES) for name, run in runs.items()}
+    tasks = {name: make_module(run, CLASS_NAMES) for name, run in runs.items()}
     shared = set.intersection(*(set(dict(task.net.named_parameters())) for task in tasks.values()))
     reference = dict(tasks["conv_stem"].net.named_parameters())
     assert {"head.weight"} < shared and len(shared) > 100
@@ -51,15 +52,15 @@ def test_variants_of_a_seed_share_initial_values_images_order_and_augmentation()
 def test_seeds_differ():
     run = variants()["conv_stem"]
     first, second = (
-        make_task(run, CLASS_NAMES),
-        make_task(RunConfig(run.model, run.data, run.recipe, run.launch, 1), CLASS_NAMES),
+        make_module(run, CLASS_NAMES),
+        make_module(RunConfig(run.model, run.data, run.task, run.recipe, run.launch, 1), CLASS_NAMES),
     )
     assert not torch.equal(first.net.head.weight, second.net.head.weight)
 
 
 def test_paper_recipe_scales_the_rate_by_the_batch_and_decays_only_matrices():
     run = variants("recipe=paper", "data.batch_size=1024")["conv_stem"]
-    task = make_task(run, CLASS_NAMES)
+    task = make_module(run, CLASS_NAMES)
     task.trainer = type("T", (), {"world_size": 1, "estimated_stepping_batches": 300})()  # type: ignore[assignment]
     made = task.configure_optimizers()
     decay = {group["weight_decay"]: group["params"] for group in made["optimizer"].param_groups}
@@ -70,20 +71,25 @@ def test_paper_recipe_scales_the_rate_by_the_batch_and_decays_only_matrices():
     assert schedule.base_lrs[0] == pytest.approx(1e-3)  # 5e-4 x 1024 / 512
 
 
+def mix(module, images, labels, index):
+    """A batch of the fourth epoch as it is trained on."""
+    return module.task.augment(images.clone(), labels, module.recipe, 9, [module.seed, 3, index, 0])
+
+
 def test_mixup_draws_from_the_seed_and_leaves_numpy_alone():
     import numpy as np
 
     run = variants("recipe=paper")["conv_stem"]
-    task, again = make_task(run, CLASS_NAMES), make_task(run, CLASS_NAMES)
+    task, again = make_module(run, CLASS_NAMES), make_module(run, CLASS_NAMES)
     images, labels = torch.randn(6, 3, 32, 32), torch.arange(6)
     task.trainer = again.trainer = type("T", (), {"current_epoch": 3})()  # type: ignore[assignment]
     np.random.seed(0)
     before = np.random.get_state()[1].tolist()
-    mixed, targets = task._mix(images.clone(), labels, 5)
+    mixed, targets = mix(task, images, labels, 5)
     assert np.random.get_state()[1].tolist() == before
     np.random.seed(1)
-    same, _ = again._mix(images.clone(), labels, 5)
-    other, _ = again._mix(images.clone(), labels, 6)
+    same, _ = mix(again, images, labels, 5)
+    other, _ = mix(again, images, labels, 6)
     assert torch.equal(mixed, same) and not torch.equal(mixed, other)
     assert mixed.shape == (6, 3, 32, 32) and torch.allclose(targets.sum(1), torch.ones(6))
 
@@ -93,29 +99,29 @@ def test_ranks_draw_their_own_masks_and_mixup_and_the_first_draws_as_one_device(
 
     import numpy as np
 
-    from shunted_lab.tasks import classification
+    from shunted_lab.tasks import base
 
-    task = make_task(variants("recipe=paper", "model.drop_path_rate=0.5")["conv_stem"], CLASS_NAMES)
+    task = make_module(variants("recipe=paper", "model.drop_path_rate=0.5")["conv_stem"], CLASS_NAMES)
     task.trainer = type("T", (), {"current_epoch": 2})()  # type: ignore[assignment]
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     drawn, mixed = [], []
     for rank in (None, 0, 1, 1):
-        monkeypatch.setattr(classification.dist, "is_initialized", lambda rank=rank: rank is not None)
-        monkeypatch.setattr(classification.dist, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(base.dist, "is_initialized", lambda rank=rank: rank is not None)
+        monkeypatch.setattr(base.dist, "get_rank", lambda rank=rank: rank)
         task.on_train_batch_start(None, 7)
         drawn.append((torch.rand(1).item(), np.random.rand(), random.random()))
-        mixed.append(task._mix(images.clone(), labels, 7)[0])
+        mixed.append(task.task.augment(images.clone(), labels, task.recipe, 9, [0, 2, 7, rank or 0])[0])
     assert drawn[0] == drawn[1] and drawn[2] == drawn[3]
     assert all(one != other for one, other in zip(drawn[1], drawn[2], strict=True))
     assert torch.equal(mixed[0], mixed[1]) and torch.equal(mixed[2], mixed[3]) and not torch.equal(mixed[1], mixed[2])
 
 
 def test_mixup_of_an_odd_batch_uses_every_image():
-    task = make_task(variants("recipe=paper")["conv_stem"], CLASS_NAMES)
+    task = make_module(variants("recipe=paper")["conv_stem"], CLASS_NAMES)
     task.trainer = type("T", (), {"current_epoch": 0})()  # type: ignore[assignment]
     images, labels = torch.randn(7, 3, 32, 32), torch.arange(7)
-    mixed, targets = task._mix(images.clone(), labels, 0)
-    pairs, pair_targets = task._mix(images[:6].clone(), labels[:6], 0)
+    mixed, targets = task.task.augment(images.clone(), labels, task.recipe, 9, [0, 0, 0, 0])
+    pairs, pair_targets = task.task.augment(images[:6].clone(), labels[:6], task.recipe, 9, [0, 0, 0, 0])
     assert torch.equal(mixed[:6], pairs) and torch.equal(targets[:6], pair_targets)
     assert torch.equal(mixed[6], images[6])
     smooth = torch.full((9,), 0.1 / 9).index_fill(0, labels[6:], 0.9 + 0.1 / 9)
@@ -139,7 +145,7 @@ def test_smoke_keeps_a_batch_that_its_parts_divide():
 
 def test_label_smoothing_is_applied_in_training_only():
     run = variants()["conv_stem"]
-    task = make_task(run, CLASS_NAMES)
+    task = make_module(run, CLASS_NAMES)
     task.log = task.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
     task.net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 9))
     images, labels = torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 2, 3])
@@ -160,7 +166,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(tmp_path
         pass
 
     data = make_datamodule(run.data, run.recipe, run.seed)
-    task = make_task(run, CLASS_NAMES)
+    task = make_module(run, CLASS_NAMES)
     trainer = make_trainer(run, tmp_path / "killed", [], progress=False)
     seed = task.on_train_batch_start
     task.on_train_batch_start = lambda batch, index: (
@@ -264,7 +270,8 @@ def test_best_tests_the_epoch_that_validation_chose(tmp_path):
 
 
 def test_monitor_never_looks_at_the_test_side():
-    assert Classification.goal.monitor.startswith("val/") and Classification.goal.headline.startswith("test/")
+    goal = Classification().goal(None)
+    assert goal.monitor.startswith("val/") and goal.headline.startswith("test/")
 
 
 def test_a_small_model_learns_the_embedded_tiles(tmp_path):

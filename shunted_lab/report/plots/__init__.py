@@ -2,7 +2,7 @@
 
 from shunted_lab.report.plots.curves import learning_curves
 from shunted_lab.report.plots.export import save, to_svg
-from shunted_lab.report.plots.fronts import Point, accuracy_against_cost, pareto_front, search_front
+from shunted_lab.report.plots.fronts import Point, metric_against_cost, pareto_front, search_front
 from shunted_lab.report.plots.heatmap import rates_heatmap
 from shunted_lab.report.plots.rows import class_bars, forest, importance
 from shunted_lab.report.plots.style import INK
@@ -10,11 +10,11 @@ from shunted_lab.report.plots.style import INK
 __all__ = [
     "INK",
     "Point",
-    "accuracy_against_cost",
     "class_bars",
     "forest",
     "importance",
     "learning_curves",
+    "metric_against_cost",
     "pareto_front",
     "rates_heatmap",
     "save",

@@ -1,4 +1,4 @@
-"""How variants learn: an accuracy by epoch, as mean and spread over seeds."""
+"""How variants learn: a metric by epoch, as mean and spread over seeds."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from shunted_lab.output.quantities import Unit
 from shunted_lab.report.plots.style import (
     COLOURS,
     GREY,
     LINES,
     MARKERS,
     NAMED,
+    axis_label,
     new_axes,
-    percent,
     settle,
     shorten,
+    show_in,
     styled,
 )
 
@@ -27,9 +29,7 @@ Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # mean, standard deviation (N
 
 
 @styled()
-def learning_curves(
-    curves: Mapping[str, Sequence[Sequence[float | None]]], ylabel: str, in_percent: bool = True
-) -> Figure:
+def learning_curves(curves: Mapping[str, Sequence[Sequence[float | None]]], ylabel: str, unit: Unit) -> Figure:
     """A line for the mean of each variant and a band of one standard deviation to both sides.
 
     Each epoch counts the seeds that have it, so a run that is not finished ends early. Of more than 10 variants only
@@ -38,7 +38,7 @@ def learning_curves(
     Args:
         curves: for each variant one sequence a seed, one value an epoch; None or NaN where there is none.
         ylabel: what the values are.
-        in_percent: whether the values are fractions; a loss is not.
+        unit: what they are shown in.
 
     Raises:
         ValueError: if there is no value at all.
@@ -72,9 +72,9 @@ def learning_curves(
         axes.set_title(f"{len(rest)} further variants in grey")
     axes.autoscale_view()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if in_percent:
-        percent(axes.yaxis)
-    axes.set(xlabel="Epoch", ylabel=ylabel)
+    if unit.scale != 1:
+        show_in(axes.yaxis, unit)
+    axes.set(xlabel="Epoch", ylabel=axis_label(ylabel, unit))
     figure.legend(handles, [shorten(name) for name in names], loc="outside right upper")
     return settle(figure)
 

@@ -1,4 +1,4 @@
-"""What is paid for what: accuracy against cost, two objectives of a search, and the Pareto front of both."""
+"""What is paid for what: a metric against a cost, two objectives of a search, and the Pareto front of both."""
 
 from __future__ import annotations
 
@@ -8,11 +8,21 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
+from shunted_lab.output.quantities import PERCENT, Unit
 from shunted_lab.report.plots.labels import label_points
-from shunted_lab.report.plots.style import COLOURS, GREY, amounts, is_number, new_axes, percent, settle, styled
+from shunted_lab.report.plots.style import (
+    COLOURS,
+    GREY,
+    amounts,
+    axis_label,
+    is_number,
+    new_axes,
+    settle,
+    show_in,
+    styled,
+)
 
 LABELLED = 15  # more names than that cover the data
 WIDTH, HEIGHT = 6.4, 4.2  # inches
@@ -20,7 +30,7 @@ WIDTH, HEIGHT = 6.4, 4.2  # inches
 
 @dataclass(frozen=True)
 class Point:
-    """A variant: its accuracy as a fraction, the ends of its error bar (None or NaN: no bar), and its cost."""
+    """A variant: its metric, the ends of its error bar (None or NaN: no bar), and its cost."""
 
     name: str
     value: float | None
@@ -44,20 +54,26 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
 
 
 @styled()
-def accuracy_against_cost(points: Sequence[Point], cost_label: str, value_label: str) -> Figure:
+def metric_against_cost(
+    points: Sequence[Point], cost_label: str, value_label: str, unit: Unit, direction: str = "max"
+) -> Figure:
     """Each variant as a point with its error bar; those on the Pareto front are filled, and a step line joins them.
 
     Up to 15 variants are named. One without a value or a cost is left out.
+
+    Args:
+        unit: what values are shown in.
+        direction: max or min, whichever value is better.
 
     Raises:
         ValueError: if none is left.
     """
     shown = [point for point in points if is_number(point.value) and is_number(point.cost)]
     if not shown:
-        raise ValueError("no variant has both an accuracy and a cost")
+        raise ValueError("no variant has both a value and a cost")
     x = np.array([point.cost for point in shown], dtype=float)
     y = np.array([point.value for point in shown], dtype=float)
-    front = pareto_front(x.tolist(), y.tolist())
+    front = pareto_front(x.tolist(), (y if direction == "max" else -y).tolist())
     others = sorted(set(range(len(shown))) - set(front))
     figure, axes = new_axes(WIDTH, HEIGHT, "both")
     axes.margins(0.1)
@@ -78,8 +94,8 @@ def accuracy_against_cost(points: Sequence[Point], cost_label: str, value_label:
     handles = [line for line in axes.lines if line.get_label() == "Pareto front"]
     figure.legend(handles=handles, loc="outside upper left")
     amounts(axes.xaxis, x.tolist())
-    percent(axes.yaxis)
-    axes.set(xlabel=cost_label, ylabel=value_label)
+    show_in(axes.yaxis, unit)
+    axes.set(xlabel=cost_label, ylabel=axis_label(value_label, unit))
     settle(figure)
     if len(shown) <= LABELLED:
         lines = [(cost, low, cost, high) for cost, low, high in bars] + _steps(x[front], y[front], "post")
@@ -111,17 +127,18 @@ def search_front(
     xlabel: str,
     ylabel: str,
     ways: tuple[str, str],
+    in_percent: tuple[bool, bool] = (False, False),
 ) -> Figure:
     """All trials of a search by two objectives, and the Pareto front of those that keep the constraints.
 
-    An objective to be maximised whose values lie in [0, 1] is shown in percent. Up to 15 of the front are named. A
-    trial without both values is left out.
+    Up to 15 of the front are named. A trial without both values is left out.
 
     Args:
         values_x, values_y, labels, feasible: one for each trial.
         baseline: index of the baseline's trial, marked by a star; None if it is not among them.
         xlabel, ylabel: names of the objectives.
         ways: of x and y, each "max" or "min".
+        in_percent: whether x and y are fractions that are shown in percent.
 
     Raises:
         ValueError: for another way, or if no trial is left.
@@ -151,8 +168,11 @@ def search_front(
     if baseline in kept:
         star = [kept.index(baseline)]
         axes.plot(x[star], y[star], linestyle="none", marker="*", markersize=13, color=COLOURS[2], label="baseline")
-    for axis, values, way in ((axes.xaxis, x, ways[0]), (axes.yaxis, y, ways[1])):
-        _scale(axis, values, way)
+    for axis, values, fractions in ((axes.xaxis, x, in_percent[0]), (axes.yaxis, y, in_percent[1])):
+        if fractions:
+            show_in(axis, PERCENT)
+        else:
+            amounts(axis, values.tolist())
     axes.set(xlabel=xlabel, ylabel=ylabel)
     handles = [line for line in axes.lines if len(line.get_xdata()) and line.get_label() != "front"]  # type: ignore[arg-type]
     figure.legend(handles=handles, loc="outside upper left", ncols=4)
@@ -162,10 +182,3 @@ def search_front(
         lines = [(*at, *at) for at in zip(x, y, strict=True)] + _steps(x[front], y[front], where)
         label_points(figure, axes, named, np.array(lines, dtype=float).reshape(-1, 4))
     return figure
-
-
-def _scale(axis: Axis, values: np.ndarray, way: str) -> None:
-    if way == "max" and values.min() >= 0 and values.max() <= 1:
-        percent(axis)
-    else:
-        amounts(axis, values.tolist())

@@ -1,4 +1,4 @@
-"""Figures of one row a thing: differences to the baseline, importances, accuracies by class."""
+"""Figures of one row per thing: differences to the baseline, importances, scores by class."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from shunted_lab.output.quantities import Unit, head_text
 from shunted_lab.report.plots.style import (
     COLOURS,
     GREY,
     INK,
     MARKERS,
     NAMED,
+    axis_label,
     is_number,
     name_rows,
     new_axes,
-    percent,
-    points_of_percent,
     settle,
     shorten,
+    show_differences_in,
+    show_in,
     styled,
     write_rows,
 )
@@ -32,13 +34,14 @@ Effect = tuple[str, float, float, float, int]  # name, mean, low, high, n
 
 
 @styled()
-def forest(rows: Sequence[Effect], label: str) -> Figure:
-    """Paired differences to the baseline with their intervals, in percentage points; the first row on top.
+def forest(rows: Sequence[Effect], label: str, unit: Unit) -> Figure:
+    """Paired differences to the baseline with their intervals; the first row on top.
 
     Args:
-        rows: name, mean and ends of the interval as fractions, number of pairs. With a NaN interval (one pair) the
+        rows: name, mean and ends of the interval in the base unit, number of pairs. With a NaN interval (one pair) the
             point is hollow; with a NaN mean (no pair) the row is empty.
-        label: what is compared, e.g. "Top-1 less that of the baseline".
+        label: the metric that is compared.
+        unit: what it is shown in.
 
     Raises:
         ValueError: if no row has a mean.
@@ -54,8 +57,8 @@ def forest(rows: Sequence[Effect], label: str) -> Figure:
     axes.plot([rows[i][1] for i in sure], sure, **dot, label="interval")
     axes.plot([rows[i][1] for i in single], single, **dot, fillstyle="none", label="one pair")
     name_rows(axes, [name for name, *_ in rows])
-    points_of_percent(axes.xaxis)
-    axes.set_xlabel(f"{label} (percentage points)")
+    show_differences_in(axes.xaxis, unit)
+    axes.set_xlabel(head_text(label, Unit(unit.of_difference or unit.symbol)))
     write_rows(axes, [f"n = {n}" for *_, n in rows], 1.015, "left", size=7)
     return settle(figure)
 
@@ -85,30 +88,31 @@ def importance(names_to_value: Mapping[str, float]) -> Figure:
 
 
 @styled()
-def class_bars(class_names: Sequence[str], accuracies: Mapping[str, Sequence[float]]) -> Figure:
-    """A dot a variant on one row a class, sorted by the accuracy of the first variant, the baseline.
+def class_bars(class_names: Sequence[str], scores: Mapping[str, Sequence[float]], label: str, unit: Unit) -> Figure:
+    """A dot per variant on one row per class, sorted by the score of the first variant, the baseline.
 
     Of more than 30 classes, the 15 with the largest and the 15 with the smallest spread between variants are shown
     (with one variant: its best and worst). Of more than 10 variants only the baseline has a colour.
 
     Args:
-        class_names: in the order of the accuracies.
-        accuracies: for each variant one fraction a class; NaN for a class without images.
+        class_names: in the order of the scores.
+        scores: for each variant one score per class; NaN for a class without images.
+        label, unit: of the score.
 
     Raises:
-        ValueError: for no class, no variant, or another number of accuracies than of classes.
+        ValueError: for no class, no variant, or another number of scores than of classes.
     """
-    if not class_names or not accuracies:
+    if not class_names or not scores:
         raise ValueError("no classes or no variants to show")
-    for name, values in accuracies.items():
+    for name, values in scores.items():
         if len(values) != len(class_names):
-            raise ValueError(f"{name} has {len(values)} accuracies, there are {len(class_names)} classes")
-    table = np.array(list(accuracies.values()), dtype=float)  # (variants, classes)
+            raise ValueError(f"{name} has {len(values)} scores, there are {len(class_names)} classes")
+    table = np.array(list(scores.values()), dtype=float)  # (variants, classes)
     chosen, note = _chosen(table)
     chosen = chosen[np.argsort(-table[0, chosen], kind="stable")]
     table = table[:, chosen]
     rows = np.arange(len(chosen))
-    names = list(accuracies)
+    names = list(scores)
     figure, axes = new_axes(7.2, AROUND + 0.2 * bool(note) + ROW * len(chosen), "x")
     axes.hlines(rows, _least(table), -_least(-table), colors=GREY, linewidth=0.8, alpha=0.6)
     alone = len(names) <= NAMED
@@ -118,8 +122,8 @@ def class_bars(class_names: Sequence[str], accuracies: Mapping[str, Sequence[flo
             look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i], "markersize": 5.5}
         axes.plot(table[i], rows, linestyle="none", **look, alpha=0.9, label=shorten(names[i]))
     name_rows(axes, [class_names[i] for i in chosen])
-    percent(axes.xaxis)
-    axes.set_xlabel("Accuracy")
+    show_in(axes.xaxis, unit)
+    axes.set_xlabel(axis_label(label, unit))
     notes = [note] if note else []
     notes += [] if alone else [f"{len(names) - 1} further variants in grey"]
     axes.set_title("\n".join(notes))

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, ScalarFormatter
 
+from shunted_lab.output.quantities import Unit
+
 INK = "#1b1b1c"  # all text, axes and ticks; `to_svg` turns it into the colour of the page's text
 GREY = "#8a8a8a"  # seen on white and on dark
 # Okabe and Ito without yellow (lost on white) and black (lost on dark)
@@ -101,16 +103,22 @@ def write_rows(axes: Axes, texts: Sequence[str], x: float, side: Literal["left",
         axes.text(x, row, text, transform=axes.get_yaxis_transform(), ha=side, va="center", fontsize=size)
 
 
-def percent(axis: Axis) -> None:
-    """Fractions as percent."""
+def show_in(axis: Axis, unit: Unit) -> None:
+    """The ticks of an axis in the unit of a metric; percent have their sign at each tick."""
+    sign = "%" if unit.symbol == "%" else ""
     axis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{_short(100 * value)}%"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{_short(unit.scale * value)}{sign}"))
 
 
-def points_of_percent(axis: Axis) -> None:
-    """Differences of fractions in percentage points, with their sign."""
+def show_differences_in(axis: Axis, unit: Unit) -> None:
+    """Differences of a metric in its unit, with their sign."""
     axis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: _short(100 * value, "+")))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _short(unit.scale * value, "+")))
+
+
+def axis_label(label: str, unit: Unit) -> str:
+    """The label of an axis that `show_in` has made: with the unit, unless it is at each tick."""
+    return label if unit.symbol in ("", "%") else f"{label} ({unit.symbol})"
 
 
 def _short(value: float, sign: str = "") -> str:

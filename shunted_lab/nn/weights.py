@@ -1,6 +1,6 @@
 """Checkpoints in our models: the official Shunted Transformer, PVT v2 as published or as in timm, and our own names.
 
-    load_official(timm.create_model("shunted_s"), "ckpt_S.pth")
+    load_weights(timm.create_model("shunted_s"), "ckpt_S.pth")
 
 Nothing but tensors and plain values is read (`weights_only=True`): a file that holds pickled code is refused, and none
 of it runs.
@@ -56,12 +56,12 @@ class Checkpoint:
         return _rows(self.state_dict)
 
 
-def load_official(
+def load_weights(
     model: Pyramid,
     checkpoint: str | Path | Mapping[str, Any],
     head: Literal["required", "optional", "ignored"] = "optional",
 ) -> None:
-    """Load published weights into `model`.
+    """Load weights into `model`: published ones, timm's or our own.
 
     Args:
         checkpoint: a file, or what one holds: a state dict, or one as an entry (`ENTRIES`). The names are the official
@@ -77,7 +77,7 @@ def load_official(
     """
     if not isinstance(model, Pyramid):
         raise TypeError(
-            f"load_official needs a Pyramid, not a {type(model).__name__}; load before features_only wraps it"
+            f"load_weights needs a Pyramid, not a {type(model).__name__}; load before features_only wraps it"
         )
     where = str(checkpoint) if isinstance(checkpoint, str | Path) else "the state dict"
     read = read_checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else _checkpoint(checkpoint, where)
@@ -118,7 +118,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """What a file of torch or a `.safetensors` file holds.
 
     Raises:
-        CheckpointError: see `load_official`.
+        CheckpointError: see `load_weights`.
     """
     path = Path(path)
     if not path.is_file():

@@ -31,7 +31,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Order:
+class Assignment:
     """What a worker is to train. `costs` are stored with the result; `measure` adds latency and memory to them."""
 
     run: Run

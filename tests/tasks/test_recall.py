@@ -2,13 +2,13 @@
 
 import torch
 
-from shunted_lab.tasks.objects import ObjectRecall, found_of
+from shunted_lab.tasks.recall import ObjectRecall, highest_scores
 
 
 def test_as_many_classes_are_found_as_there_are_objects():
     logits = torch.tensor([[3.0, 2.0, 1.0, 0.0], [0.0, 1.0, 2.0, 3.0]])
     sizes = torch.tensor([[0.5, 0.0, 0.1, 0.0], [0.0, 0.0, 0.0, 0.2]])
-    assert found_of(logits, sizes).tolist() == [[True, True, False, False], [False, False, False, True]]
+    assert highest_scores(logits, sizes).tolist() == [[True, True, False, False], [False, False, False, True]]
 
 
 def test_recall_counts_objects_of_its_sizes():

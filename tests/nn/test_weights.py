@@ -14,7 +14,7 @@ from timm.models._helpers import load_state_dict
 
 from shunted_lab.config.groups import PRESETS
 from shunted_lab.nn import ATTENTION, Pyramid, init_weights
-from shunted_lab.nn.official import ENTRIES, CheckpointError, load_official, published_names, read_checkpoint
+from shunted_lab.nn.weights import ENTRIES, CheckpointError, load_weights, published_names, read_checkpoint
 
 PVT = [name for name in PRESETS["model"] if name.startswith("pvt_v2")]
 
@@ -51,7 +51,7 @@ def official(model: Pyramid) -> dict[str, torch.Tensor]:
 def test_pvt_v2_gives_the_numbers_of_timm(name):
     theirs, ours = timm.create_model(name).eval(), build(name).eval()
     shake(theirs)
-    load_official(ours, theirs.state_dict())
+    load_weights(ours, theirs.state_dict())
     torch.manual_seed(0)
     for size in ((224, 224), (64, 96)):
         images = torch.randn(1, 3, *size)
@@ -67,7 +67,7 @@ def test_pvt_v2_gives_the_numbers_of_timm(name):
 def test_pvt_v2_gives_the_gradients_of_timm(name):
     theirs, ours = timm.create_model(name), build(name)
     shake(theirs)
-    load_official(ours, theirs.state_dict())
+    load_weights(ours, theirs.state_dict())
     images = torch.randn(2, 3, 64, 64)
     for model in (theirs, ours):
         model(images).square().mean().backward()
@@ -81,7 +81,7 @@ def test_pvt_v2_loads_under_its_published_names_too():
     ours, other = build("pvt_v2_b0", num_classes=7), build("pvt_v2_b0", num_classes=7)
     names = official(ours)
     assert {"patch_embed2.proj.weight", "block1.0.attn.sr.weight", "block1.0.mlp.dwconv.dwconv.bias"} <= set(names)
-    load_official(other, {"model": names})
+    load_weights(other, {"model": names})
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), other.parameters(), strict=True))
 
 
@@ -109,7 +109,7 @@ def test_a_checkpoint_file_loads_bare_or_wrapped(tmp_path, wrapped):
     torch.save({"model": state, "epoch": 3} if wrapped else state, tmp_path / "ckpt.pth")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        load_official(other, tmp_path / "ckpt.pth")
+        load_weights(other, tmp_path / "ckpt.pth")
     assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), other.state_dict().values(), strict=True))
 
 
@@ -160,7 +160,7 @@ def test_a_head_of_another_size_is_dropped_with_a_warning(classes, said):
     other = tiny(num_classes=classes)
     head = [value.clone() for value in other.head.parameters()]
     with pytest.warns(UserWarning, match=rf"its head, for 5 classes, is dropped; {said}"):
-        load_official(other, official(ours))
+        load_weights(other, official(ours))
     assert torch.equal(other.stages[0].norm.weight, ours.stages[0].norm.weight)
     assert all(torch.equal(a, b) for a, b in zip(head, other.head.parameters(), strict=True))
 
@@ -178,10 +178,10 @@ def test_misfits_are_refused_and_the_first_differences_named():
         r"not in the model: block9\.extra; shapes: block1\.0\.norm1\.weight is 4 and not 8"
     )
     with pytest.raises(CheckpointError, match=message):
-        load_official(model, state)
+        load_weights(model, state)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     with pytest.raises(CheckpointError, match=r"shapes: patch_embed1\.conv\.0\.weight is 8x3x7x7 and not 16x3x7x7"):
-        load_official(tiny(embed_dims=[16, 16, 24, 32]), official(tiny()))
+        load_weights(tiny(embed_dims=[16, 16, 24, 32]), official(tiny()))
 
 
 class Bomb:
@@ -222,5 +222,5 @@ def test_files_that_are_no_checkpoint_are_refused_in_one_line(tmp_path):
     }
     for path, message in expected.items():
         with pytest.raises(CheckpointError, match=rf"^{re.escape(str(path))}: .*{message}") as caught:
-            load_official(tiny(), path)
+            load_weights(tiny(), path)
         assert "\n" not in str(caught.value)

@@ -1,0 +1,204 @@
+"""What is learned and measured: the contract of a task, and the metrics that it declares (tasks are in `tasks/`).
+
+A task is a dataclass: its fields are the keys `task.*`. Its methods may import torch; importing its module must not,
+since the plan, the report and `--help` read its goal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from omegaconf import MISSING
+
+from shunted_lab.output.quantities import COSTS, LOSS, PERCENT, Unit
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+    from torchmetrics import MetricCollection
+
+    from shunted_lab.config.data import DataConfig
+    from shunted_lab.config.model import ModelConfig
+    from shunted_lab.config.recipe import RecipeConfig
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of a task, which is measured on each split: `val/KEY`, `test/KEY`.
+
+    Args:
+        key: its name in results and overrides.
+        label: its column in the table.
+        meaning: its name in a caption.
+        unit: what people are shown it in; results have base units (fractions for percent).
+        direction: max or min, whichever is better.
+        in_table: whether it has a column of its own; the leading metric always has.
+        is_proportion: whether it is the share of the images that are right, so that Wilson's interval holds.
+    """
+
+    key: str
+    label: str
+    meaning: str
+    unit: Unit = PERCENT
+    direction: str = "max"
+    in_table: bool = False
+    is_proportion: bool = False
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The metrics of a task, of which `lead` chooses checkpoints, directs searches and is compared in the table.
+
+    Each task has `loss` beside them. It is the only source for the monitor of checkpoints, Optuna's direction, the
+    objectives of a search, the table's columns, the axes of figures, and what commands print.
+    """
+
+    metrics: tuple[Metric, ...]
+    lead: str
+
+    @property
+    def leading(self) -> Metric:
+        """The metric that leads."""
+        return self.metric(self.lead)
+
+    @property
+    def monitor(self) -> str:
+        """The leading metric of the validation split, as checkpoints and studies name it."""
+        return f"val/{self.lead}"
+
+    @property
+    def mode(self) -> str:
+        """Whether `max` or `min` of the monitor is best."""
+        return self.leading.direction
+
+    @property
+    def headline(self) -> str:
+        """The leading metric of the test split."""
+        return f"test/{self.lead}"
+
+    @property
+    def columns(self) -> tuple[Metric, ...]:
+        """The metrics beside the leading one that stand in the table."""
+        return tuple(metric for metric in self.metrics if metric.in_table and metric.key != self.lead)
+
+    def metric(self, key: str) -> Metric:
+        """The metric of a key, with or without the name of a split."""
+        return next(metric for metric in self.metrics if metric.key == key.rpartition("/")[2])
+
+    def unit(self, name: str) -> Unit:
+        """The unit of a metric, a loss or a cost: `val/top1`, `train/loss`, `latency`."""
+        key = name.rpartition("/")[2]
+        if key == "loss":
+            return LOSS
+        return COSTS[key] if key in COSTS else self.metric(key).unit
+
+    def names(self, split: str) -> list[str]:
+        """All that is measured on a split, as results name it."""
+        return [f"{split}/{key}" for key in (*(metric.key for metric in self.metrics), "loss")]
+
+
+class Evidence(Protocol):
+    """What a run keeps of each image of the test split, in the order of the split, so that runs can be compared on it.
+
+    It is compact on disk, and can be resampled: the mean of `scores` over any images is the score on them.
+    """
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of `per_class`; none for a task without classes."""
+        ...
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(N,) how well each image was predicted; larger is better where the goal's direction is max."""
+        ...
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether scores are 0 or 1, so that McNemar's test compares two runs."""
+        ...
+
+    def has_same_images(self, other: Any) -> bool:
+        """Whether another run's evidence is of the same images with the same targets."""
+        ...
+
+    def per_class(self) -> np.ndarray | None:
+        """(classes,) the score of each class, NaN for a class without images; None for a task without classes."""
+        ...
+
+    def captions(self, images: Sequence[int]) -> list[str]:
+        """What was predicted for some images, in a few words."""
+        ...
+
+    def write(self, folder: Path) -> Path:
+        """Write a file into a run's folder, whole or not at all."""
+        ...
+
+
+@dataclass
+class TaskConfig:
+    """A task: its network, its loss, what it measures, and what it keeps as evidence.
+
+    `needs` is what each image of the data must have (`DataConfig.targets`). `per_class_meaning` is the caption of the
+    figure of classes. Batches are `(images (B, 3, H, W), targets)`; `outputs` is what the network returns for images.
+    """
+
+    name: str = MISSING
+
+    needs: ClassVar[str] = ""
+    per_class_meaning: ClassVar[str] = ""
+
+    def goal(self, data: DataConfig, classes: int = 0) -> Goal:
+        """What is measured on `data`. `classes` is their number; 0 where it is not known: then all that may be."""
+        raise NotImplementedError
+
+    def check_recipe(self, data: DataConfig, recipe: RecipeConfig) -> None:
+        """Raise ConfigError for a recipe that this task cannot be trained with."""
+
+    def input_size(self, data: DataConfig) -> tuple[int, int]:
+        """Height and width of an image, at which costs are counted and measured."""
+        return data.image_size, data.image_size
+
+    def build(self, model: ModelConfig, classes: int) -> nn.Module:
+        """The network: the backbone of `model` with the head of this task.
+
+        Raises:
+            ConfigError: for a model that cannot be built.
+        """
+        raise NotImplementedError
+
+    def augment(
+        self, images: Tensor, targets: Any, recipe: RecipeConfig, classes: int, key: Sequence[int]
+    ) -> tuple[Tensor, Any]:
+        """Augmentation of a whole training batch, as mixup. `key` seeds what is drawn for it.
+
+        Targets that are changed have label smoothing in them; those that are returned as they are do not.
+        """
+        return images, targets
+
+    def loss(self, outputs: Any, targets: Any, smoothing: float) -> Tensor:
+        """The loss of a batch, a mean over its images. `smoothing` is 0 where it is not trained."""
+        raise NotImplementedError
+
+    def make_metrics(self, data: DataConfig, classes: int) -> MetricCollection:
+        """The metrics of the goal, by their keys; each takes `update(outputs, targets)`."""
+        raise NotImplementedError
+
+    def evidence_of_batch(self, outputs: Any, targets: Any) -> tuple[Tensor, ...]:
+        """What is kept of a test batch: tensors (B, ...), on which batches are concatenated."""
+        raise NotImplementedError
+
+    def evidence(self, parts: Sequence[np.ndarray], class_names: Sequence[str]) -> Evidence:
+        """The evidence of the whole test split, from the arrays that `evidence_of_batch` gives, concatenated."""
+        raise NotImplementedError
+
+    def read_evidence(self, folder: Path) -> Evidence | None:
+        """The evidence in a run's folder; None if there is none.
+
+        Raises:
+            ConfigError: for a file that cannot be read.
+        """
+        raise NotImplementedError
