@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from shunted_lab.data.augment import Stats
+    from shunted_lab.config.data import Stats
     from shunted_lab.nn import Pyramid
 
 HELP = """\
@@ -106,14 +106,14 @@ def load(config: AttentionConfig) -> tuple[Pyramid, Stats]:
     Raises:
         ConfigError: for a path that is neither, or weights that do not fit.
     """
-    from shunted_lab.data.splits import IMAGENET, stats_of
+    from shunted_lab.data.image_files import IMAGENET
     from shunted_lab.study.folder import find_checkpoint
     from shunted_lab.tasks.checkpoint import load_model
 
     run, file = find_checkpoint(config.checkpoint)
     if run is None:
         return load_model(config.model, file).net, IMAGENET
-    return load_model(run.config.model, file).net, stats_of(run.config.data)
+    return load_model(run.config.model, file).net, run.config.data.stats
 
 
 def read_image(config: AttentionConfig, stats: Stats) -> tuple[np.ndarray, Tensor]:

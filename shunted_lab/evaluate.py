@@ -14,7 +14,7 @@ from omegaconf import MISSING
 
 from shunted_lab.command import make_console, run_command
 from shunted_lab.config.compose import compose_as, value_of
-from shunted_lab.config.data import DataConfig, FolderConfig
+from shunted_lab.config.data import DataConfig
 from shunted_lab.config.help import help_text
 from shunted_lab.config.launch import LaunchConfig
 from shunted_lab.config.model import ModelConfig
@@ -142,7 +142,6 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
     class_names = check_data(config.data, tested_only=config.split == "test").class_names  # before torch is imported
     import torch
 
-    from shunted_lab.data.splits import stats_of
     from shunted_lab.nn import device_name
     from shunted_lab.output.files import digest_of
     from shunted_lab.report.statistics import wilson
@@ -158,7 +157,7 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
     run_config = RunConfig(config.model, config.data, config.task, LITE_RECIPE, LaunchConfig(), 0)
     module = TaskModule(model.net, run_config, class_names)
     data = make_datamodule(config.data, LITE_RECIPE, 0, config.num_workers)
-    stats = stats_of(config.data), stats_of(config.data if run is None else run.data)
+    stats = config.data.stats, (config.data if run is None else run.data).stats
     loader = data.test_dataloader() if config.split == "test" else data.val_dataloader()
     result = measure(module, loader, config.split, device.type, precision, config.limit_batches, stats)
     goal, lead = module.goal, f"{config.split}/{module.goal.lead}"
@@ -208,9 +207,7 @@ def _grid(config: EvaluateConfig, found: dict[str, Any], run: RunConfig | None) 
     goal = config.task.goal(data)
     some = found["images"] != found["of_images"]
     images = f"{found['images']:,}" + (f" of {found['of_images']:,}" if some else "")
-    size = f"{data.image_size} x {data.image_size}"
-    if isinstance(data, FolderConfig):
-        size += f", centre crop {data.crop_pct:g} of the resized shorter side, {data.interpolation}"
+    size = data.preparation
     if run is not None and run.data.image_size != data.image_size:
         size += f"; trained at {run.data.image_size} x {run.data.image_size}"
     rows = [

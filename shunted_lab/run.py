@@ -195,7 +195,6 @@ def _submit(overrides: list[str], config: Config, console: Console) -> bool:
 
 def _search(experiment: Experiment, overrides: list[str], console: Console) -> int:
     """Try the points of a search until it has enough, and report. Returns 1 if it has not."""
-    from shunted_lab.data.evaluated import check_evaluated
     from shunted_lab.report.lines import by_variant, data_notes, places
     from shunted_lab.report.progress import Progress
     from shunted_lab.report.search import build_search_table, to_terminal
@@ -239,7 +238,7 @@ def _search(experiment: Experiment, overrides: list[str], console: Console) -> i
         check_space(config, [baseline] * queue.planned(), costs)
         queue.prepare([])
         if queue.planned():
-            check_evaluated(search.base.data, search.facts.identity, lambda line: say(console, line))
+            search.base.data.check_evaluated(search.facts.identity, lambda line: say(console, line))
         expected = expected or Forecast(plan_slots(config.launch))
         names = [baseline.variant] * queue.planned()
         with Progress(console, names, len(expected.slots), goal, expected.seconds) as progress:
@@ -261,11 +260,8 @@ def _search(experiment: Experiment, overrides: list[str], console: Console) -> i
 
 def _check_images(experiment: Experiment, facts: dict[str, DataFacts], todo: list[RunState], console: Console) -> None:
     """See to it that all images can be decoded on which the runs that are to be trained are evaluated."""
-    from shunted_lab.data.evaluated import check_evaluated
-
     for name in dict.fromkeys(state.run.variant for state in todo):
-        data = experiment.variants[name].data
-        check_evaluated(data, facts[name].identity, lambda line: say(console, line))
+        experiment.variants[name].data.check_evaluated(facts[name].identity, lambda line: say(console, line))
 
 
 def _execute(plan: Plan, console: Console) -> list[RunState]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from shunted_lab import attention
 from shunted_lab.config.compose import compose
-from shunted_lab.data.earth.datasets import STATS
+from shunted_lab.data.earth.tiles import STATS
 from shunted_lab.nn import Pyramid, init_weights
 from shunted_lab.nn.weights import published_names
 from shunted_lab.study.folder import describe

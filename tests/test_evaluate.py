@@ -18,12 +18,12 @@ from torch.utils.data import DataLoader
 
 from shunted_lab import evaluate
 from shunted_lab.config.compose import compose, value_of
-from shunted_lab.config.data import FolderConfig
 from shunted_lab.config.recipe import LITE_RECIPE
 from shunted_lab.data import make_datamodule
-from shunted_lab.data.earth.datasets import STATS
-from shunted_lab.data.earth.tiles import CLASS_NAMES
-from shunted_lab.data.splits import CIFAR, IMAGENET
+from shunted_lab.data.cifar100 import CIFAR100Config
+from shunted_lab.data.earth.tiles import CLASS_NAMES, STATS
+from shunted_lab.data.folder import FolderConfig
+from shunted_lab.data.image_files import IMAGENET
 from shunted_lab.evaluate import EvaluateConfig, compose_evaluate
 from shunted_lab.nn import Pyramid, init_weights
 from shunted_lab.nn.weights import published_names
@@ -203,11 +203,11 @@ def test_other_data_are_normalised_as_the_run_s_were(run, tmp_path, capsys):
 
 
 def test_renormalized_images_are_those_of_the_other_numbers():
-    pixels = torch.rand(2, 3, 4, 4)
+    pixels, cifar = torch.rand(2, 3, 4, 4), CIFAR100Config().stats
     one, other = (
-        (pixels - torch.tensor(m).view(3, 1, 1)) / torch.tensor(s).view(3, 1, 1) for m, s in (IMAGENET, CIFAR)
+        (pixels - torch.tensor(m).view(3, 1, 1)) / torch.tensor(s).view(3, 1, 1) for m, s in (IMAGENET, cifar)
     )
-    torch.testing.assert_close(renormalized(one, IMAGENET, CIFAR), other)
+    torch.testing.assert_close(renormalized(one, IMAGENET, cifar), other)
 
 
 # --- a file of weights -----------------------------------------------------------------------------------------------

@@ -1,11 +1,14 @@
 """Imports point one way (commands, report, study, tasks, data, config), and heavy libraries are imported late."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from shunted_lab.config.groups import DATA_SETS
 
 PACKAGE = Path(__file__).parents[1] / "shunted_lab"
 HEAVY = {"torch", "lightning", "timm", "torchvision", "torchmetrics", "optuna", "pandas", "scipy"}
@@ -146,11 +149,28 @@ def test_cycles_are_found_wherever_an_import_is_and_not_for_types_alone():
         "shunted_lab.data",
         "shunted_lab.data.evaluated",
         "shunted_lab.data.image_splits",
+        "shunted_lab.data.shards.reader",
         "shunted_lab.convert",
-        "shunted_lab.data.tars",
     ],
 )
 def test_nothing_heavy_is_imported_before_the_configuration_has_passed(module):
     code = f"import sys, {module}; print(*sorted({HEAVY} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert found == []
+
+
+@pytest.mark.parametrize("path", DATA_SETS.values())
+def test_a_data_set_is_registered_without_importing_anything_heavy(path):
+    """Every `--help` imports all data sets."""
+    heavy = HEAVY | {"numpy", "PIL", "fsspec"}
+    module = path.rpartition(".")[0]
+    code = f"import sys, {module}; print(*sorted({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert found == []
+
+
+def test_only_the_module_of_a_data_set_knows_its_class():
+    names = "|".join(path.rpartition(".")[2] for path in DATA_SETS.values())
+    asks = re.compile(rf"isinstance\([^)]*\b({names})\b")
+    found = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if asks.search(path.read_text())}
+    assert found == set()

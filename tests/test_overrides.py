@@ -11,12 +11,12 @@ import pytest
 from shunted_lab.attention import AttentionConfig
 from shunted_lab.config import paths
 from shunted_lab.config.compose import compose, compose_as, value_of
-from shunted_lab.config.data import FolderConfig
 from shunted_lab.config.experiment import Config
 from shunted_lab.config.overrides import keys_of, parse
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.convert import ConvertConfig
 from shunted_lab.dashboard import DashboardConfig
+from shunted_lab.data.folder import FolderConfig
 from shunted_lab.evaluate import EvaluateConfig, compose_evaluate
 
 # What YAML refuses, or reads as something else.

@@ -2,8 +2,8 @@
 
 import pytest
 
-from shunted_lab.config.data import ScalesConfig
-from shunted_lab.output.quantities import cell_text, counted, difference_text, head_text, percent, value_text
+from shunted_lab.data.scales import ScalesConfig
+from shunted_lab.output.quantities import cell_text, counted, difference_text, head_text, listed, percent, value_text
 from shunted_lab.tasks.classification import Classification
 from shunted_lab.tasks.multilabel import MultiLabelClassification
 
@@ -34,3 +34,10 @@ def test_a_number_with_its_noun():
     assert [counted(n, "epoch") for n in (0, 1, 2, 1550)] == ["0 epochs", "1 epoch", "2 epochs", "1,550 epochs"]
     assert (counted(1, "entry", "entries"), counted(2, "entry", "entries")) == ("1 entry", "2 entries")
     assert percent(0.4583333) == "45.83 %"
+
+
+def test_a_list_names_its_first_items_and_counts_the_others():
+    assert listed([], 2) == "" and listed(["a", "b"], 2) == "a, b"
+    assert listed(["a", "b", "c"], 2) == "a, b and 1 more"
+    assert listed("abcd", 1, "image") == "a and 3 more images" and listed("ab", 1, "image") == "a and 1 more image"
+    assert listed(["a"] * 1235, 1) == "a and 1,234 more"

@@ -224,7 +224,8 @@ def _one_line(error: OmegaConfBaseException, schema: type) -> ConfigError:
         return ConfigError(f"{key}: has no value; give it as {key}=...")
     if isinstance(error, ConfigKeyError | ConfigAttributeError):
         if dataclasses.is_dataclass(error.object_type):
-            return _no_such_key(key, error.object_type, schema)
+            chosen = error.parent_node.get("name") if error.parent_node is not None else None
+            return _no_such_key(key, error.object_type, schema, chosen)
         if error.parent_node is not None:
             section, _, name = key.rpartition(".")
             known = f"; {nearest(name, error.parent_node)}" if len(error.parent_node) else ""
@@ -232,11 +233,15 @@ def _one_line(error: OmegaConfBaseException, schema: type) -> ConfigError:
     return ConfigError(f"{key}: {(str(error).splitlines() or [type(error).__name__])[0]}")
 
 
-def _no_such_key(key: str, section: Any, schema: type) -> ConfigError:
-    """The error for a key that a section lacks; another preset of its group may have it."""
+def _no_such_key(key: str, section: Any, schema: type, chosen: str | None) -> ConfigError:
+    """The error for a key that a section lacks; another preset of its group may have it.
+
+    Args:
+        chosen: the preset of the group.
+    """
     names = [f.name for f in dataclasses.fields(section) if f.metadata]
     group, _, name = key.partition(".")
     having = [n for n, preset in PRESETS.get(group, {}).items() if name in {f.name for f in dataclasses.fields(preset)}]
     if having and group in ("data", "launch"):  # the groups whose presets have keys of their own
-        return ConfigError(f"{key}: no such key for {group}={section.name}; it belongs to {group}={', '.join(having)}")
+        return ConfigError(f"{key}: no such key for {group}={chosen}; it belongs to {group}={', '.join(having)}")
     return no_such_key(key, list(keys_of(schema)), names)

@@ -1,27 +1,62 @@
-"""The configuration of each data set. What they share is in `DataConfig`; `shunted_lab.data` reads them."""
+"""What all data sets share: the base class that each one implements, in a module of its own.
+
+A data set is a dataclass derived from `DataConfig`, registered with one line in `config.groups.DATA_SETS` or chosen by
+its dotted path, `data=my_module.MyData`. Its module is imported by every `--help`: it imports torch, and whatever else
+takes time, inside of its methods.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from omegaconf import MISSING
 
-from shunted_lab.config.schema import at_least, one_of, option, path_option, require
+from shunted_lab.config.recipe import RecipeConfig
+from shunted_lab.config.schema import at_least, option, require
 
-INAT_LEVELS = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
+Stats = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and standard deviation, RGB in [0, 1]
+
+D = TypeVar("D", bound="DataConfig")
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a plan needs to know of a data set.
+
+    Args:
+        class_names: in the order of the labels.
+        identity: tells data sets of one name apart (folders with other images, see `data.identity`); empty where the
+            name is enough.
+        notes: lines for the plan, e.g. of files that are not read.
+    """
+
+    class_names: tuple[str, ...]
+    identity: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
 
 
 @dataclass
-class DataConfig:
-    """What every data set has. Batches are `(B, 3, image_size, image_size)` images and `(B,)` labels."""
+class DataConfig(ABC):
+    """The options of a data set, and what the framework asks it for.
 
-    name: str = MISSING
+    A data set implements `stats`, `check` and `make_splits`; the other methods have a default. Options are fields made
+    by `schema.option`; each is a key `data.NAME` with a line of help.
+    """
+
+    name: str = MISSING  # that it was chosen by: registered, or a dotted path
     image_size: int = option(224, "pixels on each side of an image as the model sees it; at least 32")
     batch_size: int = option(128, "images in a training batch")
     num_classes: int | None = option(None, "number of classes; null: as many as the data set has")
 
-    synthetic: ClassVar[bool] = False  # said wherever results are shown
+    synthetic: ClassVar[bool] = False  # stated wherever results are shown
     targets: ClassVar[str] = "label"  # what each image has; a task takes the data that have what it needs
 
     def __post_init__(self) -> None:
@@ -29,147 +64,64 @@ class DataConfig:
         require(self.image_size >= 32, "data.image_size", self.image_size, "is too small for four stages: at least 32")
         at_least(1, "data", self, "batch_size")
 
+    @property
+    @abstractmethod
+    def stats(self) -> Stats:
+        """Mean and standard deviation that images are normalized with."""
 
-@dataclass
-class EarthConfig(DataConfig):
-    """Satellite colour with land-cover labels; ships with the package (`data/earth/README.md`)."""
+    @abstractmethod
+    def check(self, tested_only: bool = False) -> DataFacts:
+        """Check that the data set is complete, before anything is trained. It imports no torch.
 
-    name: str = "earth"
-    image_size: int = option(64, "pixels on each side; tiles of 64 are resized to it")
-    batch_size: int = option(64, "images in a training batch")
-    num_classes: int | None = option(9, "number of classes; fixed")
+        Args:
+            tested_only: nothing is trained: the training and validation splits may be absent.
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.num_classes == 9, "data.num_classes", self.num_classes, "is wrong: earth has 9 classes")
+        Raises:
+            ConfigError: in one line with the key and what is expected.
+        """
 
+    @abstractmethod
+    def make_splits(self, recipe: RecipeConfig, seed: int) -> Any:
+        """The three splits (`data.module.Splits`), the training split with the recipe's augmentation.
 
-@dataclass
-class ScalesConfig(DataConfig):
-    """SYNTHETIC: two shapes over real textures, whose sizes differ by a known factor (`data/scales/README.md`)."""
+        Batches are `(B, 3, image_size, image_size)` float32 images and their targets: `(B,)` int64 labels; for `sizes`
+        `(B, K)` float32, the size of each class's object. The files are taken as checked. With the epoch and the
+        number of the image, `seed` is the only source of the augmentation.
+        """
 
-    name: str = "scales"
-    image_size: int = option(128, "pixels on each side")
-    batch_size: int = option(64, "images in a training batch")
-    num_classes: int | None = option(6, "number of classes; fixed")
-    size_ratio: float = option(4.0, "diameter of an image's larger object over that of the smaller: 1 to 16")
-    scene_seed: int = option(0, "seed of the scenes; all runs of an experiment see the same scenes")
-    train_images: int = option(4000, "training scenes")
-    val_images: int = option(500, "validation scenes")
-    test_images: int = option(1000, "test scenes")
-    cache: str | None = path_option(
-        None, "folder that caches rendered scenes; null: ~/.cache/shunted_lab", affects_result=False, absolute=True
-    )
+    def check_recipe(self, recipe: RecipeConfig) -> None:  # noqa: B027  # by default nothing is refused
+        """Refuse options of a recipe that this data set cannot be trained with.
 
-    synthetic: ClassVar[bool] = True
-    targets: ClassVar[str] = "sizes"  # (6,) of each class's object, 0 where there is none
+        Raises:
+            ConfigError: for the first of them.
+        """
 
-    def size_ranges(self) -> list[tuple[str, tuple[float, float]]]:
-        """The named ranges of sizes [low, high) that objects have, as shares of the image's side."""
-        from shunted_lab.data.scales.scene import size_ranges
+    def check_evaluated(self, identity: str, say: Callable[[str], None]) -> None:  # noqa: B027  # nor checked
+        """Check before training what would otherwise fail during evaluation, e.g. decode the images of val and test.
 
-        return size_ranges(self.size_ratio)
+        Args:
+            identity: of the data (`DataFacts.identity`), by which this machine remembers what it has checked.
+            say: gets a line now and then where it takes long.
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.num_classes == 6, "data.num_classes", self.num_classes, "is wrong: scales has 6 classes")
-        require(1 <= self.size_ratio <= 16, "data.size_ratio", self.size_ratio, "is not between 1 and 16")
-        require(self.image_size >= 64, "data.image_size", self.image_size, "is too small for its objects: at least 64")
-        at_least(0, "data", self, "scene_seed")
-        at_least(1, "data", self, "train_images", "val_images", "test_images")
+        Raises:
+            ConfigError: for images that cannot be evaluated.
+        """
 
+    def smoke(self: D, batch_size: int) -> D:
+        """The same data set for a smoke test: small batches, and nothing that takes long to prepare."""
+        return dataclasses.replace(self, batch_size=batch_size)
 
-@dataclass
-class FolderConfig(DataConfig):
-    """Images in `root/train/CLASS/*` and `root/val/CLASS/*` (and `root/test/CLASS/*`, where there is one)."""
+    @property
+    def description(self) -> str:
+        """The data set in a caption: its name, and what sets it apart from another configuration of it."""
+        return self.name
 
-    name: str = "folder"
-    root: str = path_option(MISSING, "folder of the data set", affects_result=False, absolute=True)
-    val_fraction: float = option(0.1, "share of train/ held out for validation, where val/ is the test split")
-    crop_pct: float = option(0.875, "evaluation: centre crop / resized shorter side")
-    interpolation: str = option("bicubic", "resizing: bicubic, bilinear")
-    max_corrupt: int = option(
-        10,
-        "largest number of training images that cannot be decoded and are replaced by the next one; more end the run",
-        affects_result=False,
-    )
-    resize: str = option("fast", "training images are resized by torch (fast) or Pillow (exact); evaluation by Pillow")
+    @property
+    def preparation(self) -> str:
+        """How images are prepared for evaluation: `64 x 64`, and how they come to that size."""
+        return f"{self.image_size} x {self.image_size}"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 < self.val_fraction < 1, "data.val_fraction", self.val_fraction, "is not between 0 and 1")
-        at_least(0, "data", self, "max_corrupt")
-        require(0 < self.crop_pct <= 1, "data.crop_pct", self.crop_pct, "is not above 0 and at most 1")
-        one_of("data.interpolation", self.interpolation, ("bicubic", "bilinear"))
-        one_of("data.resize", self.resize, ("fast", "exact"))
-
-
-@dataclass
-class ImageNetConfig(FolderConfig):
-    """ImageNet-1K in the usual folders: `root/train/n01440764/*.JPEG`, `root/val/n01440764/*.JPEG`."""
-
-    name: str = "imagenet"
-    num_classes: int | None = option(1000, "number of classes; fixed")
-    val_fraction: float = option(0.01, "share of train/ held out for validation; val/ is the test split")
-
-
-@dataclass
-class CIFAR100Config(FolderConfig):
-    """CIFAR-100 as torchvision unpacks it: `root/cifar-100-python/{train,test,meta}`."""
-
-    name: str = "cifar100"
-    image_size: int = option(32, "pixels on each side; images of 32 are resized to it")
-    num_classes: int | None = option(100, "number of classes; fixed")
-    crop_pct: float = option(1.0, "evaluation: centre crop / resized shorter side")
-
-
-@dataclass
-class INat2018Config(FolderConfig):
-    """iNaturalist 2018: `root/{train2018,val2018,categories}.json` and the images below `root/train_val2018`."""
-
-    name: str = "inat2018"
-    val_fraction: float = option(
-        0.02,
-        "share of each class's training images held out for validation, rounded up; the val list is the test split",
-    )
-    category: str = option("name", f"level of the class labels: {', '.join(INAT_LEVELS)}")
-
-    year: ClassVar[int] = 2018
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        one_of("data.category", self.category, INAT_LEVELS)
-
-
-@dataclass
-class INat2019Config(INat2018Config):
-    """iNaturalist 2019: as 2018, with `train2019.json`, `val2019.json` and `train_val2019`."""
-
-    name: str = "inat2019"
-
-    year: ClassVar[int] = 2019
-
-
-@dataclass
-class ShardsConfig(FolderConfig):
-    """Images in tars, as `python -m shunted_lab.convert` writes them: for slow file systems and object storage."""
-
-    name: str = "shards"
-    root: str = path_option(MISSING, "folder of the shards, or their fsspec URL", affects_result=False, absolute=True)
-    mix_shards: int = option(16, "training shards whose images are shuffled together")
-    cache: str | None = path_option(
-        None,
-        "folder that caches the shards of a URL; null: ~/.cache/shunted_lab/shards",
-        affects_result=False,
-        absolute=True,
-    )
-    cache_gb: float = option(
-        50.0,
-        "largest size of the cache in gigabytes (1e9 bytes); the least recently used shards are removed",
-        affects_result=False,
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(1, "data", self, "mix_shards")
-        require(self.cache_gb > 0, "data.cache_gb", self.cache_gb, "is not above 0")
+    @property
+    def is_remote(self) -> bool:
+        """Whether images are downloaded when they are first read, so that the first steps take longer."""
+        return False

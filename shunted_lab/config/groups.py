@@ -19,14 +19,14 @@ from shunted_lab.config.recipe import FINETUNE_RECIPE, LITE_RECIPE, PAPER_RECIPE
 from shunted_lab.config.schema import ConfigError
 
 DATA_SETS = {
-    "earth": "shunted_lab.config.data.EarthConfig",
-    "scales": "shunted_lab.config.data.ScalesConfig",
-    "imagenet": "shunted_lab.config.data.ImageNetConfig",
-    "inat2018": "shunted_lab.config.data.INat2018Config",
-    "inat2019": "shunted_lab.config.data.INat2019Config",
-    "folder": "shunted_lab.config.data.FolderConfig",
-    "shards": "shunted_lab.config.data.ShardsConfig",
-    "cifar100": "shunted_lab.config.data.CIFAR100Config",
+    "earth": "shunted_lab.data.earth.EarthConfig",
+    "scales": "shunted_lab.data.scales.ScalesConfig",
+    "imagenet": "shunted_lab.data.imagenet.ImageNetConfig",
+    "inat2018": "shunted_lab.data.inat.INat2018Config",
+    "inat2019": "shunted_lab.data.inat.INat2019Config",
+    "folder": "shunted_lab.data.folder.FolderConfig",
+    "shards": "shunted_lab.data.shards.ShardsConfig",
+    "cifar100": "shunted_lab.data.cifar100.CIFAR100Config",
 }
 TASKS = {
     "classification": "shunted_lab.tasks.classification.Classification",

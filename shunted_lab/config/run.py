@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shunted_lab.config.data import DataConfig, ScalesConfig
+from shunted_lab.config.data import DataConfig
 from shunted_lab.config.launch import LaunchConfig
 from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.recipe import RecipeConfig
@@ -31,21 +31,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         self._check_batch()
         self._check_task()
-        self._check_data()
+        self.data.check_recipe(self.recipe)
         self.task.check_recipe(self.data, self.recipe)
-
-    def _check_data(self) -> None:
-        if not isinstance(self.data, ScalesConfig):
-            return
-        for name in ("mixup", "cutmix", "random_resized_crop", "rand_augment", "color_jitter", "random_erasing"):
-            value = getattr(self.recipe, name)
-            require(not value, f"recipe.{name}", value, "would cut or hide objects of data=scales; take recipe=lite")
-        require(
-            self.recipe.repeated_aug == 1,
-            "recipe.repeated_aug",
-            self.recipe.repeated_aug,
-            "is not supported for data=scales",
-        )
 
     def _check_task(self) -> None:
         """Refuse data that do not have what the task needs, and a recipe that the task cannot be trained with."""
@@ -84,13 +71,10 @@ class RunConfig:
         """The same run, cut down until it only shows that everything works."""
         parts = self.launch.parts
         size = min(self.data.batch_size, max(16 // parts, 2) * parts)
-        data: DataConfig = dataclasses.replace(self.data, batch_size=size)
-        if isinstance(data, ScalesConfig):
-            data = dataclasses.replace(data, train_images=64, val_images=32, test_images=32)
         recipe = dataclasses.replace(self.recipe, epochs=1, warmup_epochs=0.0, limit_batches=2)
         keep = "none" if self.launch.keep == "auto" else self.launch.keep
         launch = dataclasses.replace(self.launch, keep=keep, pictures=False)
-        return dataclasses.replace(self, data=data, recipe=recipe, launch=launch)
+        return dataclasses.replace(self, data=self.data.smoke(size), recipe=recipe, launch=launch)
 
     def fingerprint(self, data_identity: str, sources: Mapping[str, str]) -> str:
         """16 hex digits over all that can change the result: everything but paths, workers, devices and labels.

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shunted_lab.config.data import DataConfig
+from shunted_lab.config.data import DataConfig, DataFacts
 from shunted_lab.config.recipe import RecipeConfig
-from shunted_lab.data.layout import DataFacts, check_data
 
 if TYPE_CHECKING:
     from shunted_lab.data.module import ImageData
 
 __all__ = ["DataFacts", "check_data", "make_datamodule"]
+
+
+def check_data(data: DataConfig, tested_only: bool = False) -> DataFacts:
+    """Check that a data set is complete (`DataConfig.check`)."""
+    return data.check(tested_only)
 
 
 def make_datamodule(data: DataConfig, recipe: RecipeConfig, seed: int, num_workers: int = 0) -> ImageData:
@@ -25,6 +29,5 @@ def make_datamodule(data: DataConfig, recipe: RecipeConfig, seed: int, num_worke
         num_workers: processes that load; changes no image.
     """
     from shunted_lab.data.module import ImageData
-    from shunted_lab.data.splits import make_splits
 
-    return ImageData(make_splits(data, recipe, seed), data.batch_size, seed, recipe.repeated_aug, num_workers)
+    return ImageData(data.make_splits(recipe, seed), data.batch_size, seed, recipe.repeated_aug, num_workers)

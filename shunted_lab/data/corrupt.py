@@ -1,4 +1,4 @@
-"""Images that cannot be decoded: replaced in training, a bounded number of them, and never passed over in silence."""
+"""Images that cannot be decoded: up to a number of them are replaced in training, each with a warning."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 
 from shunted_lab.config.schema import ConfigError
+from shunted_lab.output.quantities import listed
 
-NAMED = 10  # images that an error names
+NAMED = 10  # images that an error lists
 
 
 class CorruptImages(ConfigError):
@@ -17,10 +18,10 @@ class CorruptImages(ConfigError):
 
 
 class Corrupt:
-    """Which images of a training split could not be decoded, in whatever process of its loader.
+    """The images of a training split that could not be decoded, in any process of its loader.
 
-    One byte for each image lies in memory that the processes share. They only ever set it, so they need no lock, and an
-    image counts once, in whichever epochs and copies it comes.
+    The processes share one byte of memory for each image. They only ever set it, so they need no lock, and an image
+    counts once, whatever the epoch and copy.
 
     Args:
         count: images of the split.
@@ -36,7 +37,7 @@ class Corrupt:
         return self.marks.nonzero().flatten().tolist()
 
     def note(self, index: int, name: str) -> bool:
-        """An image is corrupt; a warning the first time. Returns whether there are more than may be."""
+        """Note that an image is corrupt, with a warning the first time. Returns whether there are more than `limit`."""
         if not self.marks[index]:
             self.marks[index] = 1
             warnings.warn(f"{name}; it is replaced by the next image of the split (data.max_corrupt)", stacklevel=2)
@@ -44,14 +45,15 @@ class Corrupt:
 
 
 def too_many(names: Sequence[str], corrupt: Corrupt) -> CorruptImages:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    """The error for more corrupt training images than may be replaced."""
     return CorruptImages(
         f"data.max_corrupt: {corrupt.limit} may be replaced, and {len(names)} of {len(corrupt.marks)} training images "
-        f"could not be decoded so far: {', '.join(names[:NAMED])}{more}; repair or remove them"
+        f"could not be decoded so far: {listed(names, NAMED)}; repair or remove them"
     )
 
 
 def refused(name: str, reason: object) -> CorruptImages:
+    """The error for a corrupt image of a split that is evaluated."""
     return CorruptImages(
         f"data.root: {name} cannot be decoded ({reason}), and evaluation skips no image; repair or remove it"
     )

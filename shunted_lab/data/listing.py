@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from shunted_lab.config.data import FolderConfig, ImageNetConfig
 from shunted_lab.config.schema import ConfigError
+from shunted_lab.output.quantities import listed
 
 IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision's ImageFolder
 SYSTEM = frozenset(  # folders that systems and storage servers make; hidden ones begin with a dot
@@ -68,17 +68,6 @@ class SplitFolder:
         ]
 
 
-def splits_of(data: FolderConfig, root: Path) -> list[str]:
-    """`train`, `val`, and `test` if it has classes: images without labels are not one, and ImageNet has none."""
-    has_test = not isinstance(data, ImageNetConfig) and (root / "test").is_dir() and bool(classes_of(root / "test"))
-    return ["train", "val", *(["test"] if has_test else [])]
-
-
-def tested_split(data: FolderConfig, root: Path) -> str:
-    """The folder of the test split: `test`, or `val` where there is none."""
-    return splits_of(data, root)[-1]
-
-
 def classes_of(folder: Path) -> list[str]:
     """Names of the classes below `train`, `val` or `test`, in the order of their labels."""
     return sorted(entry.name for entry in _scan(str(folder)) if _is_folder(entry))
@@ -93,10 +82,10 @@ def list_split(folder: Path) -> SplitFolder:
     real = os.path.realpath(folder)
     entries = sorted(_scan(str(folder)), key=lambda entry: entry.name)
     classes = [entry for entry in entries if _is_folder(entry)]
-    listed = in_threads(lambda entry: _list_class(entry.path, _real(entry, real)), classes)
-    images = {entry.name: images for entry, (images, _) in zip(classes, listed, strict=True)}
+    scanned = in_threads(lambda entry: _list_class(entry.path, _real(entry, real)), classes)
+    images = {entry.name: images for entry, (images, _) in zip(classes, scanned, strict=True)}
     unread = [entry.name for entry in entries if not _is_folder(entry)]
-    unread += [f"{entry.name}/{name}" for entry, (_, others) in zip(classes, listed, strict=True) for name in others]
+    unread += [f"{entry.name}/{name}" for entry, (_, others) in zip(classes, scanned, strict=True) for name in others]
     return SplitFolder(folder, images, unread)
 
 
@@ -110,10 +99,9 @@ def note_of_unread(name: str, splits: Iterable[SplitFolder]) -> list[str]:
     if not unread:
         return []
     kinds = Counter(_kind(path) for path in unread).most_common()
-    more = f" and {len(kinds) - EXTENSIONS} more" if len(kinds) > EXTENSIONS else ""
-    listed = ", ".join(f"{kind} ({count:,})" for kind, count in kinds[:EXTENSIONS])
+    shown = listed([f"{kind} ({count:,})" for kind, count in kinds], EXTENSIONS)
     count = "1 file is" if len(unread) == 1 else f"{len(unread):,} files are"
-    return [f"data={name}: {count} not read, by extension: {listed}{more}; e.g. {unread[0]}"]
+    return [f"data={name}: {count} not read, by extension: {shown}; e.g. {unread[0]}"]
 
 
 def in_threads(call: Callable[[A], B], items: Sequence[A]) -> list[B]:

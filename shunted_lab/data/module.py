@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 Key = tuple[int, int, int]  # epoch, index of the image, copy (of repeated augmentation)
 
-Shuffle = Callable[[np.random.Generator], np.ndarray]  # the numbers of all images, in an order drawn from a generator
+Shuffle = Callable[[np.random.Generator], np.ndarray]  # a random order of the indices of all images
 
 
 @dataclass(frozen=True)
@@ -33,39 +33,19 @@ class Splits:
     shuffle: Shuffle | None = None
 
 
-class ShardOrder:
-    """The shards permuted, then the images of so many consecutive shards (`mix`) together: never are more than `mix`
-    shards read at a time.
-
-    Args:
-        shards: (n,) the shard of each image.
-        mix: shards that are shuffled together; with all of them, images are permuted as if there were none.
-    """
-
-    def __init__(self, shards: np.ndarray, mix: int):
-        by_shard = np.argsort(shards, kind="stable")
-        self.members = np.split(by_shard, np.flatnonzero(np.diff(shards[by_shard])) + 1)
-        self.mix = mix
-
-    def __call__(self, rng: np.random.Generator) -> np.ndarray:
-        order = rng.permutation(len(self.members))
-        groups = [order[start : start + self.mix] for start in range(0, len(order), self.mix)]
-        return np.concatenate([rng.permutation(np.concatenate([self.members[i] for i in group])) for group in groups])
-
-
 class EpochSampler(Sampler[Key]):
     """A permutation of `n` images per epoch, drawn from (seed, epoch): the same for every variant and after a restart.
 
-    With `repeats` > 1 each image comes so many times in a row, and the epoch still has `n` images (repeated
+    With `repeats` > 1 each image comes that many times in a row, and the epoch still has `n` images (repeated
     augmentation, as in the paper's recipe). In a distributed run the ranks take turns.
 
-    `skip` leaves so many images of this rank's next epoch out, once: a run that was stopped within an epoch goes on
+    `skip` leaves out that many images of this rank's next epoch, once: a run that was stopped within an epoch resumes
     with the images that it had not seen.
 
-    `shuffle` draws another order than a plain permutation (`ShardOrder`).
+    `shuffle` draws another order than a plain permutation (`shards.order.ShardOrder`).
 
-    `group` is the number of images of an optimiser step on each rank: what is over at the end of an epoch is left out,
-    unless there is not even one step.
+    `group` is the number of images of an optimizer step on each rank: an incomplete step at the end of an epoch is left
+    out, unless it is the only one.
     """
 
     def __init__(self, n: int, seed: int, repeats: int = 1, shuffle: Shuffle | None = None):
@@ -94,12 +74,12 @@ class EpochSampler(Sampler[Key]):
         return count // self.group * self.group or count
 
 
-class Shares(Sampler[list[int]]):
-    """Batches of a split that is evaluated: of each `size` images in a row, this rank's part. Every image is on one
-    rank, and all ranks have the same number of batches, as DDP needs it.
+class RankBatches(Sampler[list[int]]):
+    """This rank's batches of a split that is evaluated: its part of each `size` consecutive images.
 
-    Where the last images are fewer than the ranks, those that get none take one of them once more; `repeated` has the
-    numbers of such batches, which must not be counted.
+    Every image is on one rank, and all ranks have the same number of batches, as DDP needs it. Where the last images
+    are fewer than the ranks, the ranks without one repeat the first of them; `repeated` has the numbers of such
+    batches, which must not be counted.
     """
 
     def __init__(self, n: int, size: int):
@@ -121,7 +101,7 @@ class Shares(Sampler[list[int]]):
         return len(self.batches)
 
     def images(self, count: int) -> list[int]:
-        """Of this rank's first `count` batches, those that count."""
+        """The images of this rank's first `count` batches, without repeated ones."""
         batches = [batch for i, batch in enumerate(self.batches[:count]) if i not in self.repeated]
         return [image for batch in batches for image in batch]
 
@@ -157,12 +137,12 @@ class ImageData(L.LightningDataModule):
 
     @property
     def corrupt(self) -> list[int]:
-        """Indices of training images that could not be decoded and were replaced, in this process and its loader's."""
+        """Indices of training images that could not be decoded and were replaced, in any process of the loader."""
         marks = getattr(self.splits.train, "corrupt", None)
         return [] if marks is None else marks.found
 
     def state_dict(self) -> dict[str, Any]:
-        """A run that goes on knows what was replaced before; of a clean one nothing is stored."""
+        """A resumed run knows which images were replaced before; without any, nothing is stored."""
         return {"corrupt": self.corrupt} if self.corrupt else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -185,8 +165,8 @@ class ImageData(L.LightningDataModule):
         return _collate(test.__getitems__(list(indices)))[0]
 
     def _evaluated(self, dataset: Dataset[Any]) -> DataLoader[Any]:
-        shares = Shares(len(dataset), self.batch_size * _ranks()[1])  # type: ignore[arg-type]
-        return self._loader(dataset, batch_sampler=shares)
+        batches = RankBatches(len(dataset), self.batch_size * _ranks()[1])  # type: ignore[arg-type]
+        return self._loader(dataset, batch_sampler=batches)
 
     def _loader(self, dataset: Dataset[Any], **kwargs: Any) -> DataLoader[Any]:
         return DataLoader(
@@ -194,14 +174,14 @@ class ImageData(L.LightningDataModule):
             collate_fn=_collate,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else each epoch would draw from the global generator
+            generator=torch.Generator(),  # otherwise each epoch would draw from the global generator
             persistent_workers=self.num_workers > 0,
             **kwargs,
         )
 
 
 def _collate(batch: Any) -> Any:
-    """Images and labels as a batch, channels last in memory as the images are; a tuple is one already."""
+    """Images and labels as a batch, channels last in memory as the images are; a tuple is a batch already."""
     if isinstance(batch, tuple):
         return batch
     images, labels = default_collate([(image.permute(1, 2, 0), label) for image, label in batch])

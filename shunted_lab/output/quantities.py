@@ -5,6 +5,7 @@ What a metric is shown in is declared by its task (`config.task.Metric`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -61,6 +62,13 @@ def difference_text(value: float, unit: Unit) -> str:
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """`1 epoch`, `3 epochs`, `1,550 images`; `plural` where it is not the noun with an s."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def listed(names: Sequence[str], limit: int, noun: str = "") -> str:
+    """`a, b and 3 more`: the first names, and how many there are beside them; with a noun `a, b and 3 more images`."""
+    rest = len(names) - limit
+    more = counted(rest, f"more {noun}") if noun else f"{rest:,} more"
+    return ", ".join(names[:limit]) + (f" and {more}" if rest > 0 else "")
 
 
 def percent(fraction: float) -> str:

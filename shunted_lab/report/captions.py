@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from shunted_lab.config.data import ScalesConfig
 from shunted_lab.config.experiment import Config
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.task import Goal
-from shunted_lab.output.quantities import Unit, counted
+from shunted_lab.output.quantities import Unit, counted, listed
 from shunted_lab.report.statistics import Difference, smallest_difference
 from shunted_lab.study.measure import Measured
 from shunted_lab.study.plan import RunState
@@ -122,10 +121,8 @@ def replaced_images(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for names, of in runs.items():
         count = counted(len(names), "training image")
         where = "" if len(of) == len(results) else f" in {', '.join(of)}"
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         verb = "was" if len(names) == 1 else "were"
-        listed = f"{', '.join(names[:NAMED])}{more}"
-        lines.append(f"{count} could not be decoded and {verb} replaced{where}: {listed}.")
+        lines.append(f"{count} could not be decoded and {verb} replaced{where}: {listed(names, NAMED)}.")
     return lines
 
 
@@ -164,8 +161,7 @@ def _images(run: RunConfig, states: Sequence[RunState]) -> str:
 def _measured_on(run: RunConfig, goal: Goal, images: str) -> str:
     height, width = run.task.input_size(run.data)
     kind = "SYNTHETIC images, " if run.data.synthetic else ""
-    more = f", size ratio {run.data.size_ratio:g}" if isinstance(run.data, ScalesConfig) else ""
-    where = f"{kind}test split of {run.data.name}{more}{images}"
+    where = f"{kind}test split of {run.data.description}{images}"
     return f"{goal.leading.meaning} on the {where} at {height} x {width}; costs at the same size."
 
 

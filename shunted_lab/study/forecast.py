@@ -6,7 +6,6 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shunted_lab.config.data import ShardsConfig
 from shunted_lab.config.experiment import Config
 from shunted_lab.config.launch import LaunchConfig
 from shunted_lab.config.run import RunConfig
@@ -69,11 +68,10 @@ def forecast(
 
 def can_be_measured(run: RunConfig) -> bool:
     """Whether a few steps tell how long a run takes: not where it has few, or where they need a compiler, other nodes,
-    or shards that are not here yet.
+    or images that are downloaded first.
     """
-    remote = isinstance(run.data, ShardsConfig) and "://" in run.data.root
     short = run.recipe.limit_batches is not None
-    return not (short or remote or run.launch.compile or run.launch.nodes_per_run > 1)
+    return not (short or run.data.is_remote or run.launch.compile or run.launch.nodes_per_run > 1)
 
 
 def total_seconds(found: Forecast, todo: Sequence[str]) -> float | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from shunted_lab.config.experiment import Config
 from shunted_lab.config.launch import SlurmConfig
 from shunted_lab.config.variants import chosen
-from shunted_lab.output.quantities import counted
+from shunted_lab.output.quantities import counted, listed
 from shunted_lab.study.queue import is_wanted
 from shunted_lab.study.store import begun_again
 
@@ -85,6 +85,5 @@ def _by_variant(states: Sequence[RunState]) -> str:
     seeds: dict[str, list[str]] = {}
     for state in states:
         seeds.setdefault(state.run.variant, []).append(str(state.run.seed))
-    names = [f"{name} (seed{'s' * (len(of) > 1)} {', '.join(of)})" for name, of in list(seeds.items())[:NAMED]]
-    more = f" and {counted(len(seeds) - NAMED, 'more variant')}" if len(seeds) > NAMED else ""
-    return ", ".join(names) + more
+    names = [f"{name} (seed{'s' * (len(of) > 1)} {', '.join(of)})" for name, of in seeds.items()]
+    return listed(names, NAMED, "variant")

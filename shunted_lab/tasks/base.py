@@ -20,7 +20,7 @@ from torchmetrics import MeanMetric
 
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.task import Evidence
-from shunted_lab.data.module import Shares
+from shunted_lab.data.module import RankBatches
 from shunted_lab.tasks.schedule import learning_rate, peak_rate
 
 
@@ -86,12 +86,12 @@ class TaskModule(L.LightningModule):
         return self.task.loss(self(images), augmented, smoothing)
 
     def _counts(self, split: str, index: int) -> bool:
-        """Whether a batch is measured: not where this rank repeats an image that another one has (`Shares`)."""
+        """Whether a batch is measured: not where this rank repeats an image that another one has (`RankBatches`)."""
         return not dist.is_initialized() or index not in self._sampler(split).repeated
 
-    def _sampler(self, split: str) -> Shares:
+    def _sampler(self, split: str) -> RankBatches:
         sampler = getattr(self.trainer, f"{split}_dataloaders").batch_sampler
-        assert isinstance(sampler, Shares)
+        assert isinstance(sampler, RankBatches)
         return sampler
 
     def on_test_epoch_start(self) -> None:

@@ -18,6 +18,7 @@ from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.config.task import TaskConfig
 from shunted_lab.nn.weights import Checkpoint, CheckpointError, load_weights, read_checkpoint
+from shunted_lab.output.quantities import listed
 from shunted_lab.tasks.model import build_model
 
 BY_NAME = "matched by name"
@@ -145,7 +146,7 @@ def _listed(names: Sequence[str], others: Sequence[str]) -> str:
     """The first of some names, each with the nearest of the others."""
     near = [difflib.get_close_matches(name, others, n=1, cutoff=0.6) for name in names[:NAMED]]
     shown = [f"'{name}'" + (f" (nearest: '{m[0]}')" if m else "") for name, m in zip(names, near, strict=False)]
-    return ", ".join(shown) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return listed([*shown, *names[NAMED:]], NAMED)
 
 
 def _ordered(checkpoint: Checkpoint, class_names: Sequence[str]) -> tuple[Checkpoint, str]:

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor
 
-from shunted_lab.data.augment import Stats
+from shunted_lab.config.data import Stats
 from shunted_lab.tasks.base import TaskModule
 from shunted_lab.tasks.train import silence_lightning
 

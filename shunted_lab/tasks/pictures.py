@@ -11,8 +11,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from shunted_lab.config.data import Stats
 from shunted_lab.config.task import Evidence
-from shunted_lab.data.augment import Stats
 from shunted_lab.data.module import ImageData
 from shunted_lab.nn import ComponentError, Pyramid
 from shunted_lab.nn.maps import attention_of, rollout

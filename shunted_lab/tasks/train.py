@@ -19,7 +19,6 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from shunted_lab.config.run import RunConfig
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.module import ImageData
-from shunted_lab.data.splits import stats_of
 from shunted_lab.nn import build_seeded, device_name
 from shunted_lab.tasks.atomic import AtomicCheckpoints
 from shunted_lab.tasks.averaging import Averages
@@ -84,7 +83,7 @@ def train(
         evidence = module.evidence()
         evidence.write(folder)
         if config.launch.pictures:
-            log_pictures(trainer, module, data, evidence, stats_of(config.data))
+            log_pictures(trainer, module, data, evidence, config.data.stats)
         log_options(trainer, config, metrics)
     return {
         "metrics": metrics,
@@ -134,7 +133,7 @@ def corrupt_images(trainer: L.Trainer, data: ImageData) -> list[str]:
     if trainer.world_size > 1:
         seen = marks.marks.float().to(trainer.strategy.root_device)
         marks.marks |= (trainer.strategy.reduce(seen, reduce_op="sum") > 0).cpu()
-    return [train.picture.where(index) for index in marks.found]
+    return [train.images.where(index) for index in marks.found]
 
 
 def log_options(trainer: L.Trainer, config: RunConfig, metrics: Mapping[str, float]) -> None:

@@ -3,7 +3,7 @@
     python tests/benchmarks/earth_trees.py
 
 scikit-learn's HistGradientBoostingClassifier with its default settings on colour statistics of each tile and of its
-central 32 x 32 pixels, trained on the training side. The test accuracy stands in `shunted_lab/data/earth/README.md`.
+central 32 x 32 pixels, trained on the training split. The test accuracy stands in `shunted_lab/data/earth/README.md`.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ def _statistics(image: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 def main() -> None:
     tiles = find_tiles()
-    x = {side: features(tiles[side]) for side in tiles}
-    y = {side: tiles[side].labels for side in tiles}
-    print("most frequent training class:", *_accuracies(y, {side: np.bincount(y["train"]).argmax() for side in y}))
+    x = {split: features(tiles[split]) for split in tiles}
+    y = {split: tiles[split].labels for split in tiles}
+    print("most frequent training class:", *_accuracies(y, {split: np.bincount(y["train"]).argmax() for split in y}))
     trees = HistGradientBoostingClassifier(random_state=0).fit(x["train"], y["train"])
-    print("boosted trees:", *_accuracies(y, {side: trees.predict(x[side]) for side in y}))
+    print("boosted trees:", *_accuracies(y, {split: trees.predict(x[split]) for split in y}))
 
 
 def _accuracies(y: dict, predicted: dict) -> list[str]:
-    return [f"{side} {np.mean(y[side] == predicted[side]):.3f}" for side in ("val", "test")]
+    return [f"{split} {np.mean(y[split] == predicted[split]):.3f}" for split in ("val", "test")]
 
 
 if __name__ == "__main__":

@@ -27,12 +27,14 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from shunted_lab.config.compose import compose_as
-from shunted_lab.config.data import FolderConfig, ShardsConfig
 from shunted_lab.config.recipe import LITE_RECIPE, PAPER_RECIPE, RecipeConfig
 from shunted_lab.convert import ConvertConfig, convert
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.earth.tiles import load_picture
+from shunted_lab.data.folder import FolderConfig
+from shunted_lab.data.image_files import ImageFilesConfig
 from shunted_lab.data.module import EpochSampler
+from shunted_lab.data.shards import ShardsConfig
 from shunted_lab.nn import device_name
 
 IMAGES, BATCH, ROUNDS, SIZE = 96, 32, 9, 224
@@ -45,9 +47,9 @@ RECIPES = {
 def photos(root: Path) -> None:
     """Two classes of training images, and as many to evaluate."""
     earth, rng = load_picture(), np.random.default_rng(0)
-    for side in ("train", "val"):
-        for number in range(IMAGES + 4 * (side == "train")):  # some are held out
-            folder = root / side / "ab"[number % 2]
+    for split in ("train", "val"):
+        for number in range(IMAGES + 4 * (split == "train")):  # some are held out
+            folder = root / split / "ab"[number % 2]
             folder.mkdir(parents=True, exist_ok=True)
             y, x = int(rng.integers(300, 1500)), int(rng.integers(0, 4900))
             grain = rng.normal(0, 14, (375, 500, 1))
@@ -71,7 +73,7 @@ def reference(root: Path, recipe: RecipeConfig | None) -> DataLoader[Any]:
     return DataLoader(ImageFolder(str(root / "train"), transform), BATCH, shuffle=True)
 
 
-def ours(data: FolderConfig, recipe: RecipeConfig | None) -> DataLoader[Any]:
+def ours(data: ImageFilesConfig, recipe: RecipeConfig | None) -> DataLoader[Any]:
     module = make_datamodule(data, recipe or LITE_RECIPE, 0)
     return module.test_dataloader() if recipe is None else module.train_dataloader()
 

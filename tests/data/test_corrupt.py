@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 
 from shunted_lab.config.compose import compose, compose_as
-from shunted_lab.config.data import FolderConfig, ShardsConfig
 from shunted_lab.config.recipe import LITE_RECIPE, RecipeConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.convert import ConvertConfig, convert
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.corrupt import CorruptImages
+from shunted_lab.data.folder import FolderConfig
 from shunted_lab.data.module import ImageData
+from shunted_lab.data.shards import ShardsConfig
 from shunted_lab.study import worker
 from shunted_lab.study.assignment import Assignment, origin
 from shunted_lab.study.folder import TRACEBACK
@@ -51,7 +52,7 @@ def data_of(root: Path, recipe: RecipeConfig = RECIPE, num_workers: int = 0, **o
 
 def halve(data: ImageData, *indices: int, split: str = "train") -> list[str]:
     """Break images of a split; their paths."""
-    paths = [getattr(data.splits, split).picture.images[index] for index in indices]
+    paths = [getattr(data.splits, split).images.paths[index] for index in indices]
     for path in paths:
         content = Path(path).read_bytes()
         Path(path).write_bytes(content[: len(content) // 2])
@@ -78,8 +79,8 @@ def test_the_next_image_takes_the_place_with_its_label_and_the_draws_of_the_key(
         halve(data, index)
         image, label = split[key]
         assert label == split.labels[following] != split.labels[index]
-        halved = Path(split.picture.images[index])
-        halved.write_bytes(Path(split.picture.images[following]).read_bytes())
+        halved = Path(split.images.paths[index])
+        halved.write_bytes(Path(split.images.paths[following]).read_bytes())
         assert torch.equal(image, split[key][0]) and not torch.equal(image, whole)
     assert data.corrupt == [edge, count - 1]
 
@@ -95,7 +96,7 @@ def test_what_follows_is_corrupt_too(root):
 @pytest.mark.parametrize("content", [b"", b"no image at all", b"\xff\xd8\xff\xe0" + bytes(100)])
 def test_what_is_no_image_is_corrupt(root, content):
     data = data_of(root)
-    Path(data.splits.train.picture.images[2]).write_bytes(content)
+    Path(data.splits.train.images.paths[2]).write_bytes(content)
     with pytest.warns(
         UserWarning, match=r"/cat/.*\.jpg cannot be decoded \(.+\); it is replaced by the next image of the split"
     ):
@@ -163,7 +164,7 @@ def test_splits_that_are_evaluated_leave_nothing_out(root, split, num_workers):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_missing_file_is_not_corrupt(root, num_workers):
     data = data_of(root, num_workers=num_workers)
-    Path(data.splits.train.picture.images[3]).unlink()
+    Path(data.splits.train.images.paths[3]).unlink()
     with pytest.raises(FileNotFoundError, match=r"\.jpg"):
         epoch(data)
     assert data.corrupt == []

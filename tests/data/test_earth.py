@@ -12,13 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from shunted_lab.config.data import EarthConfig
 from shunted_lab.config.recipe import LITE_RECIPE
 from shunted_lab.data import check_data, make_datamodule
-from shunted_lab.data.augment import Pictures
-from shunted_lab.data.earth import build
-from shunted_lab.data.earth.datasets import STATS, TileBatches, cut
-from shunted_lab.data.earth.tiles import CLASS_NAMES, FOLDER, LABELS, PICTURE, SPLITS, find_tiles, load_labels
+from shunted_lab.data.dataset import TransformedImages
+from shunted_lab.data.earth import EarthConfig, build
+from shunted_lab.data.earth.datasets import TileBatches, cut
+from shunted_lab.data.earth.tiles import CLASS_NAMES, FOLDER, LABELS, PICTURE, SPLITS, STATS, find_tiles, load_labels
 
 MARKS = {".": "train", "v": "val", "T": "test"}
 SIZES = {"train": 5484, "val": 868, "test": 1550}
@@ -47,7 +46,7 @@ def test_tiles_follow_the_rules(expected):
         assert list(zip(tiles.y, tiles.x, tiles.labels, strict=True)) == expected[split]
 
 
-def test_no_pixel_is_on_two_sides():
+def test_no_pixel_is_in_two_splits():
     painted = np.zeros((2700, 5400), np.uint8)
     for bit, tiles in enumerate(find_tiles().values()):
         for y, x in zip(tiles.y, tiles.x, strict=True):
@@ -117,7 +116,7 @@ def test_a_heavy_recipe_trains_on_the_pixels_that_are_evaluated(size):
     heavy = replace(LITE_RECIPE, dihedral=False, random_erasing=1e-12)  # PIL's path, and nothing that changes a pixel
     data = EarthConfig(image_size=size)
     train = make_datamodule(data, heavy, 0).splits.train
-    assert isinstance(train, Pictures)
+    assert isinstance(train, TransformedImages)
     evaluated = TileBatches(find_tiles()["train"], size)
     for index in (0, 17, 4000):
         image, label = train[0, index, 0]

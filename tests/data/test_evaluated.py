@@ -11,11 +11,15 @@ from PIL import Image
 from shunted_lab import evaluate
 from shunted_lab import run as command
 from shunted_lab.config.compose import compose_as
-from shunted_lab.config.data import CIFAR100Config, EarthConfig, FolderConfig, ShardsConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.convert import ConvertConfig, convert
 from shunted_lab.data import check_data, evaluated
-from shunted_lab.data.evaluated import check_evaluated
+from shunted_lab.data.cifar100 import CIFAR100Config
+from shunted_lab.data.earth import EarthConfig
+from shunted_lab.data.folder import FolderConfig
+from shunted_lab.data.image_splits import FileSplit
+from shunted_lab.data.shards import ShardsConfig
+from shunted_lab.data.shards.reader import TarSplit
 from shunted_lab.study import launch, worker
 from shunted_lab.tasks.train import train
 
@@ -56,7 +60,7 @@ def halve(path: Path) -> Path:
 
 def check(data) -> list[str]:
     said: list[str] = []
-    check_evaluated(data, check_data(data).identity, said.append)
+    data.check_evaluated(check_data(data).identity, said.append)
     return said
 
 
@@ -103,8 +107,8 @@ def test_the_next_command_decodes_nothing(root, cache, monkeypatch):
     check(of(root))
     assert len(list(cache.glob("*.json"))) == 1
     with monkeypatch.context() as patched:
-        patched.setattr(evaluated, "decode", lambda content: pytest.fail("decoded again"))
-        patched.setattr(evaluated, "read_splits", lambda data: pytest.fail("listed again"))
+        patched.setattr(FileSplit, "decode", lambda split, index: pytest.fail("decoded again"))
+        patched.setattr(FolderConfig, "read_splits", lambda data: pytest.fail("listed again"))
         check(of(root))
         check(of(root, image_size=64, crop_pct=1.0))
     for change in (
@@ -113,7 +117,7 @@ def test_the_next_command_decodes_nothing(root, cache, monkeypatch):
     ):
         seen = []
         with monkeypatch.context() as patched:
-            patched.setattr(evaluated, "decode", seen.append)
+            patched.setattr(FileSplit, "decode", lambda split, index, seen=seen: seen.append(index))
             change()
         assert seen
 
@@ -134,13 +138,13 @@ def test_shards_are_decoded_unless_they_were_when_they_were_converted(root, tmp_
         check(ShardsConfig(root=str(tmp_path / "unseen")))
     broken.unlink()
     convert(compose_as(ConvertConfig, [f"data.root={root}", f"out={tmp_path / 'seen'}"]))
-    monkeypatch.setattr(evaluated, "decode", lambda content: pytest.fail("decoded again"))
+    monkeypatch.setattr(TarSplit, "decode", lambda split, index: pytest.fail("decoded again"))
     check(ShardsConfig(root=str(tmp_path / "seen")))
 
 
 def test_data_without_image_files_are_left_alone():
-    check_evaluated(EarthConfig(), "", lambda line: None)
-    check_evaluated(CIFAR100Config(root="/nowhere"), "", lambda line: None)
+    EarthConfig().check_evaluated("", pytest.fail)
+    CIFAR100Config(root="/nowhere").check_evaluated("", pytest.fail)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 
 from shunted_lab.config.compose import compose, compose_as
-from shunted_lab.config.data import INat2018Config, INat2019Config, ShardsConfig
 from shunted_lab.config.groups import PRESETS
 from shunted_lab.config.recipe import LITE_RECIPE, RecipeConfig
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.convert import ConvertConfig, convert
 from shunted_lab.data import check_data, inat, make_datamodule
-from shunted_lab.data.image_splits import read_splits
+from shunted_lab.data.inat import INat2018Config, INat2019Config
+from shunted_lab.data.shards import ShardsConfig
 from shunted_lab.study.plan import data_facts
 from shunted_lab.tasks.classification import Classification
 
@@ -108,30 +108,30 @@ def official(root: Path, split: str, year: int, category: str) -> list[tuple[str
 def test_paths_and_labels_are_those_of_the_official_loader(tmp_path, schema, year, category):
     root = made(tmp_path, year, moved=True)
     config = schema(root=str(root), category=category)
-    classes, splits = read_splits(config)
+    classes, splits = config.read_splits()
     assert list(splits) == ["train", "val"]
     for split, found in splits.items():
-        assert list(zip(found.images, found.labels, strict=True)) == official(root, split, year, category)
+        assert list(zip(found.paths, found.labels, strict=True)) == official(root, split, year, category)
     assert check_data(config).num_classes == len(classes) == 1 + max(splits["train"].labels)
 
 
 def test_classes_are_numbered_by_their_first_annotation(tmp_path):
-    classes, splits = read_splits(config_of(made(tmp_path)))
+    classes, splits = config_of(made(tmp_path)).read_splits()
     assert classes == ["Anas_acuta", "Anas_crecca", "Vanessa_atalanta", "Lilium_martagon"]
     assert splits["train"].labels == [1] * 6 + [2] * 4 + [3] * 3 + [0] and splits["val"].labels == [3, 1, 0, 2, 1]
 
 
 def test_a_level_above_puts_categories_into_one_class(tmp_path):
-    classes, splits = read_splits(config_of(made(tmp_path), category="genus"))
+    classes, splits = config_of(made(tmp_path), category="genus").read_splits()
     assert classes == ["Anas", "Vanessa", "Lilium"] and splits["val"].labels == [2, 0, 0, 1, 0]
-    assert read_splits(config_of(tmp_path, category="kingdom"))[0] == ["Animalia", "Plantae"]
+    assert config_of(tmp_path, category="kingdom").read_splits()[0] == ["Animalia", "Plantae"]
 
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_images_are_found_where_they_lie(tmp_path, moved):
     root = made(tmp_path, moved=moved)
     check_data(config_of(root))
-    first = read_splits(config_of(root))[1]["train"].images[0]
+    first = config_of(root).read_splits()[1]["train"].paths[0]
     assert first == f"{root}/train_val2018/{'' if moved else 'Birds/'}0/{0:032x}.jpg"
 
 
@@ -139,7 +139,7 @@ def test_both_layouts_hold_out_the_same_images_and_share_their_identity(tmp_path
     configs = [config_of(made(tmp_path / name, moved=name == "moved")) for name in ("as_published", "moved")]
     one, other = (make_datamodule(config, LITE_RECIPE, 0).splits for config in configs)
     for split in ("train", "val", "test"):
-        assert getattr(one, split).picture.names == getattr(other, split).picture.names
+        assert getattr(one, split).images.names == getattr(other, split).images.names
     assert torch.equal(one.val[0][0], other.val[0][0])
     assert check_data(configs[0]) == check_data(configs[1])
 
@@ -149,15 +149,15 @@ def test_the_validation_is_held_out_of_train_and_the_val_list_is_the_test(tmp_pa
     assert data.sizes == {"train": 9, "val": 5, "test": 5} and data.num_classes == 4
     assert sorted(data.splits.val.labels) == [1, 1, 2, 2, 3]  # of six, four and three; a class of one image keeps it
     listed = json.loads((tmp_path / "val2018.json").read_text())["images"]
-    assert data.splits.test.picture.names == [row["file_name"] for row in listed]
+    assert data.splits.test.images.names == [row["file_name"] for row in listed]
 
 
 def test_an_image_that_is_listed_twice_counts_twice_as_in_the_official_loader(tmp_path):
     root = made(tmp_path, moved=True)
     edit(root / "val2018.json", lambda found: found["images"].append(found["images"][0]))
     assert check_data(config_of(root)).num_classes == 4
-    found = read_splits(config_of(root))[1]["val"]
-    assert list(zip(found.images, found.labels, strict=True)) == official(root, "val", 2018, "name")
+    found = config_of(root).read_splits()[1]["val"]
+    assert list(zip(found.paths, found.labels, strict=True)) == official(root, "val", 2018, "name")
     assert len(found.labels) == 6
 
 
@@ -290,7 +290,7 @@ def test_a_level_that_a_category_does_not_have_is_refused(root, value):
 
 
 def test_the_first_absent_image_is_named(root):
-    images = {split: found.images for split, found in read_splits(config_of(root))[1].items()}
+    images = {split: found.paths for split, found in config_of(root).read_splits()[1].items()}
     for path in (images["val"][3], images["train"][9], images["train"][7], images["train"][0]):
         os.remove(path)
         refused(
@@ -356,7 +356,7 @@ def test_identity_follows_classes_labels_and_images(root):
         edit(root / name, change)
         found.add(check_data(config_of(root)).identity)
         (root / name).write_bytes(lists[root / name])
-    path = read_splits(config_of(root))[1]["train"].images[3]
+    path = config_of(root).read_splits()[1]["train"].paths[3]
     content = Path(path).read_bytes()
     Path(path).write_bytes(content[:-1])
     found.add(check_data(config_of(root)).identity)
@@ -403,9 +403,9 @@ def test_shards_give_the_same_splits_numbers_and_labels(tmp_path, moved, categor
     assert check_data(packed).num_classes == check_data(plain).num_classes
     one, other = (make_datamodule(config, RecipeConfig(), 5).splits for config in (plain, packed))
     assert one.class_names == other.class_names
-    assert one.train.picture.names == other.train.picture.names and one.test.picture.names == other.test.picture.names
+    assert one.train.images.names == other.train.images.names and one.test.images.names == other.test.images.names
     assert list(one.train.labels) == list(other.train.labels) and list(one.test.labels) == list(other.test.labels)
-    held = [dict(zip(part.val.picture.names, part.val.labels, strict=True)) for part in (one, other)]
+    held = [dict(zip(part.val.images.names, part.val.labels, strict=True)) for part in (one, other)]
     assert held[0] == held[1] and len(held[0]) == len(one.val)  # an own shard; its order is that of the tar
     keys = [(3, i, 1) for i in range(len(one.train))]
     assert all(torch.equal(one.train[key][0], other.train[key][0]) for key in keys)
@@ -413,7 +413,7 @@ def test_shards_give_the_same_splits_numbers_and_labels(tmp_path, moved, categor
 
 
 def test_an_incomplete_data_set_is_not_converted(root, tmp_path):
-    os.remove(read_splits(config_of(root))[1]["val"].images[1])
+    os.remove(config_of(root).read_splits()[1]["val"].paths[1])
     words = ["data=inat2018", f"data.root={root}", f"out={tmp_path / 'out'}"]
     with pytest.raises(ConfigError, match=r"^data\.root: .*\.jpg is absent; data=inat2018 expects"):
         convert(compose_as(ConvertConfig, words))

@@ -12,11 +12,15 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR100
 
-from shunted_lab.config.data import CIFAR100Config, FolderConfig, ImageNetConfig
 from shunted_lab.config.recipe import LITE_RECIPE, RecipeConfig
 from shunted_lab.config.schema import ConfigError
-from shunted_lab.data import check_data, layout, make_datamodule
+from shunted_lab.data import check_data, make_datamodule
+from shunted_lab.data import cifar100 as cifar100_module
+from shunted_lab.data import imagenet as imagenet_module
+from shunted_lab.data.cifar100 import CIFAR100Config
+from shunted_lab.data.folder import FolderConfig
 from shunted_lab.data.image_splits import hold_out
+from shunted_lab.data.imagenet import ImageNetConfig
 
 PAIR = {"cat": 2, "dog": 2}
 
@@ -36,7 +40,7 @@ def tree(root: Path, **splits: dict[str, int]) -> Path:
 def names(data, split: str) -> set[bytes]:
     """The images of a split, as bytes of their first pixel: each image of `tree` has its own grey."""
     part = getattr(data.splits, split)
-    return {part.picture(index).convert("RGB").getpixel((0, 0)) for index in range(len(part))}
+    return {part.images.decode(index).convert("RGB").getpixel((0, 0)) for index in range(len(part))}
 
 
 def refused(data, message: str) -> None:
@@ -179,15 +183,15 @@ WNIDS = ["n01440764", "n01443537", "n01484850"]
 
 
 def test_the_list_of_synsets_is_the_one_of_imagenet():
-    wnids = layout.imagenet_classes()
+    wnids = imagenet_module.imagenet_classes()
     assert len(set(wnids)) == 1000 and wnids == sorted(wnids) and wnids[:3] == WNIDS
 
 
 @pytest.fixture
 def imagenet(tmp_path, monkeypatch) -> ImageNetConfig:
-    monkeypatch.setattr(layout, "imagenet_classes", lambda: WNIDS)
-    monkeypatch.setattr(layout, "IMAGENET_TRAIN_MIN", 4)
-    monkeypatch.setattr(layout, "IMAGENET_VAL", 2)
+    monkeypatch.setattr(imagenet_module, "imagenet_classes", lambda: WNIDS)
+    monkeypatch.setattr(imagenet_module, "TRAIN_MIN", 4)
+    monkeypatch.setattr(imagenet_module, "VAL", 2)
     root = tree(tmp_path, train=dict.fromkeys(WNIDS, 5), val=dict.fromkeys(WNIDS, 2))
     return ImageNetConfig(root=str(root), num_classes=3, image_size=32)
 
@@ -253,7 +257,7 @@ def cifar100(tmp_path, monkeypatch) -> CIFAR100Config:
     for name, content in contents.items():
         (folder / name).write_bytes(pickle.dumps(content))
         md5[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
-    monkeypatch.setattr(layout, "CIFAR100_FILES", md5)
+    monkeypatch.setattr(cifar100_module, "FILES", md5)
     monkeypatch.setattr(CIFAR100, "train_list", [["train", md5["train"]]])
     monkeypatch.setattr(CIFAR100, "test_list", [["test", md5["test"]]])
     monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": md5["meta"]})
@@ -284,4 +288,4 @@ def test_damaged_cifar100_is_refused(cifar100):
 
 def test_the_checksums_of_cifar100_are_torchvisions():
     listed = dict([*CIFAR100.train_list, *CIFAR100.test_list]) | {"meta": CIFAR100.meta["md5"]}
-    assert listed == layout.CIFAR100_FILES
+    assert listed == cifar100_module.FILES

@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from shunted_lab.config.data import FolderConfig, ImageNetConfig
 from shunted_lab.config.recipe import LITE_RECIPE
 from shunted_lab.config.schema import ConfigError
-from shunted_lab.data import check_data, identity, layout, make_datamodule
+from shunted_lab.data import check_data, identity, make_datamodule
+from shunted_lab.data import imagenet as imagenet_module
+from shunted_lab.data.folder import FolderConfig
 from shunted_lab.data.identity import contents, sizes, spread
-from shunted_lab.data.image_splits import read_splits
+from shunted_lab.data.imagenet import ImageNetConfig
 from shunted_lab.data.listing import list_split
 
 
@@ -40,7 +41,7 @@ def facts(root: Path, **options):
 
 
 def images(root: Path, split: str = "train") -> list[str]:
-    return list(read_splits(FolderConfig(root=str(root)))[1][split].names)
+    return list(FolderConfig(root=str(root)).read_splits()[1][split].names)
 
 
 # --- the order of ImageFolder ----------------------------------------------------------------------------------------
@@ -216,9 +217,9 @@ WNIDS = ["n01440764", "n01443537", "n01484850"]
 
 @pytest.fixture
 def imagenet(tmp_path, monkeypatch) -> ImageNetConfig:
-    monkeypatch.setattr(layout, "imagenet_classes", lambda: WNIDS)
-    monkeypatch.setattr(layout, "IMAGENET_TRAIN_MIN", 4)
-    monkeypatch.setattr(layout, "IMAGENET_VAL", 2)
+    monkeypatch.setattr(imagenet_module, "imagenet_classes", lambda: WNIDS)
+    monkeypatch.setattr(imagenet_module, "TRAIN_MIN", 4)
+    monkeypatch.setattr(imagenet_module, "VAL", 2)
     for split, count in (("train", 4), ("val", 2)):
         for label, name in enumerate(WNIDS):
             for number in range(count):
@@ -259,4 +260,4 @@ def test_renamed_classes_and_resized_copies_of_imagenet_are_other_data(imagenet)
 
 def test_a_folder_test_is_not_a_split_of_imagenet(imagenet):
     shutil.copytree(Path(imagenet.root) / "val", Path(imagenet.root) / "test")
-    assert set(read_splits(imagenet)[1]) == {"train", "val"}
+    assert set(imagenet.read_splits()[1]) == {"train", "val"}

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from shunted_lab.config.data import EarthConfig
 from shunted_lab.config.recipe import LITE_RECIPE, RecipeConfig
 from shunted_lab.data import make_datamodule, module
-from shunted_lab.data.augment import turn
+from shunted_lab.data.earth import EarthConfig
 from shunted_lab.data.earth.tiles import find_tiles
 from shunted_lab.data.module import EpochSampler
+from shunted_lab.data.symmetry import apply_symmetry
 
 RECIPES = {
     "lite": LITE_RECIPE,
@@ -41,8 +41,7 @@ def same(first: list, second: list) -> bool:
 
 
 def image(recipe: RecipeConfig, key: tuple[int, int, int], seed: int = 0) -> torch.Tensor:
-    side = make_datamodule(EarthConfig(), recipe, seed).splits.train
-    return side.__getitems__([key])[0][0] if hasattr(side, "__getitems__") else side[key][0]
+    return make_datamodule(EarthConfig(), recipe, seed).splits.train.__getitems__([key])[0][0]
 
 
 @pytest.fixture(params=RECIPES)
@@ -97,7 +96,7 @@ def test_epoch_copy_and_seed_all_enter_the_draws(name):
 
 def test_turns_are_the_8_symmetries_of_a_square():
     square = np.arange(9).reshape(3, 3, 1)
-    turned = {turn(square, which).tobytes() for which in range(8)}
+    turned = {apply_symmetry(square, which).tobytes() for which in range(8)}
     flips = itertools.product((square, square.swapaxes(0, 1)), (1, -1), (1, -1))
     assert turned == {np.ascontiguousarray(a[::i, ::j]).tobytes() for a, i, j in flips} and len(turned) == 8
 
@@ -117,13 +116,13 @@ def test_hflip_has_its_probability_and_only_flips_left_and_right():
     counts = _symmetries(replace(LITE_RECIPE, dihedral=False, hflip=0.25), 4000)
     assert set(counts) == {0, 4} and 890 < counts[4] < 1110  # 4 standard deviations
     square = np.arange(9).reshape(3, 3, 1)
-    assert np.array_equal(turn(square, 4), square[:, ::-1])
+    assert np.array_equal(apply_symmetry(square, 4), square[:, ::-1])
     assert set(_symmetries(replace(LITE_RECIPE, dihedral=False), 100)) == {0}
 
 
 def test_augmented_tiles_are_turned_tiles():
     plain = image(replace(LITE_RECIPE, dihedral=False), (0, 11, 0)).permute(1, 2, 0).numpy()
-    turned = [turn(plain, which) for which in range(8)]
+    turned = [apply_symmetry(plain, which) for which in range(8)]
     found = {
         next(which for which, other in enumerate(turned) if np.array_equal(view.permute(1, 2, 0).numpy(), other))
         for view in (image(LITE_RECIPE, (epoch, 11, 0)) for epoch in range(40))

@@ -7,15 +7,14 @@ import pytest
 import torch
 
 from shunted_lab.config.compose import compose
-from shunted_lab.config.data import ScalesConfig
 from shunted_lab.config.recipe import LITE_RECIPE, RecipeConfig
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import check_data, make_datamodule
 from shunted_lab.data.earth.tiles import BLOCK
 from shunted_lab.data.earth.tiles import SPLITS as MAP
+from shunted_lab.data.scales import ScalesConfig
 from shunted_lab.data.scales import scene as drawing
-from shunted_lab.data.scales.datasets import scene_of
 from shunted_lab.data.scales.scene import BINS, CLASS_NAMES, CONTRAST, LARGEST, LUMA, SMALLEST, VISIBLE, draw_scene
 
 RATIOS = (1, 4, 16)
@@ -132,7 +131,7 @@ def test_the_picture_of_textures_is_decoded_once_for_all_scenes(monkeypatch):
 
 def test_scenes_are_drawn_once_and_read_afterwards(small, monkeypatch):
     first = next(iter(make_datamodule(small, LITE_RECIPE, 0).val_dataloader()))
-    monkeypatch.setattr("shunted_lab.data.scales.datasets.draw_scene", None)
+    monkeypatch.setattr("shunted_lab.data.scales.scene.draw_scene", None)
     images, sizes = next(iter(make_datamodule(small, LITE_RECIPE, 5).val_dataloader()))
     assert torch.equal(images, first[0]) and torch.equal(sizes, first[1])
     assert images.shape == (8, 3, 64, 64) and sizes.shape == (8, 6)
@@ -142,7 +141,7 @@ def test_scenes_are_drawn_once_and_read_afterwards(small, monkeypatch):
 def test_the_cached_image_is_the_scene_with_its_masks(small):
     data = make_datamodule(small, LITE_RECIPE, 0)
     split = data.splits.test
-    scene = scene_of(small, "test", 3)
+    scene = small.scene("test", 3)
     assert np.array_equal(split.images[3], scene.image)
     assert split.sizes[3, scene.classes] == pytest.approx(scene.sizes / 64)
 
@@ -166,8 +165,7 @@ def test_training_turns_depend_on_seed_and_epoch_only(small):
 
 def test_bins_are_those_that_objects_can_have():
     assert [name for name, _ in ScalesConfig(size_ratio=16).size_ranges()] == ["small", "large"]
-    for ratio in (1, 4):
-        assert dict(ScalesConfig(size_ratio=ratio).size_ranges()) == BINS
+    assert ScalesConfig(size_ratio=4).size_ranges() == ScalesConfig(size_ratio=1).size_ranges() == list(BINS.items())
 
 
 @pytest.mark.parametrize(

@@ -21,14 +21,17 @@ from PIL import Image
 
 from shunted_lab import convert as command
 from shunted_lab.config.compose import compose_as
-from shunted_lab.config.data import FolderConfig, ShardsConfig
 from shunted_lab.config.recipe import LITE_RECIPE, RecipeConfig
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.convert import ConvertConfig
-from shunted_lab.data import DataFacts, check_data, make_datamodule, tar_cache, tar_reader, tars
-from shunted_lab.data.module import EpochSampler, ShardOrder
-from shunted_lab.data.tar_cache import CachedTars
+from shunted_lab.data import DataFacts, check_data, make_datamodule
+from shunted_lab.data.folder import FolderConfig
+from shunted_lab.data.module import EpochSampler
+from shunted_lab.data.shards import ShardsConfig, format, reader, tar_cache, writer
+from shunted_lab.data.shards.order import ShardOrder
+from shunted_lab.data.shards.storage import StorageFolder
+from shunted_lab.data.shards.tar_cache import CachedTars
 from shunted_lab.tasks.classification import Classification
 
 TRAIN = 24  # images of each of the two classes
@@ -36,7 +39,7 @@ SMALL = 0.02  # megabytes: five or six of the images
 
 
 def photos(root: Path, **splits: int) -> Path:
-    """So many small JPEGs in `root/SIDE/cat` and `root/SIDE/dog`, each of its own noise."""
+    """So many small JPEGs in `root/SPLIT/cat` and `root/SPLIT/dog`, each of its own noise."""
     rng = np.random.default_rng(0)
     for split, count in splits.items():
         for name in ("cat", "dog"):
@@ -88,13 +91,13 @@ def refused(config: ShardsConfig, message: str) -> None:
 
 
 def test_every_image_is_there_with_its_bytes_its_label_and_its_name(source, finished):
-    index, splits = tar_reader.open_splits(config_of(finished))
-    assert index.classes == ["cat", "dog"] and set(splits) == {"train", "val"}
+    classes, splits = config_of(finished).read_splits()
+    assert classes == ["cat", "dog"] and set(splits) == {"train", "val"}
     for split, found in splits.items():
         images = sorted((source / split).glob("*/*.jpg"), key=str)
         assert list(found.names) == [path.relative_to(source).as_posix() for path in images]
         assert [found.content(i) for i in range(len(images))] == [path.read_bytes() for path in images]
-        assert list(found.labels) == [index.classes.index(path.parent.name) for path in images]
+        assert list(found.labels) == [classes.index(path.parent.name) for path in images]
 
 
 def test_tars_have_the_form_of_webdataset(source, finished):
@@ -128,18 +131,18 @@ def test_other_formats_keep_their_ending(tmp_path, capsys):
 
 
 def test_shards_keep_to_their_size_and_training_images_are_mixed(finished):
-    index = tars.open_index(str(finished))
+    index = format.open_index(str(finished))
     assert len(index.splits["train"]) > 6
     assert all(shard.bytes <= SMALL * 1e6 + tarfile.RECORDSIZE for shard in index.shards)
     assert all((finished / shard.tar).stat().st_size == shard.bytes for shard in index.shards)
-    split = tar_reader.open_splits(config_of(finished))[1]["train"]
+    split = config_of(finished).read_splits()[1]["train"]
     first = [label for place, label in zip(split.places, split.labels, strict=True) if place[0] <= 1]
     assert set(first) == {0, 1}  # in the order of the folder they would all be cats
 
 
 def test_the_held_out_images_have_shards_of_their_own_in_order(finished):
     data = make_datamodule(config_of(finished), LITE_RECIPE, 0)
-    kept, held, test = (getattr(data.splits, split).picture.places for split in ("train", "val", "test"))
+    kept, held, test = (getattr(data.splits, split).images.places for split in ("train", "val", "test"))
     assert not set(kept[:, 0]) & set(held[:, 0])
     assert all(np.array_equal(p, p[np.lexsort((p[:, 1], p[:, 0]))]) for p in (held, test))
 
@@ -147,14 +150,14 @@ def test_the_held_out_images_have_shards_of_their_own_in_order(finished):
 def test_a_large_image_has_a_shard_of_its_own(tmp_path):
     source = photos(tmp_path / "in", train=2, val=1)
     convert(source, tmp_path / "out", "shard_mb=0.001", "data.val_fraction=0.5")
-    assert [shard.count for shard in tars.open_index(str(tmp_path / "out")).shards] == [1] * 6
+    assert [shard.count for shard in format.open_index(str(tmp_path / "out")).shards] == [1] * 6
 
 
 def test_a_seed_repeats_itself_and_another_gives_another_order(source, finished, tmp_path):
     convert(source, tmp_path / "again")
     assert files(tmp_path / "again") == files(finished)
     convert(source, tmp_path / "other", "shuffle_seed=1")
-    one, other = (tars.open_index(str(path)) for path in (finished, tmp_path / "other"))
+    one, other = (format.open_index(str(path)) for path in (finished, tmp_path / "other"))
     assert one.identity != other.identity
     assert one.splits["train"][0].digest != other.splits["train"][0].digest
 
@@ -165,7 +168,7 @@ def test_a_seed_repeats_itself_and_another_gives_another_order(source, finished,
 def test_an_interrupted_conversion_goes_on_and_writes_the_same(source, finished, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     written = []
-    write = command._write_tar
+    write = writer._write_tar
 
     def stops(file, shard, contents):
         if len(written) == 3:
@@ -174,17 +177,17 @@ def test_an_interrupted_conversion_goes_on_and_writes_the_same(source, finished,
         written.append(shard.name)
         write(file, shard, contents)
 
-    monkeypatch.setattr(command, "_write_tar", stops)
+    monkeypatch.setattr(writer, "_write_tar", stops)
     words = [f"data.root={source}", f"out={out}", f"shard_mb={SMALL}"]
     assert command.main(words) == 130 and "stopped; the same command resumes" in capsys.readouterr().err
-    assert len(list(out.glob("*.tar"))) == 3 and not (out / tars.INDEX).exists()
+    assert len(list(out.glob("*.tar"))) == 3 and not (out / format.INDEX).exists()
     refused(config_of(out), r"^data\.root: .*/shards\.json is missing, since the conversion is not finished")
     (out / f"{written[1]}.npz").unlink()  # as if it had been killed between the two files
     for change in ("shuffle_seed=1", "shard_mb=1", "verify=false", "data.val_fraction=0.5"):
         with pytest.raises(ConfigError, match=r"^out: '.*/out' holds an unfinished conversion of '.*' with other"):
             convert(source, out, change)
     kept, again = list(written), []
-    monkeypatch.setattr(command, "_write_tar", lambda *args: (again.append(args[1].name), write(*args)))
+    monkeypatch.setattr(writer, "_write_tar", lambda *args: (again.append(args[1].name), write(*args)))
     convert(source, out)
     assert set(again) & set(kept) == {kept[1]}
     assert files(out) == files(finished)
@@ -193,7 +196,7 @@ def test_an_interrupted_conversion_goes_on_and_writes_the_same(source, finished,
 def test_an_unfinished_conversion_of_other_images_is_refused(tmp_path, monkeypatch):
     source = photos(tmp_path / "in", train=3, val=1)
     with monkeypatch.context() as patched, pytest.raises(RuntimeError):
-        patched.setattr(command, "_write_tar", lambda *_: (_ for _ in ()).throw(RuntimeError))
+        patched.setattr(writer, "_write_tar", lambda *_: (_ for _ in ()).throw(RuntimeError))
         convert(source, tmp_path / "out")
     (source / "train" / "cat" / "0.jpg").unlink()
     with pytest.raises(ConfigError, match=r"^out: .* unfinished conversion of '.*/in' with other images or options"):
@@ -217,7 +220,7 @@ def test_two_conversions_do_not_write_into_one_folder(source, tmp_path, monkeypa
             convert(source, tmp_path / "out")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "_write_tar", second)
+    monkeypatch.setattr(writer, "_write_tar", second)
     with pytest.raises(KeyboardInterrupt):
         convert(source, tmp_path / "out")
 
@@ -242,7 +245,7 @@ def test_equally_large_images_that_are_exchanged_are_other_shards(tmp_path):
 
 def test_the_index_says_whether_images_were_decoded_and_the_identity_does_not_depend_on_it(source, finished, tmp_path):
     convert(source, tmp_path / "unseen", "verify=false")
-    verified, unseen = (tars.open_index(str(path)) for path in (finished, tmp_path / "unseen"))
+    verified, unseen = (format.open_index(str(path)) for path in (finished, tmp_path / "unseen"))
     assert verified.verified and not unseen.verified and verified.identity == unseen.identity
 
 
@@ -270,7 +273,7 @@ def test_corrupt_images_are_refused_with_their_paths(tmp_path):
     with pytest.raises(ConfigError, match=r"^data\.root: 12 images cannot be read: .* and 2 more; repair") as error:
         convert(source, tmp_path / "out")
     assert sum(str(path) in str(error.value) for path in broken) == 10 and "\n" not in str(error.value)
-    assert not (tmp_path / "out" / tars.INDEX).exists()
+    assert not (tmp_path / "out" / format.INDEX).exists()
     convert(source, tmp_path / "unseen", "verify=false")
     assert check_data(config_of(tmp_path / "unseen")).num_classes == 2
 
@@ -278,9 +281,9 @@ def test_corrupt_images_are_refused_with_their_paths(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("data=cifar100", r"^data: 'cifar100' is not known; choices: folder, imagenet, inat2018, inat"),
-        ("data=shards", r"^data: 'shards' is not known"),
-        ("data=earth", r"^data: 'earth' is not known"),
+        ("data=cifar100", r"^data: 'cifar100' is not known; choices: folder, imagenet, inat2018, inat2019$"),
+        ("data=shards", r"^data: 'shards' is not known; choices: folder, imagenet, inat2018, inat2019$"),
+        ("data=earth", r"^data: 'earth' is not known; choices: folder, imagenet, inat2018, inat2019$"),
         ("data=flders", r"^data: 'flders' is not known; did you mean"),
         ("data.root=x", r"^out: has no value; give it as out=\.\.\.$"),
         ("data.root=x out=y shard_mb=0", r"^shard_mb: 0\.0 is not above 0$"),
@@ -326,7 +329,7 @@ def test_splits_numbers_and_pixels_are_those_of_the_folder(tmp_path, test):
     assert data.class_names == folder.class_names
     for split in ("train", "val", "test"):
         one, other = getattr(folder, split), getattr(data, split)
-        assert list(one.picture.names) == list(other.picture.names) and list(one.labels) == list(other.labels)
+        assert list(one.images.names) == list(other.images.names) and list(one.labels) == list(other.labels)
         keys = [(3, i, 1) for i in range(len(one))] if split == "train" else range(len(one))
         assert all(torch.equal(one[key][0], other[key][0]) for key in keys)
 
@@ -334,9 +337,9 @@ def test_splits_numbers_and_pixels_are_those_of_the_folder(tmp_path, test):
 def test_another_fraction_holds_out_what_the_folder_would(source, finished):
     data = make_datamodule(config_of(finished, val_fraction=0.4), LITE_RECIPE, 0).splits
     folder = make_datamodule(FolderConfig(root=str(source), val_fraction=0.4), LITE_RECIPE, 0).splits
-    assert list(data.train.picture.names) == list(folder.train.picture.names)
-    assert sorted(data.val.picture.names) == sorted(folder.val.picture.names)
-    places = data.val.picture.places
+    assert list(data.train.images.names) == list(folder.train.images.names)
+    assert sorted(data.val.images.names) == sorted(folder.val.images.names)
+    places = data.val.images.places
     assert np.array_equal(places, places[np.lexsort((places[:, 1], places[:, 0]))])
 
 
@@ -373,7 +376,7 @@ def test_an_epoch_has_every_image_once_in_an_order_of_seed_and_epoch(finished):
 
 def test_at_most_so_many_shards_are_read_at_a_time(finished):
     data = make_datamodule(config_of(finished), LITE_RECIPE, 0)
-    shard = data.splits.train.picture.places[:, 0]
+    shard = data.splits.train.images.places[:, 0]
     sizes = {number: int((shard == number).sum()) for number in set(shard.tolist())}
     assert len(sizes) >= 6
     visited = [int(shard[index]) for index in order_of(data)]
@@ -433,9 +436,9 @@ def test_repeats_and_ranks_work_as_ever(finished, monkeypatch):
 
 
 def test_few_files_are_open_and_none_is_left(finished, monkeypatch):
-    monkeypatch.setattr(tar_reader, "OPEN_FILES", 2)
+    monkeypatch.setattr(reader, "OPEN_FILES", 2)
     before = len(os.listdir("/dev/fd"))
-    split = make_datamodule(config_of(finished), LITE_RECIPE, 0).splits.train.picture
+    split = make_datamodule(config_of(finished), LITE_RECIPE, 0).splits.train.images
     for index in range(len(split.labels)):
         split.content(index)
         assert len(split.reader._files) <= 2 and len(os.listdir("/dev/fd")) <= before + 2
@@ -448,7 +451,7 @@ def test_splits_can_be_sent_to_spawned_workers(finished):
     split = make_datamodule(config_of(finished), LITE_RECIPE, 0).splits.train
     expected = split[0, 0, 0][0]
     sent = pickle.loads(pickle.dumps(split))
-    assert sent.picture.reader._files == {} and torch.equal(sent[0, 0, 0][0], expected)
+    assert sent.images.reader._files == {} and torch.equal(sent[0, 0, 0][0], expected)
 
 
 def test_a_truncated_shard_is_refused_before_training(copied):
@@ -461,7 +464,7 @@ def test_a_truncated_shard_is_refused_before_training(copied):
     )
     data = make_datamodule(config_of(copied), LITE_RECIPE, 0)  # and if it shrinks later
     with pytest.raises(ConfigError, match=r"train-00001\.tar has"):
-        [data.splits.train.picture.content(index) for index in range(len(data.splits.train))]
+        [data.splits.train.images.content(index) for index in range(len(data.splits.train))]
 
 
 @pytest.mark.parametrize("name", ["train-00000.tar", "val-00000.npz", "shards.json"])
@@ -488,7 +491,7 @@ def test_a_damaged_index_is_refused(copied):
 
 @pytest.mark.parametrize("label", [2, -1])
 def test_a_label_that_is_no_class_is_refused(copied, label):
-    table = tars.Table.unpack((copied / "val-00000.npz").read_bytes())
+    table = format.Table.unpack((copied / "val-00000.npz").read_bytes())
     table.labels[1] = label
     (copied / "val-00000.npz").write_bytes(table.pack())
     index = json.loads((copied / "shards.json").read_text())
@@ -524,7 +527,7 @@ def url(request, source, finished, tmp_path) -> str:
 
 def remote(url: str, folder: Path, shards: int = 4, **options: object) -> ShardsConfig:
     """With a cache of so many shards."""
-    size = max(shard.bytes for shard in tars.open_index(url).shards)
+    size = max(shard.bytes for shard in format.open_index(url).shards)
     return config_of(url, cache=str(folder / "cache"), cache_gb=shards * size / 1e9, **options)
 
 
@@ -538,7 +541,7 @@ def test_a_url_gives_what_a_folder_gives(url, finished, tmp_path):
 def test_the_cache_keeps_to_its_bound_and_forgets_what_was_used_longest_ago(url, tmp_path):
     config = remote(url, tmp_path)
     data = make_datamodule(config, LITE_RECIPE, 0)
-    split, folder = data.splits.train.picture, tmp_path / "cache"
+    split, folder = data.splits.train.images, tmp_path / "cache"
     fetched = []
     for index in order_of(data):
         before = {path.name for path in folder.glob("*/*.tar")}
@@ -569,14 +572,14 @@ def test_tables_are_fetched_once_and_again_if_they_are_damaged(url, tmp_path, mo
     (kept,) = (tmp_path / "cache").glob("*/train-00002.npz")
     kept.write_bytes(b"?")
     asked = []
-    read = tars.Root.read_all
-    monkeypatch.setattr(tars.Root, "read_all", lambda root, names: (asked.extend(names), read(root, names))[1])
+    read = StorageFolder.read_all
+    monkeypatch.setattr(StorageFolder, "read_all", lambda root, names: (asked.extend(names), read(root, names))[1])
     make_datamodule(config, LITE_RECIPE, 0)
     assert asked == ["shards.json", "train-00002.npz"]
 
 
 def source_of(config: ShardsConfig) -> CachedTars:
-    return make_datamodule(config, LITE_RECIPE, 0).splits.train.picture.reader.source
+    return make_datamodule(config, LITE_RECIPE, 0).splits.train.images.reader.source
 
 
 def _fetch_all(source: CachedTars, log: Path, repeats: int) -> None:

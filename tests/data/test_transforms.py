@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from shunted_lab.config.data import FolderConfig
 from shunted_lab.config.recipe import LITE_RECIPE, RecipeConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import make_datamodule
-from shunted_lab.data.augment import eval_transform, kept_generators, seed_generators, train_transform
 from shunted_lab.data.earth.tiles import load_picture
-from shunted_lab.data.splits import IMAGENET
+from shunted_lab.data.folder import FolderConfig
+from shunted_lab.data.generators import preserve_generators, seed_generators
+from shunted_lab.data.image_files import IMAGENET
+from shunted_lab.data.transforms import eval_transform, train_transform
 
 LIGHT = replace(LITE_RECIPE, random_resized_crop=True, dihedral=False, hflip=0.5)
 RECIPES = {
@@ -38,7 +39,7 @@ def pictures() -> list[Image.Image]:
 
 def drawn(transform, image, seed: int) -> tuple[torch.Tensor, object]:
     """What a transform gives, and where the generators stand then."""
-    with kept_generators():
+    with preserve_generators():
         seed_generators([seed])
         return transform(image), (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
 
@@ -90,10 +91,10 @@ def test_evaluation_is_timms_bit_for_bit(pictures, crop_pct):
 
 
 def test_resize_is_an_option_of_training_only(tmp_path, pictures):
-    for side in ("train", "val"):
-        (tmp_path / side / "a").mkdir(parents=True)
+    for split in ("train", "val"):
+        (tmp_path / split / "a").mkdir(parents=True)
         for number in range(2):
-            pictures[0].save(tmp_path / side / "a" / f"{number}.jpg", quality=90)
+            pictures[0].save(tmp_path / split / "a" / f"{number}.jpg", quality=90)
     fast, exact = (
         make_datamodule(FolderConfig(root=str(tmp_path), image_size=64, resize=resize), RECIPES["dihedral"], 0).splits
         for resize in ("fast", "exact")

@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 from conftest import experiment_of
 
-from shunted_lab.config.data import DataConfig, ShardsConfig
+from shunted_lab.config.data import DataConfig
 from shunted_lab.config.groups import PRESETS
 from shunted_lab.data import DataFacts
+from shunted_lab.data.shards import ShardsConfig
 from shunted_lab.study import plan
 
 HOW_IMAGES_ARE_READ = {"image_size", "batch_size", "crop_pct", "interpolation", "resize", "max_corrupt"}

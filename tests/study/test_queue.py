@@ -101,7 +101,7 @@ def test_a_trial_holds_configuration_metrics_costs_origin_and_folder(tmp_path, t
     command(tmp_path, "seeds=[4]")
     trial = trials(tmp_path)[0]
     attrs = trial.user_attrs
-    assert trial.value == 0.5  # the validation side, never the test
+    assert trial.value == 0.5  # the validation split, never the test split
     assert (attrs["variant"], attrs["seed"]) == ("non_overlapping", 4)
     assert attrs["config"]["model"]["patch_embed"] == "non_overlapping"
     result = attrs["result"]

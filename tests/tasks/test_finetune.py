@@ -59,12 +59,12 @@ def folder(tmp_path_factory) -> Path:
     """Images of four classes in train/ and val/."""
     root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
-    for side, count in (("train", 8), ("val", 2)):
+    for split, count in (("train", 8), ("val", 2)):
         for name in "abcd":
-            (root / side / name).mkdir(parents=True)
+            (root / split / name).mkdir(parents=True)
             for number in range(count):
                 pixels = rng.integers(0, 256, (48, 40, 3), np.uint8)
-                Image.fromarray(pixels).save(root / side / name / f"{number}.png")
+                Image.fromarray(pixels).save(root / split / name / f"{number}.png")
     return root
 
 

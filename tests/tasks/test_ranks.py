@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shunted_lab.data import module
-from shunted_lab.data.module import Shares
+from shunted_lab.data.module import RankBatches
 from shunted_lab.tasks.predictions import read_predictions
 
 SCRIPT = """
@@ -38,7 +38,7 @@ def test_each_image_is_on_one_rank_and_all_have_as_many_batches(monkeypatch, n, 
     ranks = []
     for rank in range(world):
         monkeypatch.setattr(module, "_ranks", lambda rank=rank: (rank, world))
-        ranks.append(Shares(n, size))
+        ranks.append(RankBatches(n, size))
     assert {len(shares) for shares in ranks} == {-(-n // size)}
     counted = sorted(image for shares in ranks for image in shares.images(len(shares)))
     assert counted == list(range(n))

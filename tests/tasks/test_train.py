@@ -233,9 +233,9 @@ def test_a_run_that_was_killed_before_its_test_is_tested_on_the_same_weights(tmp
         with pytest.raises(KeyboardInterrupt):
             train(run, tmp_path / "killed")
     resumed = train(run, tmp_path / "killed")
-    sides = ("val/", "test/")
+    evaluated = ("val/", "test/")
     for found in (whole, resumed):
-        found["metrics"] = {key: value for key, value in found["metrics"].items() if key.startswith(sides)}
+        found["metrics"] = {key: value for key, value in found["metrics"].items() if key.startswith(evaluated)}
     assert resumed["metrics"] == whole["metrics"] and len(whole["metrics"]) == 6 and resumed["epoch"] == whole["epoch"]
 
 

@@ -1,12 +1,13 @@
-"""Tiles as data sets: whole batches cut from the picture in one go, or PIL images for a heavy recipe.
+"""Tiles as data sets: whole batches cut from the picture at once, or PIL images for a recipe that needs them.
 
-Both are resized by torch before they are normalised, so training and evaluation see the same pixels of a tile.
+Both are resized by torch before they are normalized, so training and evaluation see the same pixels of a tile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -15,23 +16,22 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from shunted_lab.config.data import EarthConfig
 from shunted_lab.config.recipe import RecipeConfig
-from shunted_lab.data.augment import Pictures, Stats, is_light, symmetry, train_transform, turn
-from shunted_lab.data.earth.tiles import CLASS_NAMES, TILE, Tiles, find_tiles, load_picture
+from shunted_lab.data.dataset import TransformedImages
+from shunted_lab.data.earth.tiles import CLASS_NAMES, STATS, TILE, Tiles, find_tiles, load_picture
 from shunted_lab.data.module import Key, Splits
+from shunted_lab.data.symmetry import apply_symmetry, draw_symmetry, needs_no_pil
+from shunted_lab.data.transforms import train_transform
 
-STATS: Stats = ((0.349, 0.348, 0.277), (0.278, 0.238, 0.244))  # of the training tiles
 
-
-def earth_splits(data: EarthConfig, recipe: RecipeConfig, seed: int) -> Splits:
+def earth_splits(image_size: int, recipe: RecipeConfig, seed: int) -> Splits:
     """Training, validation and test tiles."""
     tiles = find_tiles()
-    train: Dataset = TileBatches(tiles["train"], data.image_size, recipe, seed)
-    if not is_light(recipe):
-        transform = train_transform(recipe, data.image_size, "bicubic", STATS, fast=True)
-        train = Pictures(partial(_image, tiles["train"]), tiles["train"].labels, transform, recipe, seed)  # type: ignore[arg-type]
-    val, test = (TileBatches(tiles[side], data.image_size) for side in ("val", "test"))
+    train: Dataset = TileBatches(tiles["train"], image_size, recipe, seed)
+    if not needs_no_pil(recipe):
+        transform = train_transform(recipe, image_size, "bicubic", STATS, fast=True)
+        train = TransformedImages(TileImages(tiles["train"]), tiles["train"].labels, transform, recipe, seed)  # type: ignore[arg-type]
+    val, test = (TileBatches(tiles[split], image_size) for split in ("val", "test"))
     return Splits(train, val, test, CLASS_NAMES)
 
 
@@ -42,7 +42,7 @@ def picture() -> np.ndarray:
 
 
 class TileBatches(Dataset[tuple[Tensor, Tensor]]):
-    """Batches `(B, 3, S, S)` (channels last in memory) and `(B,)`. With a recipe: a training side, indexed by key."""
+    """Batches `(B, 3, S, S)` (channels last in memory) and `(B,)`. With a recipe: a training split, indexed by key."""
 
     def __init__(self, tiles: Tiles, image_size: int, recipe: RecipeConfig | None = None, seed: int = 0):
         self.tiles = tiles
@@ -59,7 +59,7 @@ class TileBatches(Dataset[tuple[Tensor, Tensor]]):
         indices = []
         for place, key in enumerate(keys):
             index, which = (key, 0) if isinstance(key, int) else (key[1], self._symmetry(key))
-            batch[place] = turn(cut(self.tiles, index), which)
+            batch[place] = apply_symmetry(cut(self.tiles, index), which)
             indices.append(index)
         pixels = torch.from_numpy(batch).permute(0, 3, 1, 2)
         if self.image_size != TILE:
@@ -69,7 +69,7 @@ class TileBatches(Dataset[tuple[Tensor, Tensor]]):
 
     def _symmetry(self, key: Key) -> int:
         assert self.recipe is not None
-        return symmetry(np.random.default_rng([self.seed, *key]), self.recipe)
+        return draw_symmetry(np.random.default_rng([self.seed, *key]), self.recipe)
 
 
 def cut(tiles: Tiles, index: int) -> np.ndarray:
@@ -78,5 +78,14 @@ def cut(tiles: Tiles, index: int) -> np.ndarray:
     return picture()[y : y + TILE, x : x + TILE]
 
 
-def _image(tiles: Tiles, index: int) -> Image.Image:
-    return Image.fromarray(cut(tiles, index))
+@dataclass(frozen=True)
+class TileImages:
+    """Tiles one by one, as PIL images."""
+
+    tiles: Tiles
+
+    def decode(self, index: int) -> Image.Image:
+        return Image.fromarray(cut(self.tiles, index))
+
+    def where(self, index: int) -> str:
+        return f"tile {index}"

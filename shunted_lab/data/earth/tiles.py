@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from shunted_lab.config.data import Stats
 from shunted_lab.data.decode import decode
 
+STATS: Stats = ((0.349, 0.348, 0.277), (0.278, 0.238, 0.244))  # of the training tiles
 FOLDER = Path(__file__).parent
 PICTURE, LABELS = FOLDER / "bmng.jpg", FOLDER / "landcover.png"
 WIDTH, HEIGHT = 5400, 2700  # pixels; 15 to a degree, 180 W and 90 N at the top left

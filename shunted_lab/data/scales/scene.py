@@ -69,6 +69,26 @@ class Scene:
     semantic: np.ndarray  # (S, S) uint8: 0 background, 1 + class
 
 
+@dataclass(frozen=True)
+class Scenes:
+    """The scenes of a split, which are drawn one by one (see `draw_scene`)."""
+
+    seed: int
+    split: str
+    count: int
+    image_size: int
+    size_ratio: float
+
+    @property
+    def name(self) -> str:
+        """Of their folder in the cache."""
+        scenes = f"scales{VERSION}-seed{self.seed}-ratio{self.size_ratio:g}"
+        return f"{scenes}-{self.image_size}px-{self.split}{self.count}"
+
+    def draw(self, index: int) -> Scene:
+        return draw_scene(self.seed, self.split, index, self.image_size, self.size_ratio)
+
+
 def draw_scene(seed: int, split: str, index: int, image_size: int, size_ratio: float) -> Scene:
     """The scene of a number; the same arguments give the same bytes.
 

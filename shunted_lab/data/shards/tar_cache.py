@@ -1,4 +1,7 @@
-"""Shards of a URL on this machine: each fetched whole at first use, by one process for all; the oldest are deleted."""
+"""Shards of a URL on this machine: each is fetched when it is first used, by one process for all processes.
+
+The shards that were used longest ago are deleted.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shunted_lab.config.schema import ConfigError
-from shunted_lab.data.tars import Root, Shard
+from shunted_lab.data.shards.format import Shard
+from shunted_lab.data.shards.storage import StorageFolder
 from shunted_lab.output.files import is_locked, locked, publish, write_bytes
 
-ATTEMPTS = 3  # a network has its moments
-WAIT = 0.05  # seconds until a cache full of files that are being fetched is looked at again
+ATTEMPTS = 3  # to fetch a shard, since a network may fail for a moment
+WAIT = 0.05  # seconds between two checks of a cache that is full of files being fetched
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class CachedTars:
             return file
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with locked(_lock_of(path), lambda: True):  # others who want this shard wait here, and find it
+            with locked(_lock_of(path), lambda: True):  # other processes wait for the lock and find the file
                 if (file := _open_whole(path, shard.bytes)) is not None:
                     return file
                 part = self._reserve(path, shard.bytes)
@@ -59,7 +63,7 @@ class CachedTars:
         return f"{self.url}/{self.shards[number].tar}"
 
     def used(self, file: int) -> None:
-        """Note the time, by which the oldest is found; the kernel's own time of access is often switched off."""
+        """Store the time of use in the file; the kernel's time of access is often switched off."""
         with suppress(PermissionError):  # another user fetched it
             os.utime(file, ns=(time.time_ns(),) * 2)
 
@@ -79,7 +83,7 @@ class CachedTars:
     def _fetch(self, shard: Shard, part: Path) -> None:
         for attempt in range(ATTEMPTS):
             try:
-                root = Root(self.url)  # of this process: connections do not survive a fork
+                root = StorageFolder(self.url)  # of this process: connections do not survive a fork
                 root.fs.get_file(root.join(shard.tar), str(part))
                 if (size := part.stat().st_size) != shard.bytes:
                     raise OSError(f"{size} bytes were received; expected {shard.bytes}")
@@ -90,7 +94,7 @@ class CachedTars:
                 time.sleep(2.0**attempt)
 
     def _reserve(self, path: Path, size: int) -> Path:
-        """An empty file that counts with its full size, when there is room for it."""
+        """Wait for room, and make an empty file that counts with its full size."""
         part = path.with_name(f"{path.name}.{size}.part")
         part.unlink(missing_ok=True)  # of a process that died; the shard's lock is ours
         while True:
@@ -98,10 +102,10 @@ class CachedTars:
                 if self._make_room(size):
                     part.touch()
                     return part
-            time.sleep(WAIT)  # what others fetch now can be deleted when it is there
+            time.sleep(WAIT)  # what others are fetching can be deleted once it is complete
 
     def _make_room(self, size: int) -> bool:
-        """Delete what was used longest ago, until `size` bytes fit in; False where they do not."""
+        """Delete the shards that were used longest ago until there is room for `size` bytes; False if there is none."""
         taken = 0
         for part in self.folder.glob("*/*.part"):
             if _abandoned(part):
@@ -127,7 +131,7 @@ def _lock_of(tar: Path) -> Path:
 
 
 def _abandoned(part: Path) -> bool:
-    """Whether nobody is fetching it any more: its lock is free."""
+    """Whether no process is fetching it any more: its lock is free."""
     return not is_locked(_lock_of(part.with_name(".".join(part.name.split(".")[:-2]))))
 
 

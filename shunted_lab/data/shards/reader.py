@@ -1,29 +1,28 @@
-"""Reads images out of the tars of `data=shards`, each on its own, in any order and from any process."""
+"""Reads single images out of the tars, in any order and from any process or thread."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from shunted_lab.config.data import ShardsConfig
-from shunted_lab.data.cache import cache_folder
 from shunted_lab.data.decode import decode
-from shunted_lab.data.tars import EXPECTED, INDEX, Index, Shard, Table, open_index, truncated
+from shunted_lab.data.image_splits import picked
+from shunted_lab.data.shards.format import EXPECTED, INDEX, Index, Shard, Table, truncated
 
 OPEN_FILES = 64  # tars that a process holds open at most
 
 
 class Source(Protocol):
-    """Where the tars lie. It is sent to the workers of a loader, and holds nothing open."""
+    """Where the tars lie. It is sent to the workers of a loader and holds nothing open."""
 
     def open(self, number: int) -> int:
-        """A descriptor of the tar of a shard, which is whole."""
+        """A descriptor of the tar of a shard, which has all its bytes."""
 
     def where(self, number: int) -> str:
         """The path or URL of a shard's tar."""
@@ -32,10 +31,10 @@ class Source(Protocol):
         """An image was read from this descriptor."""
 
     def table(self, shard: Shard) -> bytes | None:
-        """The content of the table where it is at hand."""
+        """The content of a table, if it is stored on this machine."""
 
     def keep(self, shard: Shard, content: bytes) -> None:
-        """A table was fetched."""
+        """Store a table that was fetched."""
 
 
 @dataclass(frozen=True)
@@ -68,27 +67,30 @@ class LocalTars:
 
 
 class Reader:
-    """Reads pieces of tars. Descriptors are opened at first use, at most `OPEN_FILES` of them, and not sent anywhere.
+    """Reads pieces of tars. Descriptors are opened at first use, at most `OPEN_FILES` of them, and are not pickled.
 
-    A forked process may go on with those of its parent: `os.pread` moves no position that they share.
+    A forked process may use those of its parent: `os.pread` moves no position that they share. One thread reads at a
+    time.
     """
 
     def __init__(self, source: Source):
         self.source = source
         self._files: dict[int, int] = {}  # shard -> descriptor, the one used last at the end
+        self._lock = threading.Lock()
 
     def read(self, number: int, offset: int, length: int) -> bytes:
         """`length` bytes of a shard from `offset` on."""
-        file = self._files.pop(number, None)
-        if file is None:
-            self._close_some()
-            file = self.source.open(number)
-        self._files[number] = file
-        self.source.used(file)
-        return os.pread(file, length, offset)
+        with self._lock:
+            file = self._files.pop(number, None)
+            if file is None:
+                self._close_some()
+                file = self.source.open(number)
+            self._files[number] = file
+            self.source.used(file)
+            return os.pread(file, length, offset)
 
     def _close_some(self) -> None:
-        """Make room for one more. Files that the cache has deleted go too: they take space until they are closed."""
+        """Make room for one more. Files that the cache has deleted are closed too: until then they take space."""
         gone = [number for number, file in self._files.items() if os.fstat(file).st_nlink == 0]
         self._close({*gone, *list(self._files)[: max(0, len(self._files) - OPEN_FILES + 1)]})
 
@@ -99,13 +101,13 @@ class Reader:
     def __del__(self) -> None:
         self._close(list(self._files))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"source": self.source, "_files": {}}
+    def __reduce__(self) -> tuple[type[Reader], tuple[Source]]:
+        return Reader, (self.source,)
 
 
 @dataclass(frozen=True)
 class TarSplit:
-    """Images in tars with their labels and names; calls give PIL images. Numbered as the split of data=folder.
+    """Images in tars, numbered as the split of data=folder.
 
     `places` is (n, 3): shard, offset and length.
     """
@@ -115,7 +117,7 @@ class TarSplit:
     labels: Sequence[int]
     names: Sequence[str]
 
-    def __call__(self, index: int) -> Image.Image:
+    def decode(self, index: int) -> Image.Image:
         return decode(self.content(index))
 
     def where(self, index: int) -> str:
@@ -127,34 +129,27 @@ class TarSplit:
         return self.reader.read(*self.places[index].tolist())
 
     def take(self, indices: Sequence[int]) -> TarSplit:
-        labels, names = ([part[i] for i in indices] for part in (self.labels, self.names))
-        return TarSplit(self.reader, self.places[list(indices)], labels, names)  # type: ignore[arg-type]
+        labels, names = (picked(part, indices) for part in (self.labels, self.names))
+        return TarSplit(self.reader, self.places[list(indices)], labels, names)
 
     def in_order_of_shards(self) -> TarSplit:
         """The same images shard after shard, for a split that is not shuffled."""
         return self.take(np.lexsort((self.places[:, 1], self.places[:, 0])).tolist())
 
 
-def open_splits(data: ShardsConfig) -> tuple[Index, dict[str, TarSplit]]:
-    """The index of a data set, and its splits with all tables read.
+def open_splits(index: Index, source: Source) -> dict[str, TarSplit]:
+    """The splits of an index, with all tables read.
 
     Raises:
         ConfigError: if a table is absent or damaged, or has a label that is not a class.
     """
-    index = open_index(data.root)
     shards = index.shards
-    source: Source = LocalTars(index.root.path, shards)
-    if index.root.remote:
-        from shunted_lab.data.tar_cache import CachedTars  # not on Windows
-
-        folder = Path(data.cache) if data.cache is not None else cache_folder(None) / "shards"
-        source = CachedTars(data.root, shards, folder.absolute(), index.identity, int(data.cache_gb * 1e9))
     tables = dict(zip(shards, _tables(index, source), strict=True))
     for shard, table in tables.items():
         _check_labels(index, shard, table)
     numbers = {shard: number for number, shard in enumerate(shards)}
     reader = Reader(source)
-    return index, {
+    return {
         name: _split(reader, [(numbers[shard], tables[shard]) for shard in rows]) for name, rows in index.splits.items()
     }
 
