@@ -25,7 +25,8 @@ from shunted_lab.tasks.train import train
 def run(tmp_path_factory):
     """The folder of a run that was trained for one batch."""
     folder = tmp_path_factory.mktemp("runs")
-    words = ["experiment=train", f"runs_dir={folder}", "smoke=true", "launch.accelerator=cpu", "recipe.limit_batches=1"]
+    words = ["experiment=train", f"runs_dir={folder}", "launch.accelerator=cpu", "recipe.epochs=1"]
+    words += ["recipe.limit_batches=1", "data.batch_size=16"]
     experiment = compose(words)
     made = plan_runs(experiment, data_facts(experiment))[0]
     describe(made, {"git": None, "versions": {}})

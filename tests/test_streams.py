@@ -18,7 +18,7 @@ RESULT = {
 }
 CODE = """
 import sys, warnings
-from shunted_lab.command import answer, make_console
+from shunted_lab.command import make_console, run_command
 from shunted_lab.output.terminal import Grid
 
 def act(words):
@@ -31,7 +31,7 @@ def act(words):
     open(words[0], "w").write("finished")
     return 7
 
-sys.exit(answer(sys.argv[1:], str, act))
+sys.exit(run_command(sys.argv[1:], str, act))
 """
 
 
