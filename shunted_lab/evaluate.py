@@ -213,7 +213,7 @@ def _grid(config: EvaluateConfig, found: dict[str, Any], run: RunConfig | None) 
     rows = [
         ("Model", config.model.name),
         ("Checkpoint", f"{found['file']}; {found['weights']}"),
-        ("Classes", found["classes"]),
+        *([("Classes", found["classes"])] if found["classes"] else []),
         ("Images", f"{images}, {config.split} split of {data.name}{' (SYNTHETIC)' if found['synthetic'] else ''}"),
         ("Image size", size),
     ]

@@ -197,7 +197,8 @@ def _search(experiment: Experiment, overrides: list[str], console: Console) -> i
     """Try the points of a search until it has enough, and report. Returns 1 if it has not."""
     from shunted_lab.report.lines import by_variant, data_notes, places
     from shunted_lab.report.progress import Progress
-    from shunted_lab.report.search import build_search_table, to_terminal, write_search
+    from shunted_lab.report.search import build_search_table, to_terminal
+    from shunted_lab.report.write_search import write_search
     from shunted_lab.study.forecast import Forecast, forecast, forecast_line
     from shunted_lab.study.launch import Launcher, plan_slots, warm_up
     from shunted_lab.study.plan import check_space, data_facts, initial_weights, low_rates, study_folder

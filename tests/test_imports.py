@@ -82,13 +82,6 @@ def test_no_module_imports_itself_through_others():
     assert left == {}  # what is left imports each other
 
 
-# Cycles inside a package that exist today, each as the modules that import one another. Remove what you have untangled.
-KNOWN_CYCLES: dict[str, list[set[str]]] = {
-    "report": [{"shunted_lab.report.page", "shunted_lab.report.search", "shunted_lab.report.write"}],
-    "study": [{"shunted_lab.study.assignment", "shunted_lab.study.pace", "shunted_lab.study.worker"}],
-}
-
-
 def _module(path: Path) -> str:
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -131,7 +124,7 @@ def test_no_package_has_import_cycles(package):
     modules = {_module(path): path for path in (PACKAGE / package).rglob("*.py")}
     imports = {name: _modules_when_run(ast.parse(path.read_text())) & modules.keys() for name, path in modules.items()}
     found = _cycles({name: used - {name} for name, used in imports.items()})
-    assert found == KNOWN_CYCLES.get(package, [])
+    assert found == []
 
 
 def test_cycles_are_found_wherever_an_import_is_and_not_for_types_alone():

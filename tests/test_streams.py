@@ -90,12 +90,12 @@ def test_a_full_pipe_in_non_blocking_mode_is_waited_for():
 
 
 def test_a_worker_s_output_is_forgiving_too(tmp_path, monkeypatch):
-    from shunted_lab.study import order, worker
+    from shunted_lab.study import process, worker
 
     monkeypatch.setattr(worker, "serve", lambda *_: print("a warning"))
     with open("/dev/full", "w") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
-        order.start(None, order.Slot(0))
+        process.start(None, process.Slot(0))
         sys.stdout.flush()
         assert isinstance(sys.stdout.buffer.raw, Forgiving)
 

@@ -54,11 +54,12 @@ def compose(overrides: Sequence[str]) -> Experiment:
     Raises:
         ConfigError: for anything a user can get wrong in the overrides or in the experiment's file.
     """
-    given = parse(overrides, Config)
-    name = given.pop("experiment", None)
-    if name is None:
+    name = parse([text for text in overrides if text.startswith("experiment=")], Config).get("experiment")
+    file = read_experiment(find_experiment(name)) if name is not None else None
+    given = parse(overrides, Config, file.groups if file else {})
+    if file is None:
         raise ConfigError(f"experiment: is missing; write experiment=NAME; choices: {', '.join(experiment_files())}")
-    file = read_experiment(find_experiment(name))
+    del given["experiment"]
     _check_sections(file, given)
     base = _Base(file, given)
     config = variants.flatten(base.config(), file.path)
@@ -85,11 +86,12 @@ def compose_as(schema: type[C], overrides: Sequence[str], defaults: Mapping[str,
     Raises:
         ConfigError: for anything a user can get wrong in the overrides.
     """
-    given = parse(overrides, schema)
+    before = dict(defaults or {})
+    chosen = {name: before[name].name for name in groups_of(schema) if name in before}
+    given = parse(overrides, schema, chosen)
     if "model.checkpoint" in given:
         raise ConfigError("model.checkpoint: initializes a training, and this command trains nothing; leave it out")
     with _in_one_line(schema):
-        before = dict(defaults or {})
         node = _update(_groups(schema, before | given), _dotted(schema, before))
         return _made(_update(node, _dotted(schema, given)))
 
@@ -119,7 +121,7 @@ def _sections_of(path: Any) -> Mapping[str, Any]:
 
 def _resolve_choices(config: Config) -> None:
     """Resolve the paths among the choices of a search, as they are resolved in the configurations of its runs."""
-    keys = keys_of(Config)
+    keys = keys_of(Config, {"data": config.data.name, "task": config.task.name})
     for key, choice in config.search.space.items() if config.search is not None else ():
         listed = choice.get("choices") if isinstance(choice, dict) else choice
         if key in keys and isinstance(listed, list):

@@ -121,8 +121,11 @@ def _optional(hint: Any) -> tuple[bool, Any]:
     return len(rest) < len(get_args(hint)), rest[0] if len(rest) == 1 else Any
 
 
-def parse(overrides: Sequence[str], schema: type) -> dict[str, Any]:
+def parse(overrides: Sequence[str], schema: type, groups: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Key -> value of the overrides of a command; of a key that is given twice, the last value.
+
+    Args:
+        groups: the presets that are chosen elsewhere, as in the experiment's file.
 
     Raises:
         ConfigError: for an override that is not `key=value`, a key that the command does not have, a preset that does
@@ -132,7 +135,7 @@ def parse(overrides: Sequence[str], schema: type) -> dict[str, Any]:
     chosen = {name: _unquoted(value) for name, value in pairs if name in groups_of(schema)}
     for name, value in chosen.items():
         _check_preset(name, value, presets_of(schema, name))
-    keys = keys_of(schema, chosen)
+    keys = keys_of(schema, dict(groups or {}) | chosen)
     return {name: _value(name, text, keys) for name, text in pairs}
 
 

@@ -53,7 +53,8 @@ def report(experiment: Experiment, overrides: list[str]) -> int:
 
 def _report_search(overrides: list[str]) -> tuple[Written, str, bool]:
     """What was written, the table as text, and whether it is complete."""
-    from shunted_lab.report.search import build_search_table, load_search, to_markdown, write_search
+    from shunted_lab.report.search import build_search_table, load_search, to_markdown
+    from shunted_lab.report.write_search import write_search
 
     search, study, config = load_search(overrides)
     table = build_search_table(search, study, config)

@@ -81,9 +81,9 @@ class StudyData:
         )
 
 
-def load_study(words: Sequence[str]) -> StudyData:
+def load_study(overrides: Sequence[str]) -> StudyData:
     """The study of a command's overrides with all that its folders hold; errors as in `load_states`."""
-    found = load_states(words)
+    found = load_states(overrides)
     return collect(found.experiment, found.states, found.costs, found.paper_costs, found.problems)
 
 

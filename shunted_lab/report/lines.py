@@ -86,17 +86,17 @@ def failure_lines(states: list[RunState], limit: int) -> list[str]:
     return lines
 
 
-def next_steps(config: Config, words: Sequence[str], shown: Shown) -> list[str]:
+def next_steps(config: Config, overrides: Sequence[str], shown: Shown) -> list[str]:
     """What was found, where it can be seen, and what can be done next.
 
     Args:
-        words: the overrides of the command.
+        overrides: the overrides of the command.
     """
     lines = [f"found: {shown.finding}"] if shown.finding and not config.smoke else []
     lines += places(config, shown.paths)
     if not shown.open and not config.smoke:
         seeds = ",".join(map(str, [*config.seeds, max(config.seeds) + 1]))
-        again = [word for word in words if not word.startswith("seeds=")]
+        again = [word for word in overrides if not word.startswith("seeds=")]
         lines.append(f"one more seed: python -m shunted_lab.run {shlex.join([*again, f'seeds=[{seeds}]'])}")
     return lines
 

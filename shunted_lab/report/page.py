@@ -6,14 +6,13 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import jinja2
 import yaml
-from matplotlib.figure import Figure
 
 from shunted_lab.config.experiment import Config
 from shunted_lab.config.task import Goal
@@ -30,20 +29,11 @@ from shunted_lab.report.collect import (
     main_effects,
     number,
 )
+from shunted_lab.report.picture import Picture
 from shunted_lab.report.render import UNKNOWN, Block, blocks, interval_text, number_text
 from shunted_lab.report.search import SearchTable, rates_of_heads
 
 COSTS = {"macs": "MACs", "latency": "latency of one image (ms)", "memory": "peak memory of one image (MB)"}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure with its caption; `name` is that of its files."""
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure
 
 
 def pictures(data: StudyData) -> Iterator[Picture]:

@@ -7,7 +7,6 @@ import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
@@ -20,16 +19,16 @@ from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.output.quantities import Unit, cell_text, counted, difference_text, head_text
 from shunted_lab.output.terminal import Grid
-from shunted_lab.report.table import replaced_images
-from shunted_lab.report.write import PAGE, Coverage, Written, choose_target, publish
-from shunted_lab.study.plan import data_facts, study_folder
-from shunted_lab.study.search import Search, asked_for, best, finished, tried
+from shunted_lab.report.captions import replaced_images
+from shunted_lab.study.plan import data_facts
+from shunted_lab.study.search import Search
 from shunted_lab.study.store import open_study
+from shunted_lab.study.trials import asked_for, best, finished, tried
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from shunted_lab.report.page import Picture
+    from shunted_lab.report.picture import Picture
 
 COUNTED = {"macs": "MACs", "params": "params"}  # label of an axis with counts, which its ticks scale
 SHOWN = 10  # rows of the table; the CSV has all
@@ -80,14 +79,14 @@ def rows_of(search: Search, study: Study | None) -> list[FrozenTrial]:
     return [*base, *(t for t in top if t not in base)]
 
 
-def load_search(words: Sequence[str]) -> tuple[Search, Study | None, Config]:
+def load_search(overrides: Sequence[str]) -> tuple[Search, Study | None, Config]:
     """The search of a command's overrides, as it is now. Nothing is trained or written.
 
     Raises:
         ConfigError: for overrides that do not compose, an experiment that is not a search, and a study that was made
             for another search.
     """
-    experiment = compose(list(words))
+    experiment = compose(list(overrides))
     if experiment.config.search is None:
         raise ConfigError(f"experiment: {experiment.config.name} is not a search")
     search = Search(experiment, next(iter(data_facts(experiment).values())))
@@ -153,7 +152,7 @@ def importance_of(study: Study) -> dict[str, float]:
 
 def search_pictures(search: Search, study: Study | None) -> list[Picture]:
     """The figures of a search."""
-    from shunted_lab.report.page import Picture
+    from shunted_lab.report.picture import Picture
     from shunted_lab.report.plots import importance, rates_heatmap
 
     if study is None:
@@ -262,27 +261,3 @@ def to_markdown(table: SearchTable) -> str:
 def to_terminal(table: SearchTable) -> Grid:
     """For `rich.print`."""
     return Grid(table.title, table.head, table.rows, " ".join(table.caption))
-
-
-def write_search(search: Search, study: Study | None, table: SearchTable, config: Config) -> Written:
-    """Write `search.md`, `search.csv`, and `report/` with the page and its figures, each file whole or not at all.
-
-    An incomplete report never replaces one with more finished trials; it goes to `incomplete/` then.
-    """
-    from shunted_lab.report.page import render_search_page
-
-    folder = study_folder(config)
-    coverage = Coverage("trials", len(finished(study)) if study else 0, search.config.trials, table.complete)
-    target = choose_target(folder / "search.md", _done_before(folder), coverage)
-    made = search_pictures(search, study)
-    runs = [Path(t.user_attrs["folder"]) for t in rows_of(search, study)]
-    page = render_search_page(replace(config, search=search.config), table, runs, made, target.folder / "report")
-    return publish(target, {"search.md": to_markdown(table), "search.csv": table.csv, PAGE: page}, made)
-
-
-def _done_before(folder: Path) -> int:
-    """Finished trials in the report that is there; 0 if there is none."""
-    try:
-        return max(0, len((folder / "search.csv").read_text(encoding="utf-8").splitlines()) - 1)
-    except (OSError, UnicodeDecodeError):
-        return 0

@@ -24,19 +24,19 @@ class StudyStates:
     problems: list[str] = field(default_factory=list)
 
 
-def load_states(words: Sequence[str]) -> StudyStates:
+def load_states(overrides: Sequence[str]) -> StudyStates:
     """The study of a command's overrides, e.g. `["experiment=ablate_embed"]`, as it is now. Nothing is written.
 
     Raises:
         ConfigError: for overrides that do not compose, and for a search, which has a report of its own.
     """
-    experiment = compose(list(words))
+    experiment = compose(list(overrides))
     if experiment.config.search is not None:
         raise ConfigError(f"experiment: {experiment.config.name} is a search, whose report is loaded by report.search")
     if experiment.config.confirm is not None:
         from shunted_lab.study.confirm import with_best_trials
 
-        experiment = with_best_trials(experiment, words)
+        experiment = with_best_trials(experiment, overrides)
     facts = data_facts(experiment)
     runs = plan_runs(experiment, facts)
     problems: list[str] = []

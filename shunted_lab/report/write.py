@@ -16,7 +16,7 @@ from shunted_lab.report.collect import StudyData
 from shunted_lab.report.render import to_csv, to_latex, to_markdown
 
 if TYPE_CHECKING:
-    from shunted_lab.report.page import Picture
+    from shunted_lab.report.picture import Picture
 
 TABLES = {"table.md": to_markdown, "table.csv": to_csv, "table.tex": to_latex}
 RUNS = "runs.csv"

@@ -8,12 +8,10 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import shunted_lab
-from shunted_lab.output.streams import forgive
 from shunted_lab.study.folder import Run
 
 # A server that imports torch once, and of which each worker is a fork. macOS's libraries do not survive a fork.
@@ -49,14 +47,6 @@ def take(slot: Slot) -> None:
 
         os.environ["OMP_NUM_THREADS"] = str(slot.threads)
         torch.set_num_threads(slot.threads)
-
-
-def start(connection: Connection, slot: Slot) -> None:
-    """The first function of a worker's process."""
-    from shunted_lab.study.worker import serve
-
-    forgive()
-    serve(connection, slot)
 
 
 def origin() -> dict[str, Any]:

@@ -11,13 +11,14 @@ from shunted_lab.config.variants import VARIED
 from shunted_lab.output.quantities import counted
 from shunted_lab.study import store
 from shunted_lab.study.plan import data_facts
-from shunted_lab.study.search import Search, asked_for, best, tried
+from shunted_lab.study.search import Search
+from shunted_lab.study.trials import asked_for, best, tried
 
 
 def with_best_trials(experiment: Experiment, given: Sequence[str] = ()) -> Experiment:
     """The experiment with the best trials of its `confirm.search` as variants `best1`, `best2`, ...
 
-    `given` are the words of the command: what they say of model, data and recipe holds for the search as well.
+    `given` are the overrides of the command: what they say of model, data and recipe holds for the search as well.
 
     Raises:
         ConfigError: if the search is not finished, used one of these seeds, or has nothing beside the baseline.
@@ -25,15 +26,15 @@ def with_best_trials(experiment: Experiment, given: Sequence[str] = ()) -> Exper
     config = experiment.config
     confirm = config.confirm
     assert confirm is not None
-    words = [f"experiment={confirm.search}", f"runs_dir={config.runs_dir}", f"smoke={config.smoke}"]
-    words += [f"study.storage='{config.study.storage}'"] if config.study.storage else []
-    words += [word for word in given if word.partition("=")[0].split(".")[0] in VARIED]
-    found = compose(words)
+    overrides = [f"experiment={confirm.search}", f"runs_dir={config.runs_dir}", f"smoke={config.smoke}"]
+    overrides += [f"study.storage={config.study.storage}"] if config.study.storage else []
+    overrides += [word for word in given if word.partition("=")[0].split(".")[0] in VARIED]
+    found = compose(overrides)
     if found.config.search is None:
         raise ConfigError(f"confirm.search: {confirm.search} is not a search")
     study = store.open_study(found.config)
     if study is not None and "base" in study.user_attrs:  # the seed that it was made with, perhaps by an override
-        found = compose([*words, f"seeds=[{study.user_attrs['base']['seed']}]"])
+        found = compose([*overrides, f"seeds=[{study.user_attrs['base']['seed']}]"])
     shared = set(config.seeds) & set(found.config.seeds)
     if shared:
         raise ConfigError(

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 from shunted_lab.config.launch import LaunchConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.output.files import locked
-from shunted_lab.study.assignment import CONTEXT, Assignment, Slot, origin, start
+from shunted_lab.study.assignment import CONTEXT, Assignment, Slot, origin
 from shunted_lab.study.machine import count_cores, free_memory
+from shunted_lab.study.process import start
 from shunted_lab.study.queue import Job, Queue
 from shunted_lab.tasks.device import find_device
 from shunted_lab.tasks.listener import Status

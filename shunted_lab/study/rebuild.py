@@ -21,9 +21,10 @@ from shunted_lab.output.quantities import counted
 from shunted_lab.output.streams import forgive
 from shunted_lab.study import store
 from shunted_lab.study.folder import TRACEBACK, Run, load_run, read_result
-from shunted_lab.study.search import SEARCH, TRIALS
+from shunted_lab.study.search import SEARCH
 from shunted_lab.study.space import Space
 from shunted_lab.study.storage import FILE, make_storage
+from shunted_lab.study.trials import TRIALS
 
 
 def rebuild(folder: Path, url: str | None = None) -> dict[str, int]:
@@ -90,15 +91,15 @@ def _take(study: Study, run: Run, search: dict[str, Any] | None) -> TrialState |
     return None
 
 
-def main(words: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, or 1 for a user's mistake."""
     forgive()
-    words = sys.argv[1:] if words is None else words
-    if not 1 <= len(words) <= 2 or words[0].startswith("-"):
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not 1 <= len(arguments) <= 2 or arguments[0].startswith("-"):
         print(__doc__, file=sys.stderr)
-        return 0 if {"-h", "--help"} & set(words) else 1
+        return 0 if {"-h", "--help"} & set(arguments) else 1
     try:
-        counts = rebuild(Path(expand(words[0])), *words[1:])
+        counts = rebuild(Path(expand(arguments[0])), *arguments[1:])
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,7 @@ import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -29,11 +28,12 @@ from shunted_lab.study.folder import Run
 from shunted_lab.study.measure import can_measure_memory
 from shunted_lab.study.plan import check_weights, model_cost, sources_of, study_folder, with_weights
 from shunted_lab.study.queue import Job, Queue, cost_values
+from shunted_lab.study.sampler import make_pruner, make_sampler
 from shunted_lab.study.space import Space, make_space
 from shunted_lab.study.store import patient
+from shunted_lab.study.trials import TRIALS, tried
 
 SEARCH = "search.json"  # in the study's folder: what the study was made for
-TRIALS = "trials"  # in the study's attributes: how many points the search was last asked for
 DRAWS = 2000  # points drawn at random before the space is taken for exhausted
 REJECTIONS = 30  # proposals of a sampler in a row that were tried already, before points are drawn at random
 
@@ -200,25 +200,6 @@ def _with_objectives(config: SearchConfig, experiment: Experiment) -> SearchConf
     return config if config.objectives else dataclasses.replace(config, objectives={goal.monitor: goal.mode})
 
 
-def make_sampler(config: SearchConfig, trials: int = 0) -> BaseSampler:
-    """The sampler by its name. The seed moves on with the trials, so that a stopped search does not repeat itself."""
-    seed = int(np.random.SeedSequence([config.sampler_seed, trials]).generate_state(1)[0])
-    if config.sampler == "tpe":
-        return TPESampler(seed=seed, n_startup_trials=min(10, max(2, config.trials // 3)))
-    if config.sampler == "nsga2":
-        return NSGAIISampler(seed=seed, population_size=max(4, min(50, config.trials // 4)))
-    return RandomSampler(seed=seed)  # for grid and brute_force it is never asked
-
-
-def make_pruner(config: SearchConfig, base: RunConfig) -> BasePruner:
-    """The pruner by its name, for runs of `base`'s epochs."""
-    if config.pruner == "median":
-        return MedianPruner(n_startup_trials=4, n_warmup_steps=max(1, base.recipe.epochs // 10))
-    if config.pruner == "hyperband":
-        return HyperbandPruner(min_resource=1, max_resource=base.recipe.epochs, reduction_factor=3)
-    return NopPruner()
-
-
 class SearchQueue(Queue):
     """Hands out the points of a search, each different one once."""
 
@@ -358,30 +339,3 @@ class SearchQueue(Queue):
             return job.trial.should_prune()
         except UpdateFinishedTrialError:
             return False
-
-
-def tried(trials: Sequence[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
-    """Fingerprint -> the trials of each point that was, or is being trained."""
-    real = [t for t in trials if "given_back" not in t.user_attrs and "launcher" in t.user_attrs]
-    return store.by_fingerprint(t for t in real if t.state != TrialState.WAITING)
-
-
-def asked_for(study: Study | None, config: SearchConfig) -> int:
-    """The trials that a search is made of: as many as its last command asked for, or `config.trials` before it ran."""
-    return int(study.user_attrs.get(TRIALS, config.trials)) if study else config.trials
-
-
-def finished(study: Study) -> list[FrozenTrial]:
-    """The COMPLETE trials of a search, one for each point."""
-    gone = store.set_aside(study)
-    return [t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if t.number not in gone]
-
-
-def best(study: Study, count: int, excluded: Callable[[FrozenTrial], bool] = lambda trial: False) -> list[FrozenTrial]:
-    """The best finished trials: by the only objective, or the Pareto front by its first."""
-    trials = [t for t in finished(study) if not excluded(t)]
-    if len(study.directions) > 1:
-        front = {t.number for t in study.best_trials}
-        trials = [t for t in trials if t.number in front]
-    sign = -1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1
-    return sorted(trials, key=lambda t: (sign * t.values[0], t.number))[:count]

@@ -27,22 +27,22 @@ GRACE = 60  # seconds that a job has to write its checkpoints before its time is
 
 
 class Command:
-    """What a job runs, on its first node: `python -m shunted_lab.run` with these words. A job whose time is up runs it
-    again.
+    """What a job runs, on its first node: `python -m shunted_lab.run` with these overrides. A job whose time is up is
+    queued again with the same command.
     """
 
-    def __init__(self, words: Sequence[str]):
-        self.words = list(words)
+    def __init__(self, overrides: Sequence[str]):
+        self.overrides = list(overrides)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
         if int(os.environ.get("SLURM_NODEID", 0)):
             return 0  # this node is asked when a run begins (`across_nodes`)
-        command = [sys.executable, "-m", "shunted_lab.run", *self.words]
+        command = [sys.executable, "-m", "shunted_lab.run", *self.overrides]
         self._process = subprocess.Popen(command, preexec_fn=_ignore_warning)
         status = self._process.wait()
         if status not in (0, 1):  # 1: a run has failed, and the table says so
-            raise RuntimeError(f"exit status {status} of shunted_lab.run {' '.join(self.words)}")
+            raise RuntimeError(f"exit status {status} of shunted_lab.run {' '.join(self.overrides)}")
         return status
 
     def checkpoint(self) -> Any:
@@ -53,7 +53,7 @@ class Command:
             self._process.send_signal(signal.SIGTERM)
             if not _ends(self._process.pid, GRACE):
                 self._process.kill()
-        return DelayedSubmission(Command(self.words))
+        return DelayedSubmission(Command(self.overrides))
 
 
 def _warning() -> str:
@@ -76,17 +76,17 @@ def _ends(pid: int, seconds: float) -> bool:
     return False
 
 
-def job_words(words: Sequence[str], launch: SlurmConfig) -> list[str]:
-    """The words of a job's own command: those of the whole one, launched on the job's node."""
+def job_overrides(overrides: Sequence[str], launch: SlurmConfig) -> list[str]:
+    """The overrides of a job's own command: those of the whole one, launched on the job's node."""
     local = {f"launch.{item.name}" for item in fields(LaunchConfig)}
-    kept = [word for word in words if not word.startswith("launch=")]
+    kept = [word for word in overrides if not word.startswith("launch=")]
     kept = [word for word in kept if not word.startswith("launch.") or word.partition("=")[0] in local]
     accelerator = "gpu" if launch.gpus else "cpu"
     given = {word.partition("=")[0] for word in kept}
     return [*kept, "launch=local", *([] if "launch.accelerator" in given else [f"launch.accelerator={accelerator}"])]
 
 
-def submit(words: Sequence[str], config: Config) -> list[Any]:
+def submit(overrides: Sequence[str], config: Config) -> list[Any]:
     """Submit the jobs. Returns submitit's.
 
     Raises:
@@ -96,7 +96,10 @@ def submit(words: Sequence[str], config: Config) -> list[Any]:
     assert isinstance(launch, SlurmConfig)
     executor = make_executor(config, study_folder(config) / "jobs")
     with executor.batch():
-        return [executor.submit(Command(job_words(words, launch))) for _ in range(launch.nodes // launch.nodes_per_run)]
+        return [
+            executor.submit(Command(job_overrides(overrides, launch)))
+            for _ in range(launch.nodes // launch.nodes_per_run)
+        ]
 
 
 def check_submission(config: Config) -> None:

@@ -7,16 +7,18 @@ runs do, and by position where it does not.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.config.task import TaskConfig
+from shunted_lab.nn import Pyramid
 from shunted_lab.nn.weights import Checkpoint, CheckpointError, load_weights, read_checkpoint
 from shunted_lab.output.quantities import listed
 from shunted_lab.tasks.model import build_model
@@ -77,7 +79,7 @@ def load_model(
     """
     checkpoint = _read("checkpoint", file)
     classes = None
-    if class_names is not None:
+    if class_names:
         difference = _difference(checkpoint, class_names)
         if difference is not None:
             raise ConfigError(f"checkpoint: {file} {difference}")
@@ -85,7 +87,7 @@ def load_model(
     rows = checkpoint.num_classes
     net: Any = build_model(config, rows) if task is None else task.build(config, rows)
     try:
-        load_weights(net, checkpoint.state_dict, head="required")
+        _fill(net, checkpoint.state_dict)
     except CheckpointError as error:
         reason = str(error).removeprefix("the state dict ")
         raise ConfigError(f"checkpoint: {file} {reason.replace('the model', config.name, 1)}") from None
@@ -93,7 +95,8 @@ def load_model(
 
 
 def load_initial(net: Any, file: str | Path, class_names: Sequence[str]) -> InitialWeights:
-    """Give `net` the weights in `file` to begin with. A head for other classes stays as it is.
+    """Give `net` the weights in `file` to begin with. A head for other classes stays as it is; a network of another
+    task than that of the file gets the backbone.
 
     Args:
         class_names: the classes of the data in the order of their labels.
@@ -103,8 +106,10 @@ def load_initial(net: Any, file: str | Path, class_names: Sequence[str]) -> Init
             weights of another model.
     """
     checkpoint = _read("model.checkpoint", file)
-    difference = _difference(checkpoint, class_names)
     try:
+        if not isinstance(net, Pyramid):
+            return _load_other_task(net, checkpoint)
+        difference = _difference(checkpoint, class_names)
         if difference is not None:
             load_weights(net, checkpoint.state_dict, head="ignored")
             return InitialWeights(checkpoint.entry, True, f"it {difference}")
@@ -114,6 +119,32 @@ def load_initial(net: Any, file: str | Path, class_names: Sequence[str]) -> Init
     except CheckpointError as error:
         reason = str(error).removeprefix("the state dict ")
         raise ConfigError(f"model.checkpoint: {file} {reason}") from None
+
+
+def _load_other_task(net: nn.Module, checkpoint: Checkpoint) -> InitialWeights:
+    """Give a network that contains a backbone all weights of a file of the same task, or those of the backbone."""
+    if net.state_dict().keys() == checkpoint.state_dict.keys():
+        _fill(net, checkpoint.state_dict)
+        return InitialWeights(checkpoint.entry, False, "those of the file")
+    backbone = next((part for part in net.modules() if isinstance(part, Pyramid)), None)
+    if backbone is None:
+        raise CheckpointError("the state dict does not fit the model, which contains no backbone")
+    load_weights(backbone, checkpoint.state_dict, head="ignored")
+    return InitialWeights(checkpoint.entry, True, "the file is of another task, and its backbone is taken")
+
+
+def _fill(net: nn.Module, state_dict: Mapping[str, Any]) -> None:
+    """Load all weights: published or own ones into a `Pyramid`, own ones into the network of another task."""
+    if isinstance(net, Pyramid):
+        load_weights(net, state_dict, head="required")
+        return
+    own = net.state_dict()
+    missing, extra = sorted(own.keys() - state_dict.keys()), sorted(state_dict.keys() - own.keys())
+    shapes = [n for n in own.keys() & state_dict.keys() if own[n].shape != state_dict[n].shape]
+    found = {"missing": missing, "not in the model": extra, "shapes": sorted(shapes)}
+    if text := "; ".join(f"{what} {listed(names, NAMED)}" for what, names in found.items() if names):
+        raise CheckpointError(f"the state dict does not fit the model: {text}")
+    net.load_state_dict(dict(state_dict))
 
 
 def _read(key: str, file: str | Path) -> Checkpoint:

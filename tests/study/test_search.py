@@ -12,14 +12,16 @@ from shunted_lab import run as command
 from shunted_lab.config.compose import compose
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import check_data
-from shunted_lab.report.search import build_search_table, load_search, write_search
+from shunted_lab.report.search import build_search_table, load_search
+from shunted_lab.report.write_search import write_search
 from shunted_lab.study.assignment import Slot
 from shunted_lab.study.confirm import with_best_trials
 from shunted_lab.study.launch import Launcher
 from shunted_lab.study.plan import study_folder
 from shunted_lab.study.rebuild import rebuild
-from shunted_lab.study.search import Search, SearchQueue, finished, tried
+from shunted_lab.study.search import Search, SearchQueue
 from shunted_lab.study.space import read_rates, write_rates
+from shunted_lab.study.trials import finished, tried
 
 FILE = """
 baseline: paper

@@ -13,7 +13,7 @@ from conftest import experiment_of, planned
 from shunted_lab.config.compose import compose
 from shunted_lab.config.launch import LaunchConfig
 from shunted_lab.config.schema import ConfigError
-from shunted_lab.study import slurm, worker
+from shunted_lab.study import apart, slurm, worker
 from shunted_lab.study.assignment import Assignment, origin
 from shunted_lab.study.launch import plan_slots
 from shunted_lab.tasks.callbacks import Stopped
@@ -88,12 +88,12 @@ def test_the_script_asks_for_what_was_configured_word_by_word(cluster):
     command = f"srun --unbuffered --output {logs}%t_log.out --error {logs}%t_log.err "
     assert lines[-1].startswith(command) and " -m submitit.core._submit " in lines[-1]
     submission = jobs[0].submission()
-    assert submission.function.words == slurm.job_words(WORDS, experiment.config.launch)
+    assert submission.function.overrides == slurm.job_overrides(WORDS, experiment.config.launch)
     assert submission._timeout_countdown == 5 and submission._timeout_min == 90
 
 
 def test_a_job_runs_the_same_command_on_its_node():
-    assert slurm.job_words(WORDS, compose(WORDS).config.launch) == [
+    assert slurm.job_overrides(WORDS, compose(WORDS).config.launch) == [
         "experiment=ablate_embed",
         "launch.num_workers=8",
         "launch.devices_per_run=2",
@@ -103,7 +103,7 @@ def test_a_job_runs_the_same_command_on_its_node():
         "launch.accelerator=gpu",
     ]
     words = ["experiment=train", "launch=slurm", "launch.gpus=0", "launch.devices=4"]
-    found = slurm.job_words(words, compose(words).config.launch)
+    found = slurm.job_overrides(words, compose(words).config.launch)
     assert found == ["experiment=train", "launch.devices=4", "launch=local", "launch.accelerator=cpu"]
     assert compose(found).config.launch.devices == 4
 
@@ -132,7 +132,7 @@ def test_a_job_that_is_out_of_time_stops_its_command_and_is_queued_again():
     command._process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     again = command.checkpoint()
     assert command._process.wait(10) == -15
-    assert isinstance(again.function, slurm.Command) and again.function.words == ["experiment=train"]
+    assert isinstance(again.function, slurm.Command) and again.function.overrides == ["experiment=train"]
 
 
 SRUN = f"""#!{sys.executable}
@@ -216,7 +216,7 @@ def test_jobs_have_the_nodes_of_a_run():
     found = slurm.parameters(config)
     assert (found["nodes"], found["tasks_per_node"], found["slurm_array_parallelism"]) == (2, 1, 2)
     words = ["experiment=train", "launch=slurm", "launch.nodes=4", "launch.nodes_per_run=2", "launch.gpus=0"]
-    assert "launch.nodes_per_run=2" in slurm.job_words(words, compose(words).config.launch)
+    assert "launch.nodes_per_run=2" in slurm.job_overrides(words, compose(words).config.launch)
 
 
 def test_on_the_other_nodes_of_a_job_its_command_waits_to_be_asked(monkeypatch):
@@ -238,7 +238,7 @@ def test_nodes_that_are_not_there_are_refused(monkeypatch):
     for name in ("NODE_RANK", "SLURM_NODEID"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigError, match=r"launch\.nodes_per_run: 2 nodes each need NODE_RANK, MASTER_ADDR and"):
-        worker._join_nodes(2)
+        apart.join_nodes(2)
 
 
 WARNED = """
@@ -266,7 +266,7 @@ subprocess.Popen = popen
 
 def warned(*_):
     again = command.checkpoint()
-    print("again", again.function.words, flush=True)
+    print("again", again.function.overrides, flush=True)
 
 signal.signal(signal.SIGUSR2, warned)
 try:
