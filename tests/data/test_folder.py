@@ -1,55 +1,27 @@
-"""data=folder, imagenet and cifar100: what is refused, and what is loaded, on tiny trees."""
+"""data=folder: what is refused, and what is loaded, on small trees."""
 
-import hashlib
 import pickle
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.datasets import CIFAR100
+from trees import refused, tree
 
 from shunted_lab.config.recipe import LITE_RECIPE, RecipeConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import check_data, make_datamodule
-from shunted_lab.data import cifar100 as cifar100_module
-from shunted_lab.data import imagenet as imagenet_module
-from shunted_lab.data.cifar100 import CIFAR100Config
 from shunted_lab.data.folder import FolderConfig
 from shunted_lab.data.image_splits import hold_out
-from shunted_lab.data.imagenet import ImageNetConfig
 
 PAIR = {"cat": 2, "dog": 2}
-
-
-def tree(root: Path, **splits: dict[str, int]) -> Path:
-    """`tree(root, train={"cat": 3})` makes root/train/cat/0.png, 1.png, 2.png, each of another grey."""
-    grey = 0
-    for split, classes in splits.items():
-        for name, count in classes.items():
-            (root / split / name).mkdir(parents=True)
-            for number in range(count):
-                Image.new("RGB", (40, 36), (grey % 256,) * 3).save(root / split / name / f"{number}.png")
-                grey += 1
-    return root
 
 
 def names(data, split: str) -> set[bytes]:
     """The images of a split, as bytes of their first pixel: each image of `tree` has its own grey."""
     part = getattr(data.splits, split)
     return {part.images.decode(index).convert("RGB").getpixel((0, 0)) for index in range(len(part))}
-
-
-def refused(data, message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as error:
-        check_data(data)
-    assert "\n" not in str(error.value)
-
-
-# --- folder ----------------------------------------------------------------------------------------------------------
 
 
 def test_folder_counts_its_classes(tmp_path):
@@ -175,117 +147,3 @@ def test_hold_out_takes_the_same_share_of_each_class_and_leaves_one():
     assert [sum(labels[i] == label for i in held) for label in range(3)] == [20, 2, 0]
     reverse = hold_out(labels[::-1], files[::-1], 0.2)[1]
     assert sorted(110 - i for i in reverse) == held  # the names decide, not their order
-
-
-# --- imagenet --------------------------------------------------------------------------------------------------------
-
-WNIDS = ["n01440764", "n01443537", "n01484850"]
-
-
-def test_the_list_of_synsets_is_the_one_of_imagenet():
-    wnids = imagenet_module.imagenet_classes()
-    assert len(set(wnids)) == 1000 and wnids == sorted(wnids) and wnids[:3] == WNIDS
-
-
-@pytest.fixture
-def imagenet(tmp_path, monkeypatch) -> ImageNetConfig:
-    monkeypatch.setattr(imagenet_module, "imagenet_classes", lambda: WNIDS)
-    monkeypatch.setattr(imagenet_module, "TRAIN_MIN", 4)
-    monkeypatch.setattr(imagenet_module, "VAL", 2)
-    root = tree(tmp_path, train=dict.fromkeys(WNIDS, 5), val=dict.fromkeys(WNIDS, 2))
-    return ImageNetConfig(root=str(root), num_classes=3, image_size=32)
-
-
-def test_imagenet_holds_validation_back_and_tests_on_val(imagenet):
-    assert check_data(imagenet).num_classes == 3
-    data = make_datamodule(imagenet, LITE_RECIPE, 0)
-    assert data.sizes == {"train": 12, "val": 3, "test": 6} and data.class_names == WNIDS
-
-
-def test_half_unpacked_imagenet_is_refused(imagenet):
-    root = Path(imagenet.root)
-    (root / "train" / WNIDS[1] / "4.png").unlink()
-    assert check_data(imagenet).num_classes == 3
-    (root / "train" / WNIDS[1] / "3.png").unlink()
-    refused(imagenet, rf"^data\.root: .*/train/{WNIDS[1]} has 3 images; expected at least 4 .*expects train/n01440764")
-    (root / "val").rename(root / "validation")
-    Image.new("RGB", (40, 36)).save(root / "train" / WNIDS[1] / "3.png")
-    refused(imagenet, rf"/val/{WNIDS[0]} is absent")
-
-
-def test_imagenet_without_train_can_only_be_tested(imagenet):
-    shutil.rmtree(Path(imagenet.root) / "train")
-    assert check_data(imagenet, tested_only=True).num_classes == 3
-    refused(imagenet, rf"/train/{WNIDS[0]} is absent")
-    data = make_datamodule(imagenet, LITE_RECIPE, 0)
-    assert data.sizes == {"train": 0, "val": 0, "test": 6} and data.num_classes == 3
-    shutil.rmtree(Path(imagenet.root) / "val" / WNIDS[0])
-    with pytest.raises(ConfigError, match=rf"/val/{WNIDS[0]} is absent"):
-        check_data(imagenet, tested_only=True)
-
-
-def test_fewer_classes_than_imagenet_has_are_refused(tmp_path):
-    root = tree(tmp_path, train={WNIDS[0]: 732}, val={WNIDS[0]: 50})
-    refused(ImageNetConfig(root=str(root)), rf"/train/{WNIDS[1]} is absent; data=imagenet")
-
-
-def test_a_folder_that_is_no_synset_is_refused(imagenet):
-    tree(Path(imagenet.root), train={"zebra": 1})
-    refused(imagenet, r"/train/zebra is not a class of ImageNet-1K")
-
-
-def test_unlabelled_test_images_are_not_a_test_split(imagenet):
-    (Path(imagenet.root) / "test").mkdir()
-    Image.new("RGB", (40, 36)).save(Path(imagenet.root) / "test" / "ILSVRC2012_test_00000001.JPEG")
-    assert make_datamodule(imagenet, LITE_RECIPE, 0).sizes["test"] == 6
-
-
-# --- cifar100 --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cifar100(tmp_path, monkeypatch) -> CIFAR100Config:
-    folder = tmp_path / "cifar-100-python"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-
-    def split(n: int) -> dict:
-        return {"data": rng.integers(0, 256, (n, 3072), np.uint8), "fine_labels": [i % 100 for i in range(n)]}
-
-    contents = {"train": split(1000), "test": split(200), "meta": {"fine_label_names": [f"c{i}" for i in range(100)]}}
-    md5 = {}
-    for name, content in contents.items():
-        (folder / name).write_bytes(pickle.dumps(content))
-        md5[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
-    monkeypatch.setattr(cifar100_module, "FILES", md5)
-    monkeypatch.setattr(CIFAR100, "train_list", [["train", md5["train"]]])
-    monkeypatch.setattr(CIFAR100, "test_list", [["test", md5["test"]]])
-    monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": md5["meta"]})
-    return CIFAR100Config(root=str(tmp_path))
-
-
-def test_cifar100_loads(cifar100):
-    assert check_data(cifar100).class_names == tuple(f"c{i}" for i in range(100))
-    data = make_datamodule(replace(cifar100, image_size=48), LITE_RECIPE, 0)
-    assert data.sizes == {"train": 900, "val": 100, "test": 200} and data.class_names[99] == "c99"
-    assert sorted(data.splits.val.labels) == list(range(100))
-    assert next(iter(data.train_dataloader()))[0].shape == (128, 3, 48, 48)
-    images, labels = next(iter(make_datamodule(cifar100, RecipeConfig(), 0).test_dataloader()))
-    assert images.shape == (128, 3, 32, 32) and labels[:3].tolist() == [0, 1, 2]
-
-
-@pytest.mark.parametrize("name", ["train", "test", "meta"])
-def test_incomplete_cifar100_is_refused(cifar100, name):
-    (Path(cifar100.root) / "cifar-100-python" / name).unlink()
-    refused(cifar100, rf"cifar-100-python/{name} is absent; data=cifar100 expects cifar-100-python/")
-
-
-def test_damaged_cifar100_is_refused(cifar100):
-    path = Path(cifar100.root) / "cifar-100-python" / "train"
-    path.write_bytes(path.read_bytes()[:-1])
-    refused(cifar100, r"^data\.root: .*/train is damaged \(its MD5 differs\); unpack the archive again; data=cifar100")
-
-
-def test_the_checksums_of_cifar100_are_torchvisions():
-    listed = dict([*CIFAR100.train_list, *CIFAR100.test_list]) | {"meta": CIFAR100.meta["md5"]}
-    assert listed == cifar100_module.FILES
