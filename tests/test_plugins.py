@@ -17,6 +17,7 @@ from shunted_lab.nn import build_seeded
 from shunted_lab.report.collect import image_evidence, load_study
 from shunted_lab.report.write import write_report
 from shunted_lab.study.folder import load_run
+from shunted_lab.study.plan import sources_of
 from shunted_lab.tasks.train import make_module
 
 FILE = """
@@ -162,6 +163,20 @@ def test_the_keys_of_a_plug_in_are_options(here):
     assert (found.data.noise, found.task.weight) == (0.1, 2.0)
     other = compose(["experiment=toy", "task.weight=2"]).variants["plain"]
     assert other.fingerprint("", {}) != compose(["experiment=toy"]).variants["plain"].fingerprint("", {})
+
+
+def test_the_source_of_a_plug_in_is_part_of_a_run_s_identity(here, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = (Path(__file__).parent / "plugins" / "toy.py").read_text()
+    found = []
+    for number, weight in enumerate(("1.0", "2.0")):
+        (tmp_path / f"mine{number}.py").write_text(text.replace('option(1.0, "factor', f'option({weight}, "factor'))
+        run = compose(["experiment=seek", f"data=mine{number}.Patches", f"task=mine{number}.Brightness"]).variants[
+            "plain"
+        ]
+        sources = sources_of(run)
+        found.append((sources[f"data: mine{number}.Patches"], sources[f"task: mine{number}.Brightness"]))
+    assert found[0] != found[1] and found[0][0] == found[0][1]  # one file has both
 
 
 def test_a_command_of_one_file(here, capsys):

@@ -99,7 +99,7 @@ def _chosen(names: Iterable[str], costs: Mapping[str, Cost]) -> list[str]:
 
 def _depends_on(run: RunConfig, facts: DataFacts, slots: Sequence[Slot]) -> list[Any]:
     launch = {"workers": len(slots), "threads": slots[0].threads, "gpus": len(slots[0].gpus)}
-    config = [asdict(run.model), asdict(run.data), asdict(run.recipe), asdict(run.launch)]
+    config = [asdict(part) for part in (run.model, run.data, run.task, run.recipe, run.launch)]
     return [config, facts.identity, launch, platform.node(), count_cores(), find_device(run.launch.accelerator)]
 
 

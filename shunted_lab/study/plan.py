@@ -110,13 +110,19 @@ def with_weights(config: RunConfig) -> RunConfig:
 def sources_of(config: RunConfig) -> dict[str, str]:
     """What a run's numbers depend on beside its configuration and its data, by name.
 
-    These are the version of this package's results, the sources of the components, the content of the weights that
-    training begins with (see `with_weights`), and the layout of a batch that is not trained as a whole.
+    These are the version of this package's results, the sources of the components, of a data set and a task that are
+    the user's own, the content of the weights that training begins with (see `with_weights`), and the layout of a batch
+    that is not trained as a whole.
 
     Raises:
         ConfigError: for a component that is not known.
     """
     found = {RESULTS: str(RESULTS_VERSION)} | component_sources(config.model)
+    for group, name in (("data", config.data.name), ("task", config.task.name)):
+        if "." in name:  # a class of the user's own
+            from shunted_lab.nn.source import module_hash  # torch: 2 s
+
+            found[f"{group}: {name}"] = module_hash(name.rpartition(".")[0])
     if config.model.checkpoint is not None:
         found[WEIGHTS] = digest_of(config.model.checkpoint)[:16]
     if config.launch.parts > 1:

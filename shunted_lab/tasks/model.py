@@ -74,7 +74,7 @@ def batch_layout(config: RunConfig) -> str:
     if launch.parts == 1:
         return ""
     with torch.device("meta"):
-        layers = list(build_model(config.model, num_classes=1).modules())
+        layers = list(config.task.build(config.model, 1).modules())
     found = []
     if any(isinstance(layer, BatchNorm) for layer in layers):
         ranks = 1 if config.recipe.sync_bn else launch.ranks
