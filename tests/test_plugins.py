@@ -169,14 +169,14 @@ def test_the_source_of_a_plug_in_is_part_of_a_run_s_identity(here, tmp_path, mon
     monkeypatch.syspath_prepend(str(tmp_path))
     text = (Path(__file__).parent / "plugins" / "toy.py").read_text()
     found = []
-    for number, weight in enumerate(("1.0", "2.0")):
-        (tmp_path / f"mine{number}.py").write_text(text.replace('option(1.0, "factor', f'option({weight}, "factor'))
-        run = compose(["experiment=seek", f"data=mine{number}.Patches", f"task=mine{number}.Brightness"]).variants[
-            "plain"
-        ]
-        sources = sources_of(run)
-        found.append((sources[f"data: mine{number}.Patches"], sources[f"task: mine{number}.Brightness"]))
-    assert found[0] != found[1] and found[0][0] == found[0][1]  # one file has both
+    for line in ("", "\nAN_ADDED_LINE = 1\n"):
+        (tmp_path / "mine.py").write_text(text + line)
+        sources = sources_of(
+            compose(["experiment=seek", "data=mine.Patches", "task=mine.Brightness"]).variants["plain"]
+        )
+        found.append((sources["data: mine.Patches"], sources["task: mine.Brightness"]))
+    assert found[0][0] == found[0][1]  # one file has both
+    assert found[0] != found[1]
 
 
 def test_a_command_of_one_file(here, capsys):
