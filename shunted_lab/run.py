@@ -166,7 +166,7 @@ def _carry_out(plan: Plan, overrides: list[str], console: Console) -> int:
         states = store.read_states(plan.runs, store.open_study(config))
     else:
         return 0
-    if any(state.state == "done" for state in states):
+    if config.launch.measure and any(state.state == "done" for state in states):
         measure_variants(experiment, plan.facts, bool(plan.todo), lambda line: say(console, line))
     return _report(StudyStates(experiment, states, plan.costs, paper_costs), overrides, console)
 

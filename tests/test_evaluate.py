@@ -52,6 +52,7 @@ def trained(folder, *words):
         "experiment=train",
         f"runs_dir={folder}",
         "launch.accelerator=cpu",
+        "launch.pictures=false",
         "recipe.epochs=1",
         "data.batch_size=16",
     ]

@@ -9,6 +9,7 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SMALL = ["recipe.limit_batches=3", "recipe.epochs=2", "launch.accelerator=cpu", "launch.devices=2"]
+SMALL += ["launch.measure=false", "launch.pictures=false"]
 SCENES = ["data.train_images=64", "data.val_images=32", "data.test_images=32"]
 
 

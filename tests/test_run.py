@@ -102,7 +102,8 @@ def test_smoke_trains_all_nine_runs_and_the_second_call_none(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_command_goes_on(tmp_path, kill):
-    words = ["experiment=train", "seeds=[0,1]", "recipe.epochs=3", "recipe.limit_batches=12", "launch.accelerator=cpu"]
+    words = ["experiment=train", "seeds=[0,1]", "recipe.epochs=3", "recipe.limit_batches=12"]
+    words += ["launch.accelerator=cpu", "launch.measure=false", "launch.pictures=false"]
     process = subprocess.Popen(
         [sys.executable, "-m", "shunted_lab.run", *words],
         cwd=tmp_path,
@@ -140,7 +141,7 @@ def test_a_failed_run_is_shown_with_its_traceback_and_status_1(tmp_path, monkeyp
     monkeypatch.setattr(worker, "train", train)
     monkeypatch.setattr(launch, "CONTEXT", "fork")
     monkeypatch.chdir(tmp_path)
-    words = ["experiment=ablate_embed", "seeds=[0]", "launch.max_attempts=2"]
+    words = ["experiment=ablate_embed", "seeds=[0]", "launch.max_attempts=2", "launch.measure=false"]
     assert command.main(words) == 1
     out = capsys.readouterr().out
     assert "INCOMPLETE, 1 of 3 runs not done: overlapping seed 0 failed (RuntimeError: loss is nan)" in " ".join(

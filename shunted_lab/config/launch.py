@@ -39,6 +39,9 @@ class LaunchConfig:
         "checkpoints of a finished run: weights (without the optimizer's state), all, none; auto: weights, and none of "
         "a smoke test",
     )
+    measure: bool = option(
+        True, "measure latency and memory of the variants when all are trained, which takes up to a minute"
+    )
     pictures: bool = option(
         True, "pictures of predictions and attention maps for TensorBoard, of each finished run but of smoke tests"
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -120,8 +121,9 @@ class GroupedAttention(nn.Module):
         ComponentError: for rates or heads that do not fit.
     """
 
-    to_groups: Tensor | None  # (h,) heads, group by group
-    from_groups: Tensor | None  # (h,) head -> its place in `to_groups`
+    if TYPE_CHECKING:  # TorchScript cannot read annotations of a class that are text
+        to_groups: Tensor | None  # (h,) heads, group by group
+        from_groups: Tensor | None  # (h,) head -> its place in `to_groups`
 
     def __init__(
         self,

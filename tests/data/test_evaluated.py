@@ -158,6 +158,7 @@ def words(root: Path, tmp_path: Path, *more: str) -> list[str]:
         "data=folder",
         f"data.root={root}",
         f"runs_dir={tmp_path}/runs",
+        "launch.measure=false",
         *more,
     ]
 

@@ -28,6 +28,7 @@ WORDS = (
     "recipe.limit_batches=3",
     "data.batch_size=16",
     "launch.accelerator=cpu",
+    "launch.pictures=false",
     "launch.max_attempts=1000",
 )
 FORK = multiprocessing.get_context("fork")

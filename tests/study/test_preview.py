@@ -56,7 +56,7 @@ def test_a_finished_study_would_train_nothing(tmp_path, trained):
 
 def test_only_the_chosen_rows_are_trained_and_the_table_has_all(tmp_path, trained, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["experiment=ablate_embed", "seeds=[0]", "launch.accelerator=cpu"]
+    words = ["experiment=ablate_embed", "seeds=[0]", "launch.accelerator=cpu", "launch.measure=false"]
     chosen, lines = plan_of(tmp_path, "seeds=[0]", "only=[conv_stem,overlapping]")
     assert chosen == {("overlapping", 0), ("conv_stem", 0)}
     assert lines[1] == "would not train, because of only=overlapping,conv_stem: non_overlapping (seed 0)"

@@ -30,6 +30,7 @@ TINY = [
     "model.num_heads=[2,2,2,2]",
     "model.mlp_ratios=[2,2,2,2]",
     "launch.accelerator=cpu",
+    "launch.pictures=false",
 ]
 SHORT = ["recipe.epochs=1", "recipe.warmup_epochs=0", "data.image_size=32", "data.batch_size=4"]
 

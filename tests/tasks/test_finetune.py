@@ -34,6 +34,7 @@ TINY = [
     "model.num_heads=[2,2,2,2]",
     "model.mlp_ratios=[2,2,2,2]",
     "launch.accelerator=cpu",
+    "launch.pictures=false",
     "data.batch_size=8",
 ]
 SHORT = ["recipe.epochs=1", "recipe.limit_batches=2", "recipe.warmup_epochs=0"]

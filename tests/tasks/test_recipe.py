@@ -27,7 +27,13 @@ from shunted_lab.tasks.recorder import batch_loss
 from shunted_lab.tasks.schedule import highest_rate, learning_rate
 from shunted_lab.tasks.train import make_module, make_trainer, train
 
-SMALL = ["experiment=ablate_embed", "launch.accelerator=cpu", "data.batch_size=16", "model.drop_path_rate=0"]
+SMALL = [
+    "experiment=ablate_embed",
+    "launch.accelerator=cpu",
+    "launch.pictures=false",
+    "data.batch_size=16",
+    "model.drop_path_rate=0",
+]
 SHORT = ("recipe.epochs=2", "recipe.limit_batches=3")
 
 

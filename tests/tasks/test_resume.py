@@ -20,7 +20,7 @@ from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.resume import batches_trained, keep_weights, newest
 from shunted_lab.tasks.train import train
 
-WORDS = ["experiment=train", "launch.accelerator=cpu", "data.batch_size=16", "recipe.epochs=3"]
+WORDS = ["experiment=train", "launch.accelerator=cpu", "launch.pictures=false", "data.batch_size=16", "recipe.epochs=3"]
 WORDS += ["recipe.limit_batches=3", "model.depths=[1,1,1,1]", "model.mlp_ratios=[1,1,1,1]", "recipe.select=best"]
 WORDS += ["model.drop_path_rate=0.3"]
 RUN = compose(WORDS).variants["model"]
