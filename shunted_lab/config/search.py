@@ -23,7 +23,7 @@ class SearchConfig:
     objectives: Any = option(
         None,
         "METRIC: max|min, of the validation split, or params, macs, latency, memory; null is the metric that chooses "
-        "the task's best epoch, e.g. {val/top1: max}",
+        "the task's best epoch, e.g. {val/METRIC: max}",
         type="dict[str, str] | null",
     )
     constraints: dict[str, Any] = option({}, "params|macs: an upper bound, or 'baseline' for that of the baseline")
