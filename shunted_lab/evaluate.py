@@ -31,7 +31,8 @@ usage: python -m shunted_lab.evaluate checkpoint=RUN_FOLDER|FILE [model=NAME] [d
 
 Measures a checkpoint on a data set: the metrics of the task, accuracy with its 95 % interval, and images per second.
 For a checkpoint of a run, model, data and task are those of the run; other data are resized to the image size of the
-run, unless data.image_size is given. A file of weights (official, timm's, .safetensors) needs model=, and the data= that its head was trained for.
+run, unless data.image_size is given. A file of weights (official, timm's, .safetensors) needs model=, and the data=
+that its head was trained for.
 
   python -m shunted_lab.evaluate checkpoint=runs/ablate_embed/conv_stem/seed0-1a2b3c4d
   python -m shunted_lab.evaluate checkpoint=ckpt_S.pth model=shunted_s data=imagenet data.root=/data/imagenet
