@@ -101,19 +101,24 @@ def draw(config: AttentionConfig) -> Path:
 
 
 def load(config: AttentionConfig) -> tuple[Pyramid, Stats]:
-    """The model of a run's folder, or of a file of weights for `config.model`; and how its images are normalised.
+    """The backbone of a run, or of a file of weights for `config.model`; and how its images are normalized.
 
     Raises:
         ConfigError: for a path that is neither, or weights that do not fit.
     """
     from shunted_lab.data.image_files import IMAGENET
+    from shunted_lab.nn import Pyramid
     from shunted_lab.study.folder import find_checkpoint
     from shunted_lab.tasks.checkpoint import load_model
 
     run, file = find_checkpoint(config.checkpoint)
     if run is None:
         return load_model(config.model, file).net, IMAGENET
-    return load_model(run.config.model, file).net, run.config.data.stats
+    net = load_model(run.config.model, file, task=run.config.task).net
+    backbone = next((part for part in net.modules() if isinstance(part, Pyramid)), None)
+    if backbone is None:
+        raise ConfigError(f"checkpoint: the network of task={run.config.task.name} contains no backbone")
+    return backbone, run.config.data.stats
 
 
 def read_image(config: AttentionConfig, stats: Stats) -> tuple[np.ndarray, Tensor]:

@@ -9,8 +9,9 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from PIL import Image
 
-from shunted_lab import evaluate, run
+from shunted_lab import attention, evaluate, run
 from shunted_lab.config.compose import compose
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.nn import build_seeded
@@ -119,6 +120,14 @@ def test_a_checkpoint_is_evaluated(trained, capsys):
     found = evaluate.show([f"checkpoint={folder}", "device=cpu"])
     assert found["metrics"]["test/mae"] == pytest.approx(result["metrics"]["test/mae"], rel=1e-6)
     assert found["intervals"] == {} and "Error (grey values)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_attention_of_the_backbone_is_drawn(trained, here):
+    folder = next(path.parent for path in sorted(trained.rglob("result.json")))
+    Image.new("RGB", (64, 64), "grey").save(here / "grey.png")
+    given = [f"checkpoint={folder}", f"image={here / 'grey.png'}", f"out={here / 'attention.png'}"]
+    assert attention.main(given) == 0 and (here / "attention.png").exists()
 
 
 @pytest.mark.slow
