@@ -29,9 +29,8 @@ TINY = [
     "model.depths=[1,1,1,1]",
     "model.num_heads=[2,2,2,2]",
     "model.mlp_ratios=[2,2,2,2]",
-    "launch.accelerator=cpu",
-    "launch.pictures=false",
 ]
+LAUNCH = ["launch.accelerator=cpu", "launch.pictures=false"]
 SHORT = ["recipe.epochs=1", "recipe.warmup_epochs=0", "data.image_size=32", "data.batch_size=4"]
 
 
@@ -47,7 +46,7 @@ def photos(root: Path, names: list[str]) -> Path:
 
 
 def config(root: Path, *words: object) -> RunConfig:
-    given = ["experiment=train", *TINY, *SHORT, "data=folder", f"data.root={root}", *map(str, words)]
+    given = ["experiment=train", *TINY, *LAUNCH, *SHORT, "data=folder", f"data.root={root}", *map(str, words)]
     return compose(given).variants["model"]
 
 
@@ -59,7 +58,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory) -> Path:
     """The folder of a run that was trained on `CLASSES`."""
-    words = ["experiment=train", *TINY, *SHORT, "data=folder", f"data.root={data}"]
+    words = ["experiment=train", *TINY, *LAUNCH, *SHORT, "data=folder", f"data.root={data}"]
     experiment = compose([*words, f"runs_dir={tmp_path_factory.mktemp('runs')}"])
     planned = plan_runs(experiment, data_facts(experiment))[0]
     describe(planned, {"git": None, "versions": {}})
@@ -104,7 +103,7 @@ def test_a_run_is_tested_on_its_own_classes_by_name(run, capsys):
 @pytest.mark.parametrize("names", [["dog", "Bird", "cat"], ["cat", "dog", "Bird"]])
 def test_classes_in_another_order_give_the_same_numbers(run, data, tmp_path, capsys, names):
     file = other_order(run, tmp_path / "other.ckpt", names)
-    words = [f"checkpoint={file}", "model=shunted_lite", *TINY[:-1], "data=folder", f"data.root={data}", *SHORT[2:]]
+    words = [f"checkpoint={file}", "model=shunted_lite", *TINY, "data=folder", f"data.root={data}", *SHORT[2:]]
     found, said = shown(capsys, *words)
     expected = json.loads((run / "result.json").read_text())["metrics"]
     assert found["metrics"] == {key: value for key, value in expected.items() if key.startswith("test/")}
@@ -135,7 +134,7 @@ def test_weights_without_names_are_matched_by_position_and_the_table_says_so(run
     found = content(run)
     del found["class_names"]
     torch.save(found, tmp_path / "published.ckpt")
-    words = ["model=shunted_lite", *TINY[:-1], "data=folder", *SHORT[2:]]
+    words = ["model=shunted_lite", *TINY, "data=folder", *SHORT[2:]]
     words += [f"checkpoint={tmp_path / 'published.ckpt'}", f"data.root={photos(tmp_path, ['x', 'y', 'z'])}"]
     found, said = shown(capsys, *words)
     assert found["classes"] == "matched by position (the file has no class names)" and found["classes"] in said
@@ -200,7 +199,15 @@ def test_the_plan_says_what_becomes_of_the_head(run, data, tmp_path):
     other = photos(tmp_path / "other", ["bird", "Cat", "dog"])
     found = {}
     for root in (data, other):
-        words = ["experiment=train", *TINY, *SHORT, "data=folder", f"data.root={root}", f"model.checkpoint={run}"]
+        words = [
+            "experiment=train",
+            *TINY,
+            *LAUNCH,
+            *SHORT,
+            "data=folder",
+            f"data.root={root}",
+            f"model.checkpoint={run}",
+        ]
         experiment = compose(words)
         (found[root],) = initial_weights(experiment, data_facts(experiment)).values()
     assert found[data] == f"model.checkpoint: {run}, its entry 'state_dict'; its classes are matched by name"
