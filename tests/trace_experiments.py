@@ -18,7 +18,13 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "tasks"))
 
 STEPS = 20
-DEVICE_COLUMNS = ("latency", "memory", "images")  # parts of the names of columns that differ from call to call
+DEVICE_COLUMNS = (
+    "latency",
+    "memory",
+    "images",
+    "seconds",
+    "fingerprint",
+)  # parts of names that differ from call to call
 
 
 def main(file: Path) -> int:
