@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from PIL import Image
 from shunted_lab import attention, evaluate, run
 from shunted_lab.config.compose import compose
 from shunted_lab.config.schema import ConfigError
+from shunted_lab.config.task import TaskConfig
 from shunted_lab.nn import build_seeded
 from shunted_lab.report.collect import image_evidence, load_study
 from shunted_lab.report.write import write_report
 from shunted_lab.study.folder import load_run
-from shunted_lab.study.plan import sources_of
+from shunted_lab.study.measure import time_run
+from shunted_lab.study.plan import model_cost, sources_of
 from shunted_lab.tasks.train import make_module
 
 FILE = """
@@ -120,6 +123,8 @@ def test_a_checkpoint_is_evaluated(trained, capsys):
     found = evaluate.show([f"checkpoint={folder}", "device=cpu"])
     assert found["metrics"]["test/mae"] == pytest.approx(result["metrics"]["test/mae"], rel=1e-6)
     assert found["intervals"] == {} and "Error (grey values)" in capsys.readouterr().out
+    noisy = evaluate.show([f"checkpoint={folder}", "device=cpu", "data.noise=0.3"])  # a key of this data set only
+    assert noisy["metrics"]["test/mae"] != found["metrics"]["test/mae"]
 
 
 @pytest.mark.slow
@@ -172,6 +177,32 @@ def test_the_keys_of_a_plug_in_are_options(here):
     assert (found.data.noise, found.task.weight) == (0.1, 2.0)
     other = compose(["experiment=toy", "task.weight=2"]).variants["plain"]
     assert other.fingerprint("", {}) != compose(["experiment=toy"]).variants["plain"].fingerprint("", {})
+
+
+def test_costs_are_counted_and_measured_as_the_task_calls_its_network(here):
+    import toy
+
+    class OfLists(toy.Regressor):
+        def forward(self, images):
+            assert isinstance(images, list)  # as a detector takes them
+            return super().forward(torch.stack(images))
+
+    class Detection(toy.Brightness):
+        def build(self, model, classes):
+            return OfLists(super().build(model, classes).backbone)
+
+        def call(self, net, images):
+            return net(list(images))
+
+    plain = compose(["experiment=toy"]).variants["plain"]
+    of_lists = replace(plain, task=Detection("toy.Brightness"))
+    assert model_cost("of lists", of_lists, (32, 32), 0) == model_cost("plain", plain, (32, 32), 0)
+    assert time_run(of_lists, 0, torch.device("cpu")).best > 0
+
+
+def test_a_task_that_lacks_a_method_names_it(here):
+    with pytest.raises(TypeError, match=r"abstract methods? .*build"):
+        TaskConfig("mine")
 
 
 def test_the_source_of_a_plug_in_is_part_of_a_run_s_identity(here, tmp_path, monkeypatch):

@@ -54,7 +54,7 @@ def compose(overrides: Sequence[str]) -> Experiment:
     Raises:
         ConfigError: for anything a user can get wrong in the overrides or in the experiment's file.
     """
-    name = parse([text for text in overrides if text.startswith("experiment=")], Config).get("experiment")
+    name = value_of("experiment", overrides, Config)
     file = read_experiment(find_experiment(name)) if name is not None else None
     given = parse(overrides, Config, file.groups if file else {})
     if file is None:
@@ -69,6 +69,7 @@ def compose(overrides: Sequence[str]) -> Experiment:
         variants.chosen(config)
     _resolve_choices(config)
     runs = {key: base.variant(key, changes) for key, changes in config.variants.items()}
+    _check_goals(file, runs)
     paper = {}
     if config.paper is not None:
         published = _Base(file, {"model": config.paper.model})
@@ -97,8 +98,11 @@ def compose_as(schema: type[C], overrides: Sequence[str], defaults: Mapping[str,
 
 
 def value_of(key: str, overrides: Sequence[str], schema: type) -> str | None:
-    """What overrides of a command give for a key that takes text, before they are composed; None if they do not."""
-    given = parse(overrides, schema).get(key)
+    """What overrides of a command give for a key that takes text, before they are composed; None if they do not.
+
+    The other overrides are not read: which keys there are may depend on this one, as on the run of a checkpoint.
+    """
+    given = parse([text for text in overrides if text.startswith(f"{key}=")], schema).get(key)
     return None if given is None else keys_of(schema)[key].resolve(given)
 
 
@@ -110,6 +114,18 @@ def _check_sections(file: ExperimentFile, given: Mapping[str, Any]) -> None:
             others = [other for other, path in experiment_files().items() if section in _sections_of(path)]
             have = f"; those with one: {', '.join(sorted(others))}" if others else ""
             raise ConfigError(f"{key}: experiment={file.name} has no section `{section}:` in its file{have}")
+
+
+def _check_goals(file: ExperimentFile, runs: Mapping[str, RunConfig]) -> None:
+    """Refuse variants that are not measured by one metric: they cannot be rows of one table."""
+    metrics = {name: run.task.goal(run.data).leading for name, run in runs.items()}
+    first, *others = metrics
+    for name in others:
+        if metrics[name] != metrics[first]:
+            raise ConfigError(
+                f"{file.path}: variants.{name}: is measured by {metrics[name].key}, and '{first}' by "
+                f"{metrics[first].key}; the variants of an experiment share the leading metric of their task"
+            )
 
 
 def _sections_of(path: Any) -> Mapping[str, Any]:

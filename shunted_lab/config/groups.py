@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from shunted_lab.config.data import DataConfig
@@ -77,8 +76,6 @@ def _load(group: str, path: str) -> Any:
         ConfigError: if there is no such module or class. An exception inside of the module keeps its traceback.
     """
     module, _, name = path.rpartition(".")
-    if str(Path.cwd()) not in sys.path and "" not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     try:
         return getattr(import_module(module), name)
     except ModuleNotFoundError as error:

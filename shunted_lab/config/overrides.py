@@ -167,7 +167,7 @@ def _value(name: str, text: str, keys: Mapping[str, Key]) -> Any:
         return _unquoted(text)
     if key is not None and key.is_text:
         return None if key.nullable and text.lower() == "null" else _unquoted(text)
-    value = _read(name, text, key)
+    value = _read(name, text)
     if key is None:
         return value
     if get_origin(key.type) is list and not isinstance(value, list) and not _is_interpolation(value):
@@ -194,7 +194,7 @@ def _is_entry(name: str, keys: Mapping[str, Key]) -> bool:
     return any(keys[key].type is Any or get_origin(keys[key].type) in (list, dict) for key in parents if key in keys)
 
 
-def _read(name: str, text: str, key: Key | None) -> Any:
+def _read(name: str, text: str) -> Any:
     """The value that a text is as YAML."""
     if QUOTED.fullmatch(text):
         return _unquoted(text)

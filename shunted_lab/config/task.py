@@ -6,6 +6,7 @@ since the plan, the report and `--help` read its goal.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,11 +140,12 @@ class Evidence(Protocol):
 
 
 @dataclass
-class TaskConfig:
+class TaskConfig(ABC):
     """A task: its network, its loss, what it measures, and what it keeps as evidence.
 
-    `needs` is what each image of the data must have (`DataConfig.targets`). `per_class_meaning` is the caption of the
-    figure of classes. Batches are `(images (B, 3, H, W), targets)`; `outputs` is what the network returns for images.
+    A task implements the abstract methods; the others have a default. `needs` is what each image of the data must have
+    (`DataConfig.targets`). `per_class_meaning` is the caption of the figure of classes. Batches are
+    `(images (B, 3, H, W), targets)`; `outputs` is what the network returns for images.
     """
 
     name: str = MISSING
@@ -151,24 +153,28 @@ class TaskConfig:
     needs: ClassVar[str] = ""
     per_class_meaning: ClassVar[str] = ""
 
+    @abstractmethod
     def goal(self, data: DataConfig, classes: int = 0) -> Goal:
         """What is measured on `data`. `classes` is their number; 0 where it is not known: then all that may be."""
-        raise NotImplementedError
 
-    def check_recipe(self, data: DataConfig, recipe: RecipeConfig) -> None:
+    def check_recipe(self, data: DataConfig, recipe: RecipeConfig) -> None:  # noqa: B027  # refuses nothing
         """Raise ConfigError for a recipe that this task cannot be trained with."""
 
     def input_size(self, data: DataConfig) -> tuple[int, int]:
         """Height and width of an image, at which costs are counted and measured."""
         return data.image_size, data.image_size
 
+    def call(self, net: nn.Module, images: Tensor) -> Any:
+        """A forward pass of images (B, 3, H, W), for counting costs on `meta` and measuring them (`nn.count.Call`)."""
+        return net(images)
+
+    @abstractmethod
     def build(self, model: ModelConfig, classes: int) -> nn.Module:
         """The network: the backbone of `model` with the head of this task.
 
         Raises:
             ConfigError: for a model that cannot be built.
         """
-        raise NotImplementedError
 
     def augment(
         self, images: Tensor, targets: Any, recipe: RecipeConfig, classes: int, key: Sequence[int]
@@ -179,26 +185,26 @@ class TaskConfig:
         """
         return images, targets
 
+    @abstractmethod
     def loss(self, outputs: Any, targets: Any, smoothing: float) -> Tensor:
         """The loss of a batch, a mean over its images. `smoothing` is 0 where it is not trained."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make_metrics(self, data: DataConfig, classes: int) -> MetricCollection:
         """The metrics of the goal, by their keys; each takes `update(outputs, targets)`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def evidence_of_batch(self, outputs: Any, targets: Any) -> tuple[Tensor, ...]:
         """What is kept of a test batch: tensors (B, ...), on which batches are concatenated."""
-        raise NotImplementedError
 
+    @abstractmethod
     def evidence(self, parts: Sequence[np.ndarray], class_names: Sequence[str]) -> Evidence:
         """The evidence of the whole test split, from the arrays that `evidence_of_batch` gives, concatenated."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_evidence(self, folder: Path) -> Evidence | None:
         """The evidence in a run's folder; None if there is none.
 
         Raises:
             ConfigError: for a file that cannot be read.
         """
-        raise NotImplementedError

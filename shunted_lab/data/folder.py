@@ -28,7 +28,7 @@ class FolderConfig(ImageFilesConfig):
         return "train/CLASS/*.jpg and val/CLASS/*.jpg (and test/CLASS/*.jpg, if there is one) in it"
 
     def split_names(self, tested_only: bool) -> list[str]:
-        """The folders that are read: `train`, `val`, and `test` if it has classes (images without labels are no split).
+        """The folders that are read: `train`, `val`, and `test` if it has classes (images without labels are none).
 
         Args:
             tested_only: where there is no `train`, the test split alone.

@@ -15,7 +15,6 @@ import jinja2
 import yaml
 
 from shunted_lab.config.experiment import Config
-from shunted_lab.config.task import Goal
 from shunted_lab.output.quantities import COSTS as COST_UNITS
 from shunted_lab.output.quantities import LOSS, Unit, counted, head_text, value_text
 from shunted_lab.report import plots
@@ -164,7 +163,7 @@ def render_page(data: StudyData, made: Sequence[Picture], folder: Path) -> str:
             metric=head_text(metric.label, metric.unit),
             difference_unit=metric.unit.of_difference or metric.unit.symbol,
             over_seeds=" of the mean over the seeds" if len(data.config.seeds) > 1 else "",
-            variants=[(name, [_run_row(run, data.goal, folder) for run in data.of(name)]) for name in data.variants],
+            variants=[(name, [_run_row(run, folder) for run in data.of(name)]) for name in data.variants],
             failures=[(run, run.traceback) for run in data.runs if run.state.state == "failed"],
             base=yaml.safe_dump(asdict(next(iter(data.variants.values()))), sort_keys=False, allow_unicode=True),
             changes=yaml.safe_dump(dict(data.config.variants), sort_keys=False, allow_unicode=True),
@@ -207,8 +206,9 @@ def _evidence_row(found: ImageEvidence, unit: Unit) -> dict[str, Any]:
     return {"variant": found.variant, "baseline": found.baseline, "bootstrap": text, "mcnemar": "; ".join(tests)}
 
 
-def _run_row(run: RunData, goal: Goal, folder: Path) -> dict[str, Any]:
+def _run_row(run: RunData, folder: Path) -> dict[str, Any]:
     state = run.state
+    goal = state.run.config.task.goal(state.run.config.data)
     metrics = state.result["metrics"] if state.result else {}
     return {
         "seed": state.run.seed,

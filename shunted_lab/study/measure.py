@@ -176,7 +176,8 @@ def _measure(run: RunConfig, classes: int, device: Any, memory: bool) -> Speed:
     from shunted_lab.nn import measure
 
     model = run.task.build(run.model, classes)
-    return measure(model, run.task.input_size(run.data), 1, device, repeats=REPEATS, warmup=WARMUP, memory=memory)
+    size, call = run.task.input_size(run.data), run.task.call
+    return measure(model, size, 1, device, repeats=REPEATS, warmup=WARMUP, memory=memory, call=call)
 
 
 def _key(run: RunConfig) -> str:

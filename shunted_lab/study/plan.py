@@ -153,7 +153,7 @@ def count_costs(experiment: Experiment, facts: dict[str, DataFacts]) -> dict[str
         ConfigError: for a variant that cannot be built.
     """
     return {
-        name: model_cost(f"variants.{name}", run, len(facts[name].class_names))
+        name: model_cost(f"variants.{name}", run, run.task.input_size(run.data), len(facts[name].class_names))
         for name, run in experiment.variants.items()
     }
 
@@ -178,21 +178,17 @@ def count_paper_costs(experiment: Experiment) -> dict[str, Cost]:
     if paper is None:
         return {}
     return {
-        name: model_cost(f"variants.{name} at paper scale", at_size(run, paper.image_size), IMAGENET_CLASSES)
+        name: model_cost(f"variants.{name} at paper scale", run, (paper.image_size,) * 2, IMAGENET_CLASSES)
         for name, run in experiment.paper.items()
     }
 
 
-def at_size(run: RunConfig, image_size: int) -> RunConfig:
-    """The same run on images of another size."""
-    return replace(run, data=replace(run.data, image_size=image_size))
-
-
-def model_cost(where: str, run: RunConfig, classes: int) -> Cost:
+def model_cost(where: str, run: RunConfig, size: tuple[int, int], classes: int) -> Cost:
     """What a run's network costs for one image, counted on `meta`, where every component's output is checked.
 
     Args:
         where: names the run in an error, e.g. `variants.overlapping`.
+        size: height and width of the image.
         classes: of the data.
 
     Raises:
@@ -204,14 +200,13 @@ def model_cost(where: str, run: RunConfig, classes: int) -> Cost:
         from shunted_lab.nn import ComponentError, count_cost  # torch: 2 s
 
         try:
-            return asdict(count_cost(lambda: run.task.build(run.model, classes), size))
+            return asdict(count_cost(lambda: run.task.build(run.model, classes), size, call=run.task.call))
         except (ConfigError, ComponentError) as error:
             raise ConfigError(f"{where}: {error}") from None
         except Exception as error:
             error.add_note(f"while planning {where}")
             raise
 
-    size = run.task.input_size(run.data)
     if run.model.has_own_components or "." in run.task.name:  # the user's code may depend on anything
         return Cost(**count())
     return Cost(**remember("cost", [run.model.options(), asdict(run.task), size, classes], count))

@@ -113,7 +113,8 @@ class Search:
         """What a run's model costs, counted on `meta`; the error if it cannot be built."""
         if run.fingerprint not in self._costs:
             try:
-                self._costs[run.fingerprint] = model_cost(run.variant, run.config, len(self.facts.class_names))
+                size = run.config.task.input_size(run.config.data)
+                self._costs[run.fingerprint] = model_cost(run.variant, run.config, size, len(self.facts.class_names))
                 check_weights(run.variant, run.config, self.facts)
             except ConfigError as error:
                 self._costs[run.fingerprint] = error

@@ -45,7 +45,7 @@ def allowed_rates(config: ModelConfig) -> list[list[int]]:
             assert error.stage is not None
             rates[error.stage] = error.allowed
         except ComponentError:
-            break  # it says something of another key, which is no matter here
+            break  # of another key than the rates
     return rates
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from shunted_lab.tasks.predictions import Predictions
 
+SIZES = ["small", "medium", "large"]
 RECALL = Metric(
     "recall",
     "Recall",
@@ -40,8 +41,8 @@ class MultiLabelClassification(TaskConfig):
     per_class_meaning: ClassVar[str] = "Share of the objects of each class that were found"
 
     def goal(self, data: DataConfig, classes: int = 0) -> Goal:
-        """Recall of all objects, and of those of each range of sizes that the data have."""
-        names = [name for name, _ in data.size_ranges()]  # type: ignore[attr-defined]
+        """Recall of all objects, and by their size: of the sizes that the data have, or of all that data may have."""
+        names = [name for name, _ in data.size_ranges()] if classes else SIZES  # type: ignore[attr-defined]
         by_size = [Metric(f"recall_{n}", n.capitalize(), f"Recall of {n} objects", in_table=True) for n in names]
         return Goal((RECALL, *by_size), "recall")
 

@@ -109,7 +109,7 @@ def one_peak(name: str) -> int:
     LOOPS[name](config_of([], 2))
     config = config_of(LARGE, 4)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Validation and test are no part of the bare loop; they keep no activations.
+    # Validation and test are not part of the bare loop; they keep no activations.
     LOOPS[name](config)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 

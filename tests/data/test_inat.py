@@ -296,7 +296,7 @@ def test_the_first_absent_image_is_named(root):
         refused(
             config_of(root), rf"^data\.root: {path} is absent; data=inat2018 .*/ID/\*\.jpg in it \(or train_val2018/ID"
         )
-    os.mkdir(images["train"][0])  # a folder is no image
+    os.mkdir(images["train"][0])  # a folder is not an image
     refused(config_of(root), rf"^data\.root: {images['train'][0]} is absent")
 
 

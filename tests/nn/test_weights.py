@@ -1,4 +1,4 @@
-"""Published weights in our models: PVT v2 against timm, MSA against timm, and the refusal of what is no checkpoint."""
+"""Published weights in our models: PVT v2 against timm, MSA against timm, and what is not a checkpoint is refused."""
 
 import pickle
 import re

@@ -5,7 +5,9 @@ from torch import nn
 
 from shunted_lab.config.compose import compose
 from shunted_lab.config.schema import ConfigError
+from shunted_lab.data.scales import ScalesConfig
 from shunted_lab.tasks.base import TaskModule
+from shunted_lab.tasks.multilabel import MultiLabelClassification
 
 
 def measured(module):
@@ -40,3 +42,19 @@ def test_the_data_choose_the_task_and_another_one_is_refused():
 def test_several_labels_cannot_be_mixed():
     with pytest.raises(ConfigError, match=r"recipe\.mixup: 0\.8 "):
         compose(["experiment=train", "data=scales", "recipe.mixup=0.8"])
+
+
+def test_the_table_has_a_column_for_each_size_whichever_the_first_variant_has():
+    data = ScalesConfig(size_ratio=16)
+    task = MultiLabelClassification()
+    assert [metric.label for metric in task.goal(data).columns] == ["Small", "Medium", "Large"]
+    assert [metric.label for metric in task.goal(data, 6).columns] == ["Small", "Large"]  # what is measured
+
+
+def test_variants_that_are_measured_by_different_metrics_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    text = "baseline: a\nvariants: {a: {}, b: {data: scales}}\n"
+    (tmp_path / "experiments" / "mixed.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"mixed\.yaml: variants\.b: is measured by recall, and 'a' by top1; "):
+        compose(["experiment=mixed"])
