@@ -16,13 +16,8 @@ from shunted_lab.study.plan import RunState
 if TYPE_CHECKING:
     from shunted_lab.report.table import Row
 
-
 POWER = 0.8
-
-
 NAMED = 3  # replaced images that a caption names
-
-
 TINY = 1e-12  # a spread of fractions that is rounding of the arithmetic only
 
 
@@ -45,6 +40,7 @@ def measured_captions(measured: Mapping[str, Measured]) -> list[str]:
 def table_caption(
     config: Config, variants: Mapping[str, RunConfig], states: Sequence[RunState], rows: Sequence[Row], goal: Goal
 ) -> list[str]:
+    """The sentences below a table, but for those about measured costs."""
     lines = ["SMOKE TEST, not a result: a few batches of training."] if config.smoke else []
     lines += [_incomplete(states)] if any(row.open for row in rows) else []
     images: dict[str, str] = {}

@@ -112,8 +112,6 @@ def execute_apart(assignment: Assignment, listener: RunListener) -> dict[str, An
 
 
 STATUS = {Stopped: 75, Pruned: 76}  # of a run's own process; 75 is EX_TEMPFAIL
-
-
 ENDING = 10  # seconds that a run's own process has to end when its worker does
 
 
