@@ -29,7 +29,7 @@ SMALL += [f"recipe.limit_batches={STEPS}", "seeds=[3]"]
 CASES = {
     # the published components, the embedded data, dropout of every kind, turned tiles
     "earth": ["data=earth", "data.batch_size=16", "model.drop_path_rate=0.2", "model.drop_rate=0.1"],
-    # every other component, averages of the weights, rates that differ by layer
+    # other components, averages of the weights, rates that differ by layer
     "components": [
         "data=earth",
         "data.batch_size=16",
@@ -41,6 +41,14 @@ CASES = {
         "model.mlp=[mlp,mlp_dwconv,mlp_relu_dwconv,conv_glu]",
         "recipe.ema=0.9",
         "recipe.layer_decay=0.8",
+    ],
+    # the components that are left
+    "other components": [
+        "data=earth",
+        "data.batch_size=16",
+        "model.patch_embed=non_overlapping",
+        "model.attn=[ssa_local_values,ssa_no_local,ssa,ssa]",
+        "model.aggregation=[conv,none,pooling,conv]",
     ],
     # the paper's augmentation, mixup and schedule on image files, in the warm-up and after it
     "folder": [
@@ -84,15 +92,21 @@ class Losses(Callback):
         self.values.append(float(batch_loss(trainer, outputs)))
 
 
-def trace(name: str, folder: Path) -> dict[str, object]:
-    """The losses of the steps, and those of the validation after them; `folder` is for files."""
+def run_of(name: str, folder: Path) -> RunConfig:
+    """The run of a case; `folder` is for files."""
     words = [*SMALL, *CASES[name]]
     if name == "folder":
-        write_images(folder / "images")
         words += [f"data.root={folder}/images", "data.image_size=64", "data.batch_size=8"]
     if name == "scales":
         words += ["data.test_images=8", f"data.cache={folder}/cache"]
-    run = compose(words).variants["model"]
+    return compose(words).variants["model"]
+
+
+def trace(name: str, folder: Path) -> dict[str, object]:
+    """The losses of the steps, and those of the validation after them; `folder` is for files."""
+    run = run_of(name, folder)
+    if name == "folder":
+        write_images(folder / "images")
     losses, trainer = fit(run, folder / "run")
     validation = float(trainer.callback_metrics["val/loss"])
     return {"losses": [round(v, 7) for v in losses[:STEPS]], "validation": round(validation, 7)}

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from shunted_lab import RESULTS_VERSION
+from shunted_lab.config.model import COMPONENTS
 
+SAME_CLASS = {"conv_stem0", "conv_stem2", "conv_stem3"}  # as conv_stem1, with another number of layers
 REMEDY = "if the change is wanted, raise shunted_lab.RESULTS_VERSION and run python tests/tasks/loss_traces.py"
 
 
@@ -19,6 +21,15 @@ def stored():
 def test_the_stored_traces_are_of_this_version(stored):
     assert stored["results_version"] == RESULTS_VERSION, REMEDY
     assert stored["traces"].keys() == loss_traces.CASES.keys()
+
+
+def test_every_component_is_in_a_trace(tmp_path):
+    """A fingerprint has no hash of this package's code: `RESULTS_VERSION` covers it, and the traces are what tells."""
+    models = [loss_traces.run_of(name, tmp_path).model for name in loss_traces.CASES]
+    for slot, names in COMPONENTS.items():
+        chosen = [getattr(model, slot) for model in models]
+        used = {name for value in chosen for name in (value if isinstance(value, list) else [value])}
+        assert used >= set(names) - SAME_CLASS
 
 
 @pytest.mark.parametrize("name", loss_traces.CASES)
