@@ -3,14 +3,16 @@
 import re
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
 
-from shunted_lab import cost
+from shunted_lab import cost, run
 from shunted_lab.config.compose import compose
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import check_data
+from shunted_lab.nn import ATTENTION
 from shunted_lab.study.plan import count_costs, data_facts
 from shunted_lab.study.search import Search
 
@@ -55,21 +57,23 @@ variants:
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    """The working directory, with my_blocks.py: it can be imported in this process, where it is unknown before."""
     (tmp_path / "my_blocks.py").write_text(FILE)
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "mine.yaml").write_text(EXPERIMENT)
-    return tmp_path
-
-
-def run(folder, *words):
-    command = [sys.executable, "-m", "shunted_lab.run", "experiment=mine", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(ATTENTION, "_entries", dict(ATTENTION._entries))
+    sys.modules.pop("my_blocks", None)
+    yield tmp_path
+    sys.modules.pop("my_blocks", None)
 
 
 @pytest.mark.slow
 def test_own_components_are_trained_like_any_other(folder):
-    found = run(folder, "smoke=true", "launch.accelerator=cpu")
+    command = [sys.executable, "-m", "shunted_lab.run", "experiment=mine", "smoke=true", "launch.accelerator=cpu"]
+    found = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr
     rows = (folder / "runs" / "mine-smoke" / "table.md").read_text()
     assert all(f"| {name} |" in rows for name in ("ssa", "dotted", "option", "mixed", "decorated"))
@@ -101,28 +105,23 @@ def test_own_components_are_trained_like_any_other(folder):
         ),
     ],
 )
-def test_mistakes_are_one_line_before_anything_is_trained(folder, variant, message):
+def test_mistakes_are_one_line_before_anything_is_trained(folder, capsys, variant, message):
     (folder / "experiments" / "mine.yaml").write_text(f"baseline: x\nvariants:\n  x: {variant}\n")
-    found = run(folder)
-    assert found.returncode == 1 and re.search(message, found.stderr), found.stderr
-    assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1
+    status, said = run.main(["experiment=mine"]), capsys.readouterr().err
+    assert status == 1 and re.search(message, said), said
+    assert said.startswith("error: ") and said.count("\n") == 1
     assert not (folder / "runs").exists()
 
 
 @pytest.fixture
-def inside(folder, monkeypatch):
-    """Write an experiment's file and compose it where my_blocks.py can be imported, in this process."""
-    monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, "my_blocks", raising=False)
+def inside(folder):
+    """Write an experiment's file and compose it."""
 
-    def composed(text, *words):
-        Path("my_blocks.py").write_text(FILE.replace('@ATTENTION.register("mean")', ""))
+    def composed(text):
         Path("experiments/mine.yaml").write_text(text)
-        return compose(["experiment=mine", *words])
+        return compose(["experiment=mine"])
 
-    yield composed
-    sys.modules.pop("my_blocks", None)
+    return composed
 
 
 BAD = r"my_blocks\.BadShape returns \(1, 1, 24\); expected \(1, 256, 24\)$"
@@ -157,8 +156,11 @@ def test_an_exception_in_the_user_s_code_names_variant_place_and_class(inside):
     assert error.value.__notes__ == [place, "while planning variants.broken"]
 
 
-def test_an_error_in_the_user_s_code_keeps_its_traceback(folder):
+def test_an_error_in_the_user_s_code_keeps_its_traceback(folder, capsys):
     (folder / "experiments" / "mine.yaml").write_text("baseline: x\nvariants:\n  x: {model.attn: my_blocks.Broken}\n")
-    found = run(folder)
-    assert "Traceback" in found.stderr and "a mistake in the user's code" in found.stderr
-    assert found.stderr.endswith("raised in stages.0.blocks.0.attn, my_blocks.Broken\nwhile planning variants.x\n")
+    with pytest.raises(RuntimeError) as error:
+        run.main(["experiment=mine"])
+    said = "".join(traceback.format_exception(error.value))  # what Python prints
+    assert "Traceback" in said and "a mistake in the user's code" in said and "my_blocks.py" in said
+    assert said.endswith("raised in stages.0.blocks.0.attn, my_blocks.Broken\nwhile planning variants.x\n")
+    assert capsys.readouterr().err == ""
