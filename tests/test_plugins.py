@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,7 @@ def here(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
         patched.syspath_prepend(str(Path(__file__).parent / "plugins"))
-        patched.setenv("PYTHONPATH", str(Path(__file__).parent / "plugins"))
+        patched.setenv("PYTHONPATH", str(Path(__file__).parent / "plugins"), prepend=os.pathsep)
         yield folder
 
 
