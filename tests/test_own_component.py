@@ -10,11 +10,13 @@ import pytest
 
 from shunted_lab import cost, run
 from shunted_lab.config.compose import compose
+from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import check_data
 from shunted_lab.nn import ATTENTION
 from shunted_lab.study.plan import count_costs, data_facts
 from shunted_lab.study.search import Search
+from shunted_lab.tasks.model import model_sources
 
 FILE = '''
 import torch
@@ -44,6 +46,15 @@ class BadShape(Mean):
     def forward(self, x, grid):
         return x.mean(1, keepdim=True)
 '''
+PARTS = """
+import importlib
+from functools import partial
+from shunted_lab.nn.aggregation import ConvAggregation as Pool
+from shunted_lab.nn.attention import SSA
+
+Mean = importlib.import_module("my_blocks").Mean
+weak = partial(SSA, local="none")
+"""
 EXPERIMENT = """
 seeds: [0]
 baseline: ssa
@@ -65,9 +76,14 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(ATTENTION, "_entries", dict(ATTENTION._entries))
-    sys.modules.pop("my_blocks", None)
+    forget()
     yield tmp_path
-    sys.modules.pop("my_blocks", None)
+    forget()
+
+
+def forget():
+    for name in ("my_blocks", "my_parts"):
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.slow
@@ -122,6 +138,27 @@ def inside(folder):
         return compose(["experiment=mine"])
 
     return composed
+
+
+@pytest.mark.parametrize(
+    ("model", "edited", "stale"),
+    [
+        ({"attn": "mean", "imports": ["my_blocks"]}, "my_blocks.py", {"attn: mean", "import: my_blocks"}),
+        ({"attn": ["ssa", "ssa", "ssa", "my_blocks.Mean"]}, "my_blocks.py", {"attn: my_blocks.Mean"}),
+        ({"attn": {"name": "ssa", "aggregation": {"name": "my_parts.Pool"}}}, "my_parts.py", {"attn: my_parts.Pool"}),
+        ({"attn": "my_parts.weak"}, "my_parts.py", {"attn: my_parts.weak"}),  # a partial of this package's class
+        ({"attn": "my_parts.Mean"}, "my_blocks.py", {"attn: my_parts.Mean"}),  # from where no import tells
+        ({"mlp": "timm.layers.GluMlp"}, "my_blocks.py", set()),
+        ({}, "my_blocks.py", set()),
+    ],
+)
+def test_an_edit_of_the_file_is_an_edit_of_all_that_is_in_it(folder, model, edited, stale):
+    (folder / "my_parts.py").write_text(PARTS)
+    before = model_sources(ModelConfig(**model))
+    (folder / edited).write_text((folder / edited).read_text() + "# a comment\n")
+    after = model_sources(ModelConfig(**model))
+    assert {name for name in after if after[name] != before[name]} == stale and after.keys() == before.keys()
+    assert ModelConfig(**model).has_own_components == bool(after)
 
 
 BAD = r"my_blocks\.BadShape returns \(1, 1, 24\); expected \(1, 256, 24\)$"

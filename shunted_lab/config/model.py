@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,11 +120,23 @@ class ModelConfig:
 
     @property
     def has_own_components(self) -> bool:
-        """Whether a component may be a user's: it is none of this package's names, or a user's module is imported."""
-        values = [getattr(self, slot) for slot in COMPONENTS]
-        specs = [(slot, spec) for slot, v in zip(COMPONENTS, values, strict=True) for spec in _as_list(v)]
-        names = [(slot, spec["name"] if isinstance(spec, Mapping) else spec) for slot, spec in specs]
-        return bool(self.imports) or any(name not in COMPONENTS[slot] for slot, name in names)
+        """Whether the model may have code of the user's own."""
+        return bool(self.imports or self.own_components or self.dotted_options)
+
+    @property
+    def own_components(self) -> list[tuple[str, str]]:
+        """Slot and name of the components that are not this package's: dotted, or registered by `imports`."""
+        names = [(slot, spec["name"] if isinstance(spec, Mapping) else spec) for slot, spec in self._specs()]
+        return [(slot, name) for slot, name in names if name not in COMPONENTS[slot]]
+
+    @property
+    def dotted_options(self) -> list[tuple[str, str]]:
+        """Slot and text of the options that may be dotted paths: `attn: {name: ssa, aggregation: my_blocks.Mean}`."""
+        options = [(slot, {**spec, "name": ""}) for slot, spec in self._specs() if isinstance(spec, Mapping)]
+        return [(slot, text) for slot, values in options for text in _texts(values) if "." in text]
+
+    def _specs(self) -> list[tuple[str, Any]]:
+        return [(slot, spec) for slot in COMPONENTS for spec in _as_list(getattr(self, slot))]
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments of `nn.Pyramid`."""
@@ -136,6 +148,15 @@ class ModelConfig:
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a value of YAML."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
 
 
 def _pvt_v2(variant: str, depths: list[int], drop_path_rate: float, **changes: Any) -> ModelConfig:

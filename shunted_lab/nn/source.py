@@ -1,211 +1,159 @@
-"""What a component is made of: a hash of its source, so that results of another source are never taken for its own.
+"""The identity of a user's own code: a hash over whole files. Results of other code are never taken for its own.
 
-Of a component of this package, the definitions that it uses count. Of a user's component its whole file counts, and
-every local module that this imports, wherever in the file: what Python code uses cannot be known without running it.
-Comments, docstrings and layout do not count.
+A component, a data set or a task of the user's own counts with the file of its module, the packages that the module is
+in, and every local module that these import, directly or not. An import counts wherever it is in a file, also in a
+function or under a condition: what Python code uses cannot be known without running it. No code is run.
+
+Local is what lies neither in the standard library nor in site-packages, and does not belong to this package, whose
+code `RESULTS_VERSION` covers. Modules that are imported by a text (`importlib.import_module`) are not found.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-import site
+import pkgutil
+import sys
 import sysconfig
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
-from importlib.util import find_spec
+from importlib.machinery import SOURCE_SUFFIXES, ModuleSpec
+from importlib.metadata import packages_distributions, version
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
-from typing import TypeVar
 
-from torch import nn
-
-from shunted_lab.nn.components import ATTENTION, SLOTS
-from shunted_lab.nn.registry import Registry, Spec, split_spec
-
-N = TypeVar("N", bound=ast.AST)
-D = TypeVar("D", bound=ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
 PACKAGE = __name__.partition(".")[0]
+INSTALLED = {"site-packages", "dist-packages"}  # folders of pip, conda and Debian, of any environment
 
 
-def component_sources(slots: Mapping[str, Spec | list[Spec]]) -> dict[str, str]:
-    """`slot: name` -> 16 hex digits over the source of that component.
+def module_hash(*modules: str) -> str:
+    """16 hex digits over a user's modules and all that belongs to them (`own_files`), wherever their folder is.
+
+    For modules of an installed package its version, e.g. `timm 1.0.31`; "" for those of this package.
 
     Args:
-        slots: slot -> one component, or a list of them, e.g. `{"attn": "ssa", ...}`.
-
-    Raises:
-        ComponentError: for a component that is not known.
+        modules: dotted names. They have been imported, so that changes of `sys.path` in them have taken effect.
     """
-    found = {}
-    lists = {slot: specs if isinstance(specs, list) else [specs] for slot, specs in slots.items()}
-    for slot, specs in lists.items():
-        if slot == "aggregation" and not any(ATTENTION.accepts(spec, slot) for spec in lists.get("attn", [])):
-            continue  # no attention uses it
-        for spec in specs:
-            name = split_spec(slot, spec)[0]
-            found[f"{slot}: {name}"] = source_hash(SLOTS[slot].find(name))
-    return found
+    found = own_files(modules)
+    lines = "\n".join(f"{name} {hashlib.sha256(content).hexdigest()}" for name, content in sorted(found.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:16] if found else _versions(modules)
 
 
-@cache
-def source_hash(component: Callable[..., nn.Module]) -> str:
-    """16 hex digits over the source of a class or function, and over its options if it is a `functools.partial`."""
-    wrapped = getattr(component, "func", component)
-    options = repr((getattr(component, "args", ()), sorted(getattr(component, "keywords", {}).items())))
-    module = wrapped.__module__
-    if module.partition(".")[0] != PACKAGE:
-        return _digest(f"{options}{module}.{wrapped.__qualname__}", local_sources(module))
-    pieces: dict[tuple[str, str], str] = {}
-    _collect(module, wrapped.__qualname__.split(".")[0], pieces)
-    return _digest(options, {f"{module}.{name}": code for (module, name), code in pieces.items()})
+def own_files(modules: Iterable[str]) -> dict[str, bytes]:
+    """The local ones of `modules`, their packages, and the local modules that these import: name -> content.
 
-
-def module_hash(name: str) -> str:
-    """16 hex digits over the source of a user's module and of the local modules that it imports."""
-    return _digest(name, local_sources(name))
-
-
-def _digest(head: str, sources: Mapping[str, str]) -> str:
-    text = "\n".join(f"{name}\n{code}" for name, code in sorted(sources.items()))
-    return hashlib.sha256((head + text).encode()).hexdigest()[:16]
-
-
-# --- a user's modules ------------------------------------------------------------------------------------------------
-
-
-def local_sources(module: str) -> dict[str, str]:
-    """The module and all local ones that it imports, directly or not: name -> source, or a digest of compiled code.
-
-    Local is what lies neither in the standard library nor in site-packages, and what belongs to the same package as
-    `module`. A module without a file (typed into a notebook) has none.
+    Lines of source end with a newline, however they end in the file.
     """
-    found: dict[str, str] = {}
-    waiting = [module]
+    found: dict[str, bytes] = {}
+    seen: set[str] = set()
+    waiting = [name for module in modules for name in _with_packages(module)]
     while waiting:
         name = waiting.pop()
-        if name in found or (path := _local_file(name, module.partition(".")[0])) is None:
-            continue
-        if path.suffix != ".py":
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-            continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        waiting += _imported(name, path.name == "__init__.py", tree)
-        found[name] = ast.unparse(_without_docstrings(tree))
+        spec = None if name in seen else _find(name)
+        seen.add(name)
+        if spec is not None and _is_own(spec):
+            found[name], names = _read(spec)
+            waiting += [part for used in names for part in _with_packages(used)]
     return found
 
 
-def _local_file(name: str, own: str) -> Path | None:
-    """The file of a local module; None for a module that is not local, or is not a module. `own`: the user's package.
-
-    Only packages that are local are imported on the way to a module inside of them.
-    """
-    top = name.partition(".")[0]
-    if top == PACKAGE or (first := _file(top)) is None or (top != own and _is_installed(first)):
-        return None
-    return _file(name)
+def _versions(modules: Iterable[str]) -> str:
+    tops = {module.partition(".")[0] for module in modules} - {PACKAGE}
+    installed = packages_distributions() if tops else {}
+    return ", ".join(sorted({f"{name} {version(name)}" for top in tops for name in installed.get(top, [])}))
 
 
-def _file(name: str) -> Path | None:
-    try:
-        spec = find_spec(name) if name != "__main__" else None
-    except (ValueError, ImportError):
-        return None  # of a package that is not installed, or a name inside of a module
-    return Path(spec.origin).resolve() if spec is not None and spec.has_location and spec.origin else None
+def _with_packages(name: str) -> list[str]:
+    """`a.b.c` -> `a`, `a.b`, `a.b.c`: Python imports the packages first."""
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
-def _is_installed(path: Path) -> bool:
-    return any(path.is_relative_to(folder) for folder in _installed())
+# --- which modules a file imports ------------------------------------------------------------------------------------
 
 
-@cache
-def _installed() -> list[Path]:
-    """The folders of the standard library and of site-packages."""
-    paths = [sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return [Path(path).resolve() for path in (*paths, *site.getsitepackages(), site.getusersitepackages())]
+def _read(spec: ModuleSpec) -> tuple[bytes, list[str]]:
+    """The content of a module's file, and what may be modules among the names that it imports."""
+    path = Path(spec.origin or "")
+    content = path.read_bytes()
+    if path.suffix not in SOURCE_SUFFIXES:
+        return content, []  # compiled
+    content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")  # git may have changed them
+    # A helper with a mistake may be imported by nothing that runs; its text counts all the same. ValueError: a null
+    # byte, before Python 3.11.4.
+    with suppress(SyntaxError, ValueError), warnings.catch_warnings(action="ignore"):
+        return content, list(_imported(ast.parse(content), spec.parent or ""))
+    return content, []
 
 
-def _imported(module: str, is_package: bool, tree: ast.Module) -> list[str]:
-    """What may be modules among the names that a module imports, with the packages that they are in."""
-    names: list[str] = []
+def _imported(tree: ast.Module, package: str) -> Iterator[str]:
+    """The names that a file in `package` imports: those of modules, and those of what is in them."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            source = _absolute(f"{module}.__init__" if is_package else module, node)
-            names += [source, *(f"{source}.{alias.name}" for alias in node.names)]
-    return [".".join(parts[: i + 1]) for parts in (name.split(".") for name in names) for i in range(len(parts))]
+            with suppress(ImportError):  # relative to nothing
+                module = resolve_name("." * node.level + (node.module or ""), package)
+                yield module
+                for alias in node.names:
+                    yield from _all_of(module) if alias.name == "*" else (f"{module}.{alias.name}",)
 
 
-def _without_docstrings(tree: N) -> N:
-    for part in ast.walk(tree):
-        if isinstance(part, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and _is_docstring(part):
-            part.body = part.body[1:] or [ast.Pass()]
-    return tree
+def _all_of(module: str) -> list[str]:
+    """The modules in a package: `from package import *` imports those in its `__all__`, which may be computed."""
+    return [f"{module}.{found.name}" for found in pkgutil.iter_modules(_folders(module))]
 
 
-def _is_docstring(part: ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
-    first = next(iter(part.body), None)
-    return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+# --- where a module is -----------------------------------------------------------------------------------------------
 
 
-# --- components of this package --------------------------------------------------------------------------------------
+def _find(name: str) -> ModuleSpec | None:
+    """Where a module is, without importing it or its packages; None if there is none."""
+    if not all(map(str.isidentifier, name.split("."))):
+        return None
+    if "." in name and name not in sys.modules:
+        return _find_in(_folders(name.rpartition(".")[0]), name)
+    with suppress(ImportError, ValueError):  # ValueError: a module without a spec, such as the one of a notebook
+        return find_spec(name)
+    return None
 
 
-def _collect(module: str, name: str, pieces: dict[tuple[str, str], str]) -> None:
-    """Gather the definition of a module's name, and of all that it uses, into `pieces`."""
-    if (module, name) in pieces or module == Registry.__module__:  # the registry only finds components
-        return
-    definitions, imports = _module(module)
-    if name in definitions:
-        pieces[module, name] = "\n".join(ast.unparse(node) for node in definitions[name])
-        for used in sorted({used for node in definitions[name] for used in _names(node)}):
-            _collect(module, used, pieces)
-    elif name in imports:
-        where, what = imports[name]
-        _collect(where, what, pieces)
-    else:
-        pieces[module, name] = ""  # a builtin, or of another package
+def _folders(package: str) -> list[str]:
+    """The folders in which the modules of a package are sought; none for a module that is not a package."""
+    spec = _find(package)
+    if spec is None:
+        return []
+    return list(getattr(sys.modules.get(package), "__path__", spec.submodule_search_locations or []))
 
 
-def _names(node: ast.AST) -> set[str]:
-    """The names that a definition uses."""
-    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+def _find_in(folders: Iterable[str], name: str) -> ModuleSpec | None:
+    """What `PathFinder` finds, which needs the parent of a namespace package to be imported."""
+    portions: list[str] = []
+    for folder in folders:
+        finder = pkgutil.get_importer(folder)
+        spec = finder.find_spec(name) if finder is not None else None
+        if spec is not None and spec.loader is not None:
+            return spec
+        portions += (spec.submodule_search_locations or []) if spec is not None else []
+    namespace = ModuleSpec(name, None, is_package=True)
+    namespace.submodule_search_locations = portions
+    return namespace if portions else None
+
+
+def _is_own(spec: ModuleSpec) -> bool:
+    """Whether a module has a file that is the user's own. What lies in an archive is not."""
+    if not spec.has_location or spec.origin is None or spec.name.partition(".")[0] == PACKAGE:
+        return False
+    path = Path(spec.origin)  # not resolved: an installer may link the files of site-packages to its cache
+    return not (INSTALLED & set(path.parts) or _is_standard(path)) and path.is_file()
+
+
+def _is_standard(path: Path) -> bool:
+    return any(path.resolve().is_relative_to(folder) for folder in _standard_library())
 
 
 @cache
-def _module(name: str) -> tuple[dict[str, list[ast.stmt]], dict[str, tuple[str, str]]]:
-    """What a module defines: name -> statements, and what it imports from its package: name -> (module, name)."""
-    path = _file(name) if name.partition(".")[0] == PACKAGE else None
-    if path is None:
-        return {}, {}
-    definitions: dict[str, list[ast.stmt]] = {}
-    imports: dict[str, tuple[str, str]] = {}
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom):
-            source = _absolute(name, node)
-            imports |= {alias.asname or alias.name: (source, alias.name) for alias in node.names}
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            definitions.setdefault(node.name, []).append(_plain(node))
-        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            for defined in {used for target in targets for used in _names(target)}:
-                definitions.setdefault(defined, []).append(node)
-    return definitions, imports
-
-
-def _absolute(module: str, node: ast.ImportFrom) -> str:
-    if not node.level:
-        return node.module or ""
-    package = module.split(".")[: -node.level]
-    return ".".join([*package, node.module] if node.module else package)
-
-
-def _plain(node: D) -> D:
-    """A definition without docstrings, and without the decorator that registers it."""
-    node.decorator_list = [d for d in node.decorator_list if not _registers(d)]
-    return _without_docstrings(node)
-
-
-def _registers(decorator: ast.expr) -> bool:
-    call = decorator.func if isinstance(decorator, ast.Call) else decorator
-    return isinstance(call, ast.Attribute) and call.attr == "register"
+def _standard_library() -> list[Path]:
+    return [Path(sysconfig.get_paths()[key]).resolve() for key in ("stdlib", "platstdlib")]

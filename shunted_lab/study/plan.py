@@ -17,6 +17,7 @@ from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import DataFacts, check_data
 from shunted_lab.nn import Cost
+from shunted_lab.nn.source import module_hash
 from shunted_lab.output.files import digest_of
 from shunted_lab.output.quantities import counted
 from shunted_lab.study.folder import Run, find_checkpoint
@@ -110,8 +111,8 @@ def with_weights(config: RunConfig) -> RunConfig:
 def sources_of(config: RunConfig) -> dict[str, str]:
     """What a run's numbers depend on beside its configuration and its data, by name.
 
-    These are the version of this package's results, the sources of the components, of a data set and a task that are
-    the user's own, the content of the weights that training begins with (see `with_weights`), and the layout of a batch
+    These are the version of this package's results, the files of components, of a data set and of a task that are the
+    user's own, the content of the weights that training begins with (see `with_weights`), and the layout of a batch
     that is not trained as a whole.
 
     Raises:
@@ -120,8 +121,6 @@ def sources_of(config: RunConfig) -> dict[str, str]:
     found = {RESULTS: str(RESULTS_VERSION)} | component_sources(config.model)
     for group, name in (("data", config.data.name), ("task", config.task.name)):
         if "." in name:  # a class of the user's own
-            from shunted_lab.nn.source import module_hash  # torch: 2 s
-
             found[f"{group}: {name}"] = module_hash(name.rpartition(".")[0])
     if config.model.checkpoint is not None:
         found[WEIGHTS] = digest_of(config.model.checkpoint)[:16]
@@ -134,14 +133,12 @@ def sources_of(config: RunConfig) -> dict[str, str]:
 
 
 def component_sources(model: ModelConfig) -> dict[str, str]:
-    """The hash of the source of each component of a model, by slot and name (`tasks.model.model_sources`)."""
+    """The hashes of the user's files that a model is made of, by slot and name (`tasks.model.model_sources`)."""
+    if not model.has_own_components:
+        return {}
+    from shunted_lab.tasks.model import model_sources  # torch: 2 s
 
-    def compute() -> dict[str, str]:
-        from shunted_lab.tasks.model import model_sources  # torch: 2 s
-
-        return model_sources(model)
-
-    return compute() if model.has_own_components else remember("sources", model.options(), compute)
+    return model_sources(model)
 
 
 def count_costs(experiment: Experiment, facts: dict[str, DataFacts]) -> dict[str, Cost]:

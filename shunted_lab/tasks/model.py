@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
@@ -14,7 +16,7 @@ from shunted_lab.nn.attention import GroupedAttention
 from shunted_lab.nn.components import SLOTS
 from shunted_lab.nn.pyramid import DropPath
 from shunted_lab.nn.registry import RatesError, import_module
-from shunted_lab.nn.source import component_sources, module_hash
+from shunted_lab.nn.source import module_hash
 
 
 def build_model(config: ModelConfig, num_classes: int) -> Pyramid:
@@ -50,17 +52,27 @@ def allowed_rates(config: ModelConfig) -> list[list[int]]:
 
 
 def model_sources(config: ModelConfig) -> dict[str, str]:
-    """`slot: name` -> hash of the source of each component that `config` names, and of each module that it imports.
+    """`slot: name` -> hash of the files of each component that is not of this package, and of each module that `config`
+    imports (`nn.source`).
 
     Raises:
         ConfigError: for a component that is not known, and for a module that cannot be imported.
     """
     try:
         _import(config)
-        imported = {f"import: {name}": module_hash(name) for name in config.imports}
-        return component_sources({slot: getattr(config, slot) for slot in SLOTS}) | imported
+        modules = {f"import: {name}": [name] for name in config.imports}
+        modules |= {f"{slot}: {path}": [path.rpartition(".")[0]] for slot, path in config.dotted_options}
+        modules |= {f"{slot}: {name}": _modules_of(slot, name) for slot, name in config.own_components}
     except ComponentError as error:
         raise ConfigError(f"model.{error}") from None
+    return {name: found for name, those in modules.items() if (found := module_hash(*those))}
+
+
+def _modules_of(slot: str, name: str) -> list[str]:
+    """Where a component is found and where it is defined, which no import may tell."""
+    found = SLOTS[slot].find(name)
+    defined = (found.func if isinstance(found, partial) else found).__module__
+    return [name.rpartition(".")[0], defined] if "." in name else [defined]
 
 
 def batch_layout(config: RunConfig) -> str:

@@ -7,10 +7,9 @@ import pytest
 from conftest import command, complete_once, experiment_of, names, planned, study_of, trials
 from optuna.trial import TrialState
 
+from shunted_lab import RESULTS_VERSION
 from shunted_lab.config.compose import compose
-from shunted_lab.nn import source
-from shunted_lab.nn.components import PATCH_EMBED
-from shunted_lab.study import memo, plan, store
+from shunted_lab.study import plan, store
 
 
 def test_runs_go_seed_by_seed_so_that_pairs_are_complete_early():
@@ -54,17 +53,41 @@ def test_another_configuration_is_trained_and_the_old_results_are_kept(tmp_path,
     assert store.other_runs(study_of(tmp_path), runs) == 3
 
 
-def test_a_changed_source_of_a_component_makes_stale_the_runs_that_use_it(tmp_path, trained, monkeypatch):
-    command(tmp_path, "seeds=[0]")
-    real = source.source_hash
-    stem = PATCH_EMBED.find("conv_stem1")
-    monkeypatch.setattr(source, "source_hash", lambda found: "changed" if found is stem else real(found))
-    monkeypatch.setattr(memo, "code_version", lambda: "changed")  # sources of the code before are remembered
-    found = command(tmp_path, "seeds=[0]")
-    assert names(found) == ["done", "done", "stale"]
-    assert found[2].error == "the source of patch_embed: conv_stem1 has changed"
-    assert names(command(tmp_path, "seeds=[0]", "rerun=stale")) == ["done"] * 3
-    assert trained.all()[3:] == [("conv_stem", 0)] and len(list(tmp_path.glob("runs/*/conv_stem/*"))) == 2
+OWN = """
+seeds: [0]
+baseline: ssa
+variants:
+  ssa: {}
+  mine: {model.attn: stale_blocks.Mine}
+  option: {model.attn: {name: ssa, aggregation: stale_blocks.Pool}}
+"""
+BLOCKS = """
+from shunted_lab.nn.aggregation import ConvAggregation as Pool
+from shunted_lab.nn.attention import SSA as Mine
+"""
+
+
+def test_an_edit_of_a_user_s_file_makes_stale_the_runs_that_use_it(tmp_path, trained, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "own.yaml").write_text(OWN)
+    (tmp_path / "stale_blocks.py").write_text(BLOCKS)
+
+    def run(*words):
+        overrides = ["experiment=own", f"runs_dir={tmp_path}/runs", "launch.measure=false", *words]
+        return command(tmp_path, experiment=compose(overrides))
+
+    assert names(run()) == names(run()) == ["done"] * 3
+    (tmp_path / "stale_blocks.py").write_text(BLOCKS + "# a comment\n")
+    found = run()
+    assert names(found) == ["done", "stale", "stale"]
+    assert found[1].error == "the source of attn: stale_blocks.Mine has changed"
+    assert found[2].error == "the source of attn: stale_blocks.Pool has changed"
+    assert names(run("rerun=stale")) == ["done"] * 3
+    assert trained.all()[3:] == [("mine", 0), ("option", 0)] and len(list(tmp_path.glob("runs/*/mine/*"))) == 2
+    (tmp_path / "stale_blocks.py").write_text(BLOCKS)
+    assert names(run()) == ["done"] * 3 and len(trained.all()) == 5  # the old results are kept
 
 
 def test_rerun_all_trains_everything_again_and_keeps_what_was_there(tmp_path, trained):
@@ -105,7 +128,7 @@ def test_a_trial_holds_configuration_metrics_costs_origin_and_folder(tmp_path, t
     assert (attrs["variant"], attrs["seed"]) == ("non_overlapping", 4)
     assert attrs["config"]["model"]["patch_embed"] == "non_overlapping"
     result = attrs["result"]
-    assert result["metrics"]["test/top1"] == 0.4 and attrs["sources"].keys() >= {"attn: ssa"}
+    assert result["metrics"]["test/top1"] == 0.4 and attrs["sources"] == {"results version": str(RESULTS_VERSION)}
     assert result["costs"] == {"params": 1_000_000, "macs": 3, "macs_attention": 1}
     assert {"torch", "lightning", "optuna", "python"} <= result["versions"].keys()
     assert result["git"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", result["git"])
