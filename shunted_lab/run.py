@@ -88,6 +88,7 @@ def run(experiment: Experiment, overrides: list[str]) -> int:
     """
     from shunted_lab.study.launch import plan_slots
     from shunted_lab.study.plan import check_precision, check_runs_dir
+    from shunted_lab.tasks.loggers import check_loggers
 
     config = experiment.config
     console = make_console()
@@ -96,6 +97,7 @@ def run(experiment: Experiment, overrides: list[str]) -> int:
     if not isinstance(config.launch, SlurmConfig):
         plan_slots(config.launch)  # refuses devices that this machine does not have
         check_precision(experiment)
+    check_loggers(config.launch)
     if config.search is not None:
         return _search(experiment, overrides, console)
     if config.confirm is not None:

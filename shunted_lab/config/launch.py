@@ -8,6 +8,7 @@ from typing import Any
 from shunted_lab.config.schema import at_least, one_of, option, require
 
 KEPT = ("auto", "weights", "all", "none")
+LOGGERS = ("tensorboard", "csv", "wandb", "mlflow")
 
 
 @dataclass
@@ -42,8 +43,14 @@ class LaunchConfig:
     measure: bool = option(
         True, "measure latency and memory of the variants when all are trained, which takes up to a minute"
     )
+    loggers: list[str] = option(
+        ["tensorboard"],
+        f"where the curves of a run are logged, any of {', '.join(LOGGERS)}; [] for none. wandb and mlflow are extras "
+        "of this package",
+    )
     pictures: bool = option(
-        True, "pictures of predictions and attention maps for TensorBoard, of each finished run but of smoke tests"
+        True,
+        "pictures of predictions and attention maps for TensorBoard and W&B, of each finished run but of smoke tests",
     )
     max_attempts: int = option(3, "attempts for a run that fails or crashes, over all calls")
 
@@ -53,6 +60,8 @@ class LaunchConfig:
         choices = ("auto", "cpu", "gpu", "mps")
         one_of("launch.accelerator", self.accelerator, choices)
         one_of("launch.keep", self.keep, KEPT)
+        for name in self.loggers:
+            one_of("launch.loggers", name, LOGGERS)
         for name in ("devices", "threads"):
             value = getattr(self, name)
             good = value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)

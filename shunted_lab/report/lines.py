@@ -104,9 +104,10 @@ def next_steps(config: Config, overrides: Sequence[str], shown: Shown) -> list[s
 def places(config: Config, paths: Sequence[str]) -> list[str]:
     """Where a study can be looked at: its page, TensorBoard, the dashboard."""
     pages = [f"page: {Path(path).absolute().as_uri()}" for path in paths if path.endswith(".html")]
+    curves = f"curves: tensorboard --logdir {shlex.quote(str(study_folder(config)))}"
     place = [] if config.runs_dir == "runs" else [shlex.quote(f"runs_dir={config.runs_dir}")]
     return [
         *pages,
-        f"curves: tensorboard --logdir {shlex.quote(str(study_folder(config)))}",
+        *([curves] if "tensorboard" in config.launch.loggers else []),
         " ".join(["runs in a browser: python -m shunted_lab.dashboard", *place]),
     ]

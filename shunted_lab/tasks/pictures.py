@@ -1,4 +1,4 @@
-"""Pictures for TensorBoard: test images with what was predicted, and what the model looks at. Drawn by PIL."""
+"""Pictures for loggers: test images with what was predicted, and what the model looks at. Drawn by PIL."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import lightning.pytorch as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from shunted_lab.data.module import ImageData
 from shunted_lab.nn import ComponentError, Pyramid
 from shunted_lab.nn.maps import attention_of, rollout
 from shunted_lab.tasks.base import TaskModule
+from shunted_lab.tasks.tracking import log_picture, shows_pictures
 
 SHOWN = 8  # test images with their predictions
 SIDE, TEXT = 128, 14  # pixels of an image on the sheet, and of a line of text
@@ -74,9 +74,9 @@ def highlighted(picture: np.ndarray, mass: Tensor) -> np.ndarray:
 
 
 def log_pictures(trainer: L.Trainer, module: TaskModule, data: ImageData, evidence: Evidence, stats: Stats) -> None:
-    """Write pictures of a finished run for TensorBoard: predictions, and where the network attends."""
-    logger = trainer.logger
-    assert isinstance(logger, TensorBoardLogger)
+    """Log pictures of a finished run: predictions, and where the network attends. Without a logger none is drawn."""
+    if not shows_pictures(trainer):
+        return
     count = len(evidence.scores)
     chosen = [int(i) for i in torch.linspace(0, count - 1, min(SHOWN, count))]  # all over the split: it may be sorted
     images = data.test_images(chosen)
@@ -88,4 +88,4 @@ def log_pictures(trainer: L.Trainer, module: TaskModule, data: ImageData, eviden
         pictures["test/attention"] = attention_sheet(backbone.to("cpu"), images[:4], stats)
     for name, picture in pictures.items():
         if picture is not None:
-            logger.experiment.add_image(name, picture, module.global_step, dataformats="HWC")
+            log_picture(trainer, name, picture, module.global_step)

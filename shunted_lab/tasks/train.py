@@ -6,14 +6,13 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from shunted_lab.config.run import RunConfig
@@ -28,21 +27,28 @@ from shunted_lab.tasks.checkpoint import load_initial
 from shunted_lab.tasks.device import check_precision, find_device
 from shunted_lab.tasks.divergence import Divergence
 from shunted_lab.tasks.listener import RunListener
+from shunted_lab.tasks.loggers import RunNames, check_packages, names_of
 from shunted_lab.tasks.pictures import log_pictures
 from shunted_lab.tasks.recorder import History
 from shunted_lab.tasks.resume import BEST, LAST, STOPPED, MovableCheckpoint, batches_trained, newest
+from shunted_lab.tasks.tracking import log_final, logging_to
 
 
 def train(
-    config: RunConfig, folder: Path, listener: RunListener | None = None, progress: bool = False
+    config: RunConfig,
+    folder: Path,
+    listener: RunListener | None = None,
+    progress: bool = False,
+    names: RunNames | None = None,
 ) -> dict[str, Any]:
     """Train, validate and test one run; resume it from its newest checkpoint where there is one.
 
     Args:
         config: the run's whole configuration.
-        folder: gets `checkpoints/`, TensorBoard's events, `history.csv` and `predictions.npz`.
+        folder: gets `checkpoints/`, `history.csv`, `predictions.npz`, and the files of loggers.
         listener: who follows the run; only the first rank of a run over several devices speaks to it.
         progress: show a progress bar.
+        names: what loggers call the run; None: as its folder is named, EXPERIMENT/VARIANT/seed0-1a2b3c4d.
 
     Returns:
         Plain values for `result.json`: `metrics` (fractions in [0, 1], losses), `headline` (the table's metric), the
@@ -56,9 +62,11 @@ def train(
         Diverged: if the loss became NaN or infinite.
         CorruptImages: for more training images that cannot be decoded than `data.max_corrupt`, or for any that is
             evaluated on.
+        ConfigError: for what this machine does not have: arithmetic, or the package of a logger.
     """
     silence_lightning()
     launch = config.launch
+    check_packages(launch)
     batch_size = config.per_device_batch_size
     data = make_datamodule(replace(config.data, batch_size=batch_size), config.recipe, config.seed, launch.num_workers)
     data.sampler.group = batch_size * launch.accumulate
@@ -70,21 +78,22 @@ def train(
     callbacks = [Divergence(lambda: newest(checkpoints)), clock, History(folder), follow]
     trainer = make_trainer(config, folder, callbacks, progress)
     data.sampler.skip = batches_trained(start) * batch_size
-    trainer.fit(module, data, ckpt_path=start, weights_only=True)
-    if follow.pruned:
-        raise Pruned
-    metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    epoch = _load_tested(module, config, checkpoints)
-    # Also for the last epoch: after a kill between the last checkpoint and the test, fit has nothing left to validate.
-    metrics |= _values(trainer.validate(module, data, verbose=False))
-    metrics |= _values(trainer.test(module, data, verbose=False))
-    corrupt = corrupt_images(trainer, data)
-    if trainer.is_global_zero:
-        evidence = module.evidence()
-        evidence.write(folder)
-        if config.launch.pictures:
-            log_pictures(trainer, module, data, evidence, config.data.stats)
-        log_options(trainer, config, metrics)
+    with logging_to(trainer, config, folder, names or names_of(config, folder)):
+        trainer.fit(module, data, ckpt_path=start, weights_only=True)
+        if follow.pruned:
+            raise Pruned
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        epoch = _load_tested(module, config, checkpoints)
+        # Also for the last epoch: after a kill between the last checkpoint and the test, fit validates nothing.
+        metrics |= _values(trainer.validate(module, data, verbose=False))
+        metrics |= _values(trainer.test(module, data, verbose=False))
+        corrupt = corrupt_images(trainer, data)
+        if trainer.is_global_zero:
+            evidence = module.evidence()
+            evidence.write(folder)
+            if config.launch.pictures:
+                log_pictures(trainer, module, data, evidence, config.data.stats)
+            log_final(trainer, config, metrics)
     return {
         "metrics": metrics,
         "headline": module.goal.headline,
@@ -136,23 +145,6 @@ def corrupt_images(trainer: L.Trainer, data: ImageData) -> list[str]:
     return [train.images.where(index) for index in marks.found]
 
 
-def log_options(trainer: L.Trainer, config: RunConfig, metrics: Mapping[str, float]) -> None:
-    """Write a finished run's options with its final metrics for TensorBoard's table of hyper-parameters."""
-    assert isinstance(trainer.logger, TensorBoardLogger)
-    final = {f"final/{key}": value for key, value in metrics.items() if key.startswith(("val/", "test/"))}
-    trainer.logger.log_hyperparams(options(config), final)
-    trainer.logger.save()
-
-
-def options(config: RunConfig) -> dict[str, Any]:
-    """The run's configuration as dotted keys with plain values: TensorBoard's hyper-parameters."""
-    found: dict[str, Any] = {"seed": config.seed}
-    for group in ("model", "data", "task", "recipe"):
-        for key, value in asdict(getattr(config, group)).items():
-            found[f"{group}.{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
-    return found
-
-
 def make_module(config: RunConfig, class_names: Sequence[str], weights: bool = True) -> TaskModule:
     """The LightningModule of a run, with the initial values that all variants of its seed share.
 
@@ -173,7 +165,7 @@ def make_module(config: RunConfig, class_names: Sequence[str], weights: bool = T
 
 
 def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], progress: bool) -> L.Trainer:
-    """The one Trainer: a checkpoint after each epoch, TensorBoard, and no output of its own."""
+    """The one Trainer: a checkpoint after each epoch, and no output of its own."""
     recipe, goal = config.recipe, config.task.goal(config.data)
     check_precision(recipe.precision, find_device(config.launch.accelerator, "launch.accelerator"))
     # Two callbacks: with save_last, one alone writes last.ckpt only when the best one has changed.
@@ -200,7 +192,7 @@ def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], pro
         limit_train_batches=batches,
         limit_val_batches=batches,
         limit_test_batches=batches,
-        logger=TensorBoardLogger(folder, name="", version=""),
+        logger=False,  # `logging_to` gives it its loggers when its ranks are known
         callbacks=[*averages, *checkpoints, *callbacks, *([RichProgressBar()] if progress else [])],
         default_root_dir=folder,
         num_sanity_val_steps=0,
