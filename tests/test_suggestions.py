@@ -68,7 +68,7 @@ def test_the_commands_name_the_keys_that_they_have():
     ("words", "message"),
     [
         (["resume=true"], r"^resume: no such key; the same command resumes; it needs no key$"),
-        (["wandb=true"], r"^wandb: no such key; .*TensorBoard"),
+        (["wandb_project=x"], r"^wandb_project: no such key; the environment variable WANDB_PROJECT names it"),
         (
             ["recipe.epochs.a=1"],
             r"^recipe\.epochs\.a: no such key; recipe\.epochs is a single value, recipe\.epochs=\.\.\.$",
