@@ -42,7 +42,8 @@ COMPOSERS = {
     "convert": partial(compose_as, ConvertConfig),
 }
 FOLDERS = {"study.worker", "study.rebuild"}  # commands that take the folder of a run or a study
-OTHERS = {"pip", "pytest", "tensorboard", "jupyter", "tail", "du", "cat"}  # programs that are not ours
+# programs that are not ours
+OTHERS = {"pip", "pytest", "tensorboard", "wandb", "mlflow", "jupyter", "tail", "du", "cat"}
 
 
 def name_of(page):
