@@ -31,8 +31,7 @@ COMMANDS = {
     "attention": Command("shunted_lab.attention", "draw where a point of an image attends to, per stage and rate"),
     "dashboard": Command("shunted_lab.dashboard", "show all studies in the Optuna dashboard"),
     "convert": Command("shunted_lab.convert", "convert a folder of images to tar shards"),
-    "worker": Command("shunted_lab.study.worker", "train a single run by hand, from its folder"),
-    "rebuild": Command("shunted_lab.study.rebuild", "make the database of a study again from the folders of its runs"),
+    "worker": Command("shunted_lab.worker", "train what is left of a study, on any machine that sees its folder"),
 }
 
 

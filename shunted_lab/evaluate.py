@@ -146,7 +146,7 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
     from shunted_lab.nn import device_name
     from shunted_lab.output.files import digest_of
     from shunted_lab.report.statistics import wilson
-    from shunted_lab.study.assignment import origin
+    from shunted_lab.study.slots import origin
     from shunted_lab.tasks.base import TaskModule
     from shunted_lab.tasks.checkpoint import entry_text, load_model
     from shunted_lab.tasks.device import find_device

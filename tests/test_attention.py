@@ -14,7 +14,7 @@ from shunted_lab.config.compose import compose
 from shunted_lab.data.earth.tiles import STATS
 from shunted_lab.nn import Pyramid, init_weights
 from shunted_lab.nn.weights import published_names
-from shunted_lab.study.folder import describe
+from shunted_lab.study.folder import write_note
 from shunted_lab.study.plan import data_facts, plan_runs
 from shunted_lab.tasks.pictures import attention_sheet, highlighted, predicted_sheet, to_pixels
 from shunted_lab.tasks.predictions import Predictions
@@ -29,7 +29,7 @@ def run(tmp_path_factory):
     words += ["recipe.limit_batches=1", "data.batch_size=16"]
     experiment = compose(words)
     made = plan_runs(experiment, data_facts(experiment))[0]
-    describe(made, {"git": None, "versions": {}})
+    write_note(made)
     train(made.config, made.folder)
     return made.folder
 

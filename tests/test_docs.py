@@ -23,6 +23,8 @@ from shunted_lab.convert import ConvertConfig
 from shunted_lab.cost import CostConfig
 from shunted_lab.dashboard import DashboardConfig
 from shunted_lab.evaluate import compose_evaluate
+from shunted_lab.report.__main__ import ReportConfig
+from shunted_lab.worker import WorkerConfig
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -35,13 +37,14 @@ FILE = re.compile(r"# ([\w/]+\.(?:py|yaml))\n")  # the first line of a block tha
 RUN = "seed0-1a2b3c4d"  # the folder of a run, as pages write it
 COMPOSERS = {
     "run": compose,
-    "report": compose,
+    "report": partial(compose_as, ReportConfig),
+    "worker": partial(compose_as, WorkerConfig),
     "attention": partial(compose_as, AttentionConfig),
     "cost": partial(compose_as, CostConfig),
     "dashboard": partial(compose_as, DashboardConfig),
     "convert": partial(compose_as, ConvertConfig),
 }
-FOLDERS = {"study.worker", "study.rebuild"}  # commands that take the folder of a run or a study
+FOLDERS = {"report", "worker"}  # commands whose first argument may be a folder
 # programs that are not ours
 OTHERS = {"pip", "pytest", "tensorboard", "wandb", "mlflow", "jupyter", "tail", "du", "cat"}
 
@@ -102,9 +105,10 @@ def check(words: list[str]) -> None:
     assert importlib.util.find_spec(f"shunted_lab.{module}"), words
     if overrides == ["--help"]:
         return
-    if module in FOLDERS:
-        assert overrides[0].split("/")[1] in experiment_files(), words
-    elif module == "evaluate":
+    if module in FOLDERS and "=" not in overrides[0]:
+        assert set(overrides[0].split("/")) & set(experiment_files()), words
+        overrides = [f"study={overrides[0]}", *overrides[1:]]
+    if module == "evaluate":
         checkpoint = next(word for word in overrides if word.startswith("checkpoint=")).partition("=")[2]
         compose_evaluate(overrides, trained_as(checkpoint) if checkpoint.startswith("runs/") else None)
     else:

@@ -28,7 +28,7 @@ from shunted_lab.evaluate import EvaluateConfig, compose_evaluate
 from shunted_lab.nn import Pyramid, init_weights
 from shunted_lab.nn.weights import published_names
 from shunted_lab.report.statistics import wilson
-from shunted_lab.study.folder import describe, find_checkpoint, load_run
+from shunted_lab.study.folder import find_checkpoint, load_run, write_note
 from shunted_lab.study.plan import data_facts, plan_runs
 from shunted_lab.tasks.base import TaskModule
 from shunted_lab.tasks.checkpoint import load_model
@@ -58,7 +58,7 @@ def trained(folder, *words):
     ]
     experiment = compose([*given, f"recipe.limit_batches={BATCHES}", *TINY, *words])
     run = plan_runs(experiment, data_facts(experiment))[0]
-    describe(run, {"git": None, "versions": {}})
+    write_note(run)
     return run.folder, train(run.config, run.folder)
 
 

@@ -122,7 +122,7 @@ def test_a_group_of_the_file_is_a_presets_name_and_the_command_line_wins(own):
             "model: shunted_lit",
             r"mine\.yaml: model: 'shunted_lit' is not known; did you mean 'shunted_lite'\? choices: ",
         ),
-        ("launch: 3", r"mine\.yaml: launch: '3' is not known; choices: local, slurm"),
+        ("launch: 3", r"mine\.yaml: launch: '3' is not known; choices: local, manual, ray, slurm"),
         ("data:", r"mine\.yaml: data: 'None' is not known"),
         ("recipe: {lr: 1}\nrecipe.lr: 2", r"mine\.yaml: recipe\.lr is given twice"),
         ("seeds.0: 2\nseeds: [1]", r"mine\.yaml: seeds\.0: seeds is '\[1\]', not a mapping"),

@@ -15,7 +15,7 @@ SCENES = ["data.train_images=64", "data.val_images=32", "data.test_images=32"]
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory):
-    """An ablation, a search and a study of scenes, each cut down to seconds: (folder, overrides of each)."""
+    """The folder of an ablation, a search and a study of scenes, each cut down to seconds."""
     folder = tmp_path_factory.mktemp("studies")
     words = {
         "ablation": ["experiment=ablate_embed", "seeds=[0,1]", *SMALL],
@@ -27,7 +27,7 @@ def studies(tmp_path_factory):
         command = [sys.executable, "-m", "shunted_lab.run", *given]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
-    return folder, words
+    return folder
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -43,10 +43,10 @@ def test_a_notebook_has_no_outputs(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, studies, tmp_path):
     papermill = pytest.importorskip("papermill")
-    folder, words = studies
+    folder = studies
     parameters = {
-        "01_ablation_tables": {"OVERRIDES": words["ablation"]},
-        "02_rate_search": {"OVERRIDES": words["search"]},
+        "01_ablation_tables": {"STUDY": f"{folder}/runs/ablate_embed"},
+        "02_rate_search": {"STUDY": f"{folder}/runs/search_rates"},
         "03_attention_scales": {"RUNS": f"{folder}/runs/train", "SCENES": 2},
         "04_own_component": {"RUNS": f"{tmp_path}/runs", "EPOCHS": 1, "BATCHES": 3},
     }[path.stem]

@@ -208,9 +208,9 @@ def test_a_tilde_that_is_meant_literally_becomes_absolute(tmp_path, monkeypatch)
     assert paths.expand("runs/~x") == "runs/~x"
 
 
-@pytest.mark.parametrize("command", ["worker", "rebuild"])
-def test_the_folder_of_a_command_without_overrides_is_expanded(home, tmp_path, capsys, command):
-    module = importlib.import_module(f"shunted_lab.study.{command}")
+@pytest.mark.parametrize("command", ["worker", "report.__main__"])
+def test_a_folder_that_stands_alone_is_expanded(home, tmp_path, capsys, command):
+    module = importlib.import_module(f"shunted_lab.{command}")
     assert module.main(["~/runs/none"]) == 1
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/home/runs/none: ")
 

@@ -15,7 +15,7 @@ from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import check_data
 from shunted_lab.nn import ATTENTION
 from shunted_lab.study.plan import count_costs, data_facts
-from shunted_lab.study.search import Search
+from shunted_lab.study.search import make_search
 from shunted_lab.tasks.model import model_sources
 
 FILE = '''
@@ -174,7 +174,7 @@ def test_a_point_of_a_search_with_an_output_of_another_shape_is_not_trained(insi
     experiment = inside(
         "baseline: x\nseeds: [0]\nvariants:\n  x: {}\nsearch: {space: {model.attn: [ssa, my_blocks.BadShape]}}\n"
     )
-    search = Search(experiment, check_data(experiment.config.data))
+    search = make_search(experiment, check_data(experiment.config.data))
     found = search.cost(search.run({"model.attn": "my_blocks.BadShape"}))
     assert isinstance(found, ConfigError) and re.search(rf"^model\.attn=my_blocks\.BadShape: {BAD}", str(found))
 

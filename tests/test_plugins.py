@@ -108,7 +108,7 @@ def test_a_second_call_trains_nothing_and_a_run_is_read_back(trained, capsys):
 
 @pytest.mark.slow
 def test_the_report_has_the_page_and_compares_image_by_image(trained):
-    data = load_study(["experiment=toy"])
+    data = load_study(trained)
     (found,) = image_evidence(data)
     assert found.variant == "pooled" and found.mcnemar == {} and found.bootstrap.n > 0
     write_report(data)

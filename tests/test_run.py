@@ -131,15 +131,15 @@ def test_a_stopped_command_goes_on(tmp_path, kill):
 @pytest.mark.slow
 def test_a_failed_run_is_shown_with_its_traceback_and_status_1(tmp_path, monkeypatch, capsys):
     from shunted_lab import run as command
-    from shunted_lab.study import launch, worker
+    from shunted_lab.study import slots, training
 
     def train(config, folder, link, progress):
         if config.model.patch_embed == "overlapping":
             raise RuntimeError("loss is nan")
         return dict(RESULT)
 
-    monkeypatch.setattr(worker, "train", train)
-    monkeypatch.setattr(launch, "CONTEXT", "fork")
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(slots, "CONTEXT", "fork")
     monkeypatch.chdir(tmp_path)
     words = ["experiment=ablate_embed", "seeds=[0]", "launch.max_attempts=2", "launch.measure=false"]
     assert command.main(words) == 1
@@ -150,6 +150,6 @@ def test_a_failed_run_is_shown_with_its_traceback_and_status_1(tmp_path, monkeyp
     shown = re.search(r"failed: overlapping, seed 0, 1 of 2 attempts; (\S+); the same command retries it", out)
     assert shown and "RuntimeError: loss is nan" in Path(shown[1]).read_text()
     assert command.main(words) == 1 and "rerun=failed retries it" in capsys.readouterr().out
-    monkeypatch.setattr(worker, "train", lambda *args: dict(RESULT))
+    monkeypatch.setattr(training, "train", lambda *args: dict(RESULT))
     assert command.main([*words, "rerun=failed"]) == 0
     assert "INCOMPLETE" not in capsys.readouterr().out

@@ -90,12 +90,12 @@ def test_a_full_pipe_in_non_blocking_mode_is_waited_for():
 
 
 def test_a_worker_s_output_is_forgiving_too(tmp_path, monkeypatch):
-    from shunted_lab.study import process, worker
+    from shunted_lab.study import worker
 
-    monkeypatch.setattr(worker, "serve", lambda *_: print("a warning"))
+    monkeypatch.setattr(worker, "work", lambda *_: print("a warning"))
     with open("/dev/full", "w") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
-        process.start(None, process.Slot(0))
+        worker.serve(None, tmp_path, "plan", worker.Slot(0), 0, {})
         sys.stdout.flush()
         assert isinstance(sys.stdout.buffer.raw, Forgiving)
 
@@ -107,11 +107,11 @@ def test_text_in_another_encoding_is_what_a_stream_would_write():
 @pytest.fixture
 def quick(tmp_path, monkeypatch):
     """The whole command, with a training that returns at once, and nothing measured."""
-    from shunted_lab.study import launch, measure, worker
+    from shunted_lab.study import slots, training, worker
 
-    monkeypatch.setattr(worker, "train", lambda *_, **__: dict(RESULT))
-    monkeypatch.setattr(launch, "CONTEXT", "fork")
-    monkeypatch.setattr(measure, "measure_variants", lambda *_, **__: {})
+    monkeypatch.setattr(training, "train", lambda *_, **__: dict(RESULT))
+    monkeypatch.setattr(slots, "CONTEXT", "fork")
+    monkeypatch.setattr(worker, "measure_variants", lambda *_, **__: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").mkdir()  # two variants and seeds: only then the table has a delta
     (tmp_path / "experiments" / "train.yaml").write_text("baseline: a\nvariants: {a: {}, b: {model.drop_rate: 0.1}}\n")

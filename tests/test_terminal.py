@@ -16,7 +16,8 @@ from shunted_lab.report.render import Block, grids
 from shunted_lab.report.statistics import Difference, Summary
 from shunted_lab.report.table import Row, Table
 from shunted_lab.study.folder import Run
-from shunted_lab.study.plan import RunState
+from shunted_lab.study.measure import Measured
+from shunted_lab.study.states import RunState
 from shunted_lab.tasks.classification import Classification
 
 WIDTHS = [40, 80, 120, WIDE]  # the last one is a file
@@ -61,8 +62,7 @@ def result(names: list[str]) -> Table:
             {} if i % 7 else {"failed": 1, "missing": 12},
             Cost(22_000_000 + 1000 * i, 4_900_000_000 + 1_000_000 * i, 1, 1),
             {"top1": 82.9, "params": 22.4},
-            latency=0.0042 + i / 1e4,
-            memory=712_345.0 + i * 1e5,
+            measured={"a CPU": Measured(0.0042 + i / 1e4, 712_345.0 + i * 1e5)},
         )
         for i, name in enumerate(names)
     ]

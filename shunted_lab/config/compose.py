@@ -77,6 +77,24 @@ def compose(overrides: Sequence[str]) -> Experiment:
     return Experiment(config, runs, paper, lambda changes: base.variant(None, changes))
 
 
+def change_run(config: Config, changes: Mapping[str, Any]) -> RunConfig:
+    """The configuration of a run with dotted keys changed, e.g. a search's point; without the experiment's file.
+
+    Raises:
+        ConfigError: for a value that its key does not take.
+    """
+    parts = {}
+    for name in ("model", "data", "task", "recipe", "launch"):
+        own = {key.partition(".")[2]: value for key, value in changes.items() if key.startswith(f"{name}.")}
+        part = getattr(config, name)
+        if own:
+            with _in_one_line(type(part)):
+                part = _made(_update(OmegaConf.structured(part), own))
+        parts[name] = part
+    run = RunConfig(**parts, seed=config.seeds[0])
+    return run.smoke() if config.smoke else run
+
+
 def compose_as(schema: type[C], overrides: Sequence[str], defaults: Mapping[str, Any] | None = None) -> C:
     """Compose `key=value` overrides into the configuration of a command that reads no experiment.
 

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from shunted_lab.config.data import DataConfig
-from shunted_lab.config.launch import LaunchConfig, SlurmConfig
+from shunted_lab.config.launch import LaunchConfig, ManualConfig, RayConfig, SlurmConfig
 from shunted_lab.config.model import MODELS
 from shunted_lab.config.recipe import FINETUNE_RECIPE, LITE_RECIPE, PAPER_RECIPE
 from shunted_lab.config.schema import ConfigError
@@ -93,7 +93,7 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     "data": Plugins("data", DATA_SETS, "shunted_lab.config.data.DataConfig"),
     "task": Plugins("task", TASKS, "shunted_lab.config.task.TaskConfig"),
     "recipe": {"paper": PAPER_RECIPE, "finetune": FINETUNE_RECIPE, "lite": LITE_RECIPE},
-    "launch": {"local": LaunchConfig(), "slurm": SlurmConfig()},
+    "launch": {"local": LaunchConfig(), "slurm": SlurmConfig(), "ray": RayConfig(), "manual": ManualConfig()},
 }
 
 

@@ -85,7 +85,10 @@ class LaunchConfig:
 
 @dataclass
 class SlurmConfig(LaunchConfig):
-    """Jobs of a SLURM cluster, each with its own workers on one study; needs a folder that all nodes see."""
+    """Jobs of a SLURM cluster, each with workers on one study; needs a folder that all nodes see.
+
+    `accelerator`, `devices` and `threads` are those of a job.
+    """
 
     name: str = "slurm"
     nodes: int = option(1, "nodes, in jobs of nodes_per_run; each job takes runs until none is left")
@@ -94,6 +97,7 @@ class SlurmConfig(LaunchConfig):
     memory: int | None = option(None, "GB of memory of a job; null: the cluster's default")
     minutes: int = option(60 * 24, "time limit of a job in minutes; it is queued again to resume (launch.requeue)")
     partition: str | None = option(None, "partition; null is the cluster's default")
+    sbatch: dict[str, Any] = option({}, "any other options of sbatch, e.g. {account: vision, qos: high}")
     requeue: int = option(3, "how often a job that ran out of time or was preempted is queued again")
     setup: list[str] = option([], "lines of shell before the command, e.g. module load cuda")
     executor: str = option("slurm", "slurm, or local to try it on this machine")
@@ -110,16 +114,46 @@ class SlurmConfig(LaunchConfig):
 
 
 @dataclass
+class RayConfig(LaunchConfig):
+    """Tasks of a Ray cluster, each a worker on one study; needs a folder that all nodes see."""
+
+    name: str = "ray"
+    address: str = option(
+        "auto", "of the cluster: auto is the one that this machine belongs to; HOST:6379, ray://HOST:10001"
+    )
+    workers: Any = option("auto", "workers; auto: as many as the cluster has room for", type="int | auto")
+    gpus: int = option(1, "GPUs of a worker; 0 trains on a CPU")
+    cpus: int = option(1, "CPU cores of a worker")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(0, "launch", self, "gpus")
+        at_least(1, "launch", self, "cpus")
+        good = self.workers == "auto" or (type(self.workers) is int and self.workers >= 1)
+        require(good, "launch.workers", self.workers, "is neither 'auto' nor a positive number")
+
+
+@dataclass
+class ManualConfig(LaunchConfig):
+    """Enqueues runs, and leaves it to the user to start workers (`python -m shunted_lab.worker`)."""
+
+    name: str = "manual"
+
+
+@dataclass
 class StudyConfig:
     """Where the study is kept."""
 
     storage: str | None = option(
         None,
-        "SQLAlchemy URL, e.g. postgresql+psycopg://user@host/db; null is a file in the study's folder",
+        "SQLAlchemy URL, e.g. postgresql+psycopg://user@host/db; journal: Optuna's journal file, where SQLite's locks "
+        "do not work, as in some network folders; null: a SQLite file in the study's folder",
     )
     heartbeat: int = option(60, "seconds between heartbeats; after two missed ones another worker takes the run")
 
     def __post_init__(self) -> None:
         at_least(1, "study", self, "heartbeat")
-        ok = self.storage is None or "://" in self.storage
-        require(ok, "study.storage", self.storage, "is not a URL, e.g. postgresql+psycopg://user@host/db")
+        ok = self.storage in (None, "journal") or "://" in str(self.storage)
+        require(
+            ok, "study.storage", self.storage, "is neither journal nor a URL, e.g. postgresql+psycopg://user@host/db"
+        )

@@ -122,8 +122,9 @@ class Evidence(Protocol):
         """Whether scores are 0 or 1, so that McNemar's test compares two runs."""
         ...
 
-    def has_same_images(self, other: Any) -> bool:
-        """Whether another run's evidence is of the same images with the same targets."""
+    @property
+    def images(self) -> str:
+        """Digits that are the same for runs on the same images with the same targets, and for no others."""
         ...
 
     def per_class(self) -> np.ndarray | None:
@@ -200,11 +201,3 @@ class TaskConfig(ABC):
     @abstractmethod
     def evidence(self, parts: Sequence[np.ndarray], class_names: Sequence[str]) -> Evidence:
         """The evidence of the whole test split, from the arrays that `evidence_of_batch` gives, concatenated."""
-
-    @abstractmethod
-    def read_evidence(self, folder: Path) -> Evidence | None:
-        """The evidence in a run's folder; None if there is none.
-
-        Raises:
-            ConfigError: for a file that cannot be read.
-        """

@@ -13,7 +13,7 @@ from shunted_lab.config.schema import ConfigError, unknown
 
 VARIED = ("model", "data", "task", "recipe")  # what a variant may change
 # What else stands in the folder of a study, beside a folder for each variant.
-RESERVED = ("report", "incomplete", "jobs", "launchers", "trials")
+RESERVED = ("report", "incomplete", "jobs", "plans", "trials", "workers")
 
 
 def flatten(config: Config, path: Path) -> Config:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from shunted_lab.config.data import DataConfig, DataFacts
 from shunted_lab.config.recipe import RecipeConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from shunted_lab.data.module import ImageData
 
-__all__ = ["DataFacts", "check_data", "make_datamodule"]
+__all__ = ["DataFacts", "check_data", "eval_transform", "make_datamodule"]
 
 
 def check_data(data: DataConfig, tested_only: bool = False) -> DataFacts:
@@ -31,3 +34,11 @@ def make_datamodule(data: DataConfig, recipe: RecipeConfig, seed: int, num_worke
     from shunted_lab.data.module import ImageData
 
     return ImageData(data.make_splits(recipe, seed), data.batch_size, seed, recipe.repeated_aug, num_workers)
+
+
+def eval_transform(data: DataConfig) -> Callable[[Any], Tensor]:
+    """Prepares a PIL image as those of the test split: (3, image_size, image_size) float32, normalized."""
+    from shunted_lab.data.transforms import eval_transform
+
+    interpolation, crop = getattr(data, "interpolation", "bicubic"), getattr(data, "crop_pct", 1.0)
+    return eval_transform(data.image_size, interpolation, crop, data.stats)

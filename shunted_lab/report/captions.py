@@ -11,7 +11,7 @@ from shunted_lab.config.task import Goal
 from shunted_lab.output.quantities import Unit, counted, listed
 from shunted_lab.report.statistics import Difference, smallest_difference
 from shunted_lab.study.measure import Measured
-from shunted_lab.study.plan import RunState
+from shunted_lab.study.states import RunState
 
 if TYPE_CHECKING:
     from shunted_lab.report.table import Row
@@ -21,19 +21,27 @@ NAMED = 3  # replaced images that a caption names
 TINY = 1e-12  # a spread of fractions that is rounding of the arithmetic only
 
 
-def measured_captions(measured: Mapping[str, Measured]) -> list[str]:
-    """How latency and memory were measured, and which latencies are not shown."""
-    shown = ["latency"] if any(m.latency is not None for m in measured.values()) else []
-    shown += ["peak memory above the weights"] if any(m.memory is not None for m in measured.values()) else []
-    devices = ", ".join(sorted({m.device for m in measured.values()}))
-    lines = [f"{' and '.join(shown).capitalize()}: forward, one image, alone on {devices}."] if shown else []
-    busy = {name: m for name, m in measured.items() if m.latency is None}
-    if busy:
-        rounds, spread = max(m.rounds for m in busy.values()), max(m.spread for m in busy.values())
-        lines.append(
-            f"Latency of {', '.join(busy)} is not shown: {rounds} rounds differed by "
-            f"{'up to ' if len(busy) > 1 else ''}{100 * spread:.0f} %, the machine was busy."
-        )
+def measured_captions(measured: Mapping[str, Mapping[str, Measured]]) -> list[str]:
+    """How latency and memory were measured, and which latencies are not shown.
+
+    Args:
+        measured: variant -> device -> what was measured there.
+    """
+    everything = [m for of in measured.values() for m in of.values()]
+    shown = ["latency"] if any(m.latency is not None for m in everything) else []
+    shown += ["peak memory above the weights"] if any(m.memory is not None for m in everything) else []
+    devices = sorted({device for of in measured.values() for device in of})
+    named = ", ".join(devices)
+    lines = [f"{' and '.join(shown).capitalize()}: forward, one image, alone on {named}."] if shown else []
+    for device in devices:
+        busy = {name: of[device] for name, of in measured.items() if device in of and of[device].latency is None}
+        if busy:
+            rounds, spread = max(m.rounds for m in busy.values()), max(m.spread for m in busy.values())
+            where = f" on {device}" if len(devices) > 1 else ""
+            lines.append(
+                f"Latency of {', '.join(busy)}{where} is not shown: {rounds} rounds differed by "
+                f"{'up to ' if len(busy) > 1 else ''}{100 * spread:.0f} %, the machine was busy."
+            )
     return lines
 
 

@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from shunted_lab.config.compose import Experiment
 from shunted_lab.config.experiment import Config
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
-from shunted_lab.config.task import Evidence, Goal
-from shunted_lab.nn.cost import Cost
-from shunted_lab.report.states import load_states
+from shunted_lab.config.task import Goal
+from shunted_lab.report.states import StudyStates, load_states
 from shunted_lab.report.statistics import Difference, McNemar, leave_one_out, mcnemar, paired_bootstrap
 from shunted_lab.report.table import Table, build_table, checked, headlines
 from shunted_lab.study.folder import TRACEBACK
 from shunted_lab.study.measure import read_measured
-from shunted_lab.study.plan import RunState, study_folder
+from shunted_lab.study.states import RunState
+from shunted_lab.tasks.evidence import StoredEvidence, read_evidence
 from shunted_lab.tasks.history import read_history
 
 
@@ -35,7 +34,7 @@ class RunData:
 
     state: RunState
     history: dict[str, list[float]] = field(default_factory=dict)
-    evidence: Evidence | None = None
+    evidence: StoredEvidence | None = None
     note: dict[str, Any] = field(default_factory=dict)
     traceback: str = ""
 
@@ -81,44 +80,38 @@ class StudyData:
         )
 
 
-def load_study(overrides: Sequence[str]) -> StudyData:
-    """The study of a command's overrides with all that its folders hold; errors as in `load_states`."""
-    found = load_states(overrides)
-    return collect(found.experiment, found.states, found.costs, found.paper_costs, found.problems)
+def load_study(folder: Path) -> StudyData:
+    """The study in a folder with all that its runs have left; errors as in `load_states`."""
+    return collect(load_states(folder))
 
 
-def collect(
-    experiment: Experiment,
-    states: Sequence[RunState],
-    costs: Mapping[str, Cost],
-    paper_costs: Mapping[str, Cost],
-    problems: Sequence[str] = (),
-) -> StudyData:
+def collect(found: StudyStates) -> StudyData:
     """Read the folders of the runs. What is broken there is named in `problems`."""
-    config, found = experiment.config, list(problems)
-    table = build_table(config, experiment.variants, states, costs, paper_costs, read_measured(experiment))
-    runs = [_read(state, found) for state in checked(states)]
+    manifest, states, problems = found.manifest, found.states, list(found.problems)
+    measured = read_measured(manifest.folder, manifest.measured_as)
+    table = build_table(manifest.config, manifest.variants, states, manifest.costs, manifest.paper_costs, measured)
+    runs = [_read(state, problems) for state in checked(states)]
     if not any(run.state.result for run in runs):
-        found.append("No run is done yet.")
+        problems.append("No run is done yet.")
     gone = [r for r in runs if r.state.result is not None and not r.state.run.folder.exists()]
     if gone:
         names = ", ".join(f"{r.state.run.variant} seed {r.state.run.seed}" for r in gone)
-        found.append(
+        problems.append(
             f"Run folders are missing; the study has the metrics, but curves and predictions are lost: {names}."
         )
-    return StudyData(config, experiment.variants, study_folder(config), table, runs, found)
+    return StudyData(manifest.config, manifest.variants, manifest.folder, table, runs, problems)
 
 
 def _read(state: RunState, problems: list[str]) -> RunData:
     folder = state.run.folder
     history: dict[str, list[float]] = {}
-    evidence: Evidence | None = None
+    evidence: StoredEvidence | None = None
     note: dict[str, Any] = {}
     traceback = ""
     try:
         history = read_history(folder)
         if state.result is not None:
-            evidence = state.run.config.task.read_evidence(folder)
+            evidence = read_evidence(folder)
         note = json.loads((folder / "run.json").read_text()) if (folder / "run.json").exists() else {}
         if state.state == "failed" and (folder / TRACEBACK).exists():
             traceback = (folder / TRACEBACK).read_text(errors="replace")
@@ -146,7 +139,7 @@ def class_scores(data: StudyData) -> tuple[list[str], dict[str, list[float]]]:
     for variant in data.variants:
         parts = [run.evidence for run in data.of(variant) if run.evidence is not None]
         parts = [p for p in parts if p.class_names and (not names or list(p.class_names) == names)]
-        scores = [score for part in parts if (score := part.per_class()) is not None]
+        scores = [part.class_scores for part in parts if len(part.class_scores)]
         if scores:
             names = list(parts[0].class_names)
             found[variant] = np.mean(scores, 0).tolist()
@@ -161,7 +154,7 @@ def image_evidence(data: StudyData) -> Iterator[ImageEvidence]:
             continue
         mine = {r.state.run.seed: r.evidence for r in data.of(variant) if r.evidence is not None}
         theirs = {r.state.run.seed: r.evidence for r in data.of(baseline) if r.evidence is not None}
-        seeds = [s for s in mine if s in theirs and mine[s].has_same_images(theirs[s])]
+        seeds = [s for s in mine if s in theirs and mine[s].images == theirs[s].images]
         if not seeds or len({len(mine[s].scores) for s in seeds}) > 1:
             continue
         pairs = {s: (mine[s].scores, theirs[s].scores) for s in seeds}

@@ -14,7 +14,8 @@ from shunted_lab.output.quantities import counted
 from shunted_lab.output.terminal import Grid
 from shunted_lab.report.shown import Shown
 from shunted_lab.study.folder import TRACEBACK
-from shunted_lab.study.plan import RunState, study_folder
+from shunted_lab.study.plan import study_folder
+from shunted_lab.study.states import RunState
 
 
 def plan_grid(config: Config, states: list[RunState], costs: dict[str, Cost]) -> Grid:

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,8 +15,6 @@ from urllib.parse import quote
 import jinja2
 import yaml
 
-from shunted_lab.config.experiment import Config
-from shunted_lab.output.quantities import COSTS as COST_UNITS
 from shunted_lab.output.quantities import LOSS, Unit, counted, head_text, value_text
 from shunted_lab.report import plots
 from shunted_lab.report.collect import (
@@ -29,8 +28,18 @@ from shunted_lab.report.collect import (
     number,
 )
 from shunted_lab.report.picture import Picture
-from shunted_lab.report.render import UNKNOWN, Block, blocks, interval_text, number_text
+from shunted_lab.report.render import (
+    UNKNOWN,
+    Block,
+    blocks,
+    interval_text,
+    measured_columns,
+    measured_value,
+    number_text,
+)
 from shunted_lab.report.search import SearchTable, rates_of_heads
+from shunted_lab.report.table import Row
+from shunted_lab.study.manifest import Manifest
 
 COSTS = {"macs": "MACs", "latency": "latency of one image (ms)", "memory": "peak memory of one image (MB)"}
 
@@ -43,29 +52,33 @@ def pictures(data: StudyData) -> Iterator[Picture]:
 
 
 def _costs(data: StudyData) -> Iterator[Picture]:
-    metric = data.goal.leading
-    label = metric.label
-    costs: dict[str, Callable[[Any], float | None]] = {
-        "macs": lambda row: float(row.cost.macs),
-        "latency": lambda row: None if row.latency is None else row.latency * COST_UNITS["latency"].scale,
-        "memory": lambda row: None if row.memory is None else row.memory * COST_UNITS["memory"].scale,
+    costs: dict[str, tuple[str, Callable[[Row], float | None]]] = {
+        "macs": (COSTS["macs"], lambda row: float(row.cost.macs))
     }
-    for key, cost_of in costs.items():
-        points = []
-        for row in data.table.rows:
-            found = row.summary
-            if found is not None and not row.open and cost_of(row) is not None:
-                spread = 0.0 if math.isnan(found.std) else found.std
-                points.append(
-                    plots.Point(row.variant, found.mean, found.mean - spread, found.mean + spread, cost_of(row))
-                )
-        if points:
-            yield Picture(
-                f"{metric.key}_{key}",
-                f"{label} against {COSTS[key]}",
-                f"{_spread(data, 'bars')} The line is the Pareto front. Variants with unfinished runs are left out.",
-                plots.metric_against_cost(points, COSTS[key], label, metric.unit, metric.direction),
-            )
+    devices = data.table.devices
+    for device, key, _ in measured_columns(data.table):
+        name = key if len(devices) == 1 else f"{key}{devices.index(device) + 1}"
+        label = COSTS[key] if len(devices) == 1 else f"{COSTS[key]}, {device}"
+        costs[name] = label, partial(measured_value, device=device, key=key)
+    for name, (label, cost_of) in costs.items():
+        yield from _against(data, name, label, cost_of)
+
+
+def _against(data: StudyData, name: str, cost: str, cost_of: Callable[[Row], float | None]) -> Iterator[Picture]:
+    """The leading metric against one cost."""
+    metric, points = data.goal.leading, []
+    for row in data.table.rows:
+        found, value = row.summary, cost_of(row)
+        if found is not None and not row.open and value is not None:
+            spread = 0.0 if math.isnan(found.std) else found.std
+            points.append(plots.Point(row.variant, found.mean, found.mean - spread, found.mean + spread, value))
+    if points:
+        yield Picture(
+            f"{metric.key}_{name}",
+            f"{metric.label} against {cost}",
+            f"{_spread(data, 'bars')} The line is the Pareto front. Variants with unfinished runs are left out.",
+            plots.metric_against_cost(points, cost, metric.label, metric.unit, metric.direction),
+        )
 
 
 def _spread(data: StudyData, drawn: str) -> str:
@@ -165,7 +178,7 @@ def render_page(data: StudyData, made: Sequence[Picture], folder: Path) -> str:
             over_seeds=" of the mean over the seeds" if len(data.config.seeds) > 1 else "",
             variants=[(name, [_run_row(run, folder) for run in data.of(name)]) for name in data.variants],
             failures=[(run, run.traceback) for run in data.runs if run.state.state == "failed"],
-            base=yaml.safe_dump(asdict(next(iter(data.variants.values()))), sort_keys=False, allow_unicode=True),
+            base=yaml.safe_dump(_options(next(iter(data.variants.values()))), sort_keys=False, allow_unicode=True),
             changes=yaml.safe_dump(dict(data.config.variants), sort_keys=False, allow_unicode=True),
             origins=_origins(data.runs),
             unknown=UNKNOWN,
@@ -174,9 +187,10 @@ def render_page(data: StudyData, made: Sequence[Picture], folder: Path) -> str:
 
 
 def render_search_page(
-    config: Config, table: SearchTable, runs: Sequence[Path], made: Sequence[Picture], folder: Path
+    manifest: Manifest, table: SearchTable, runs: Sequence[Path], made: Sequence[Picture], folder: Path
 ) -> str:
     """The page of a search; `runs` are the folders of its rows, `folder` is the page's, from which its links start."""
+    config, base = manifest.config, _options(next(iter(manifest.variants.values())))
     links = [f"{quote(os.path.relpath(path, folder))}/" if path.exists() else "" for path in runs]
     block = Block(table.title, table.head, table.rows, " ".join(table.caption))
     return (
@@ -188,11 +202,16 @@ def render_search_page(
             complete=table.complete,
             blocks=[(block, links)],
             pictures=[(p, plots.to_svg(p.figure, p.title, f"{p.name}-")) for p in made],
-            base=yaml.safe_dump({key: asdict(getattr(config, key)) for key in ("model", "data", "task", "recipe")}),
+            base=yaml.safe_dump({key: base[key] for key in ("model", "data", "task", "recipe")}),
             changes=yaml.safe_dump({"variants": config.variants, "search": asdict(config.search)}),  # type: ignore[arg-type]
             unknown=UNKNOWN,
         )
     )
+
+
+def _options(config: Any) -> dict[str, Any]:
+    """A configuration as plain values, with the data set and the task as they were configured."""
+    return asdict(config) | {"data": config.data.options, "task": config.task.options}
 
 
 def _environment() -> jinja2.Environment:
@@ -232,8 +251,8 @@ def _origins(runs: Sequence[RunData]) -> list[tuple[str, str]]:
     """Git revision with versions, as JSON -> which runs have it; more than one is worth a look."""
     found: dict[str, list[str]] = {}
     for run in runs:
-        if run.note:
-            text = json.dumps({"git": run.note.get("git"), **run.note.get("versions", {})})
+        for origin in run.note.get("origins", ()):
+            text = json.dumps({"git": origin.get("git"), **origin.get("versions", {})})
             found.setdefault(text, []).append(f"{run.state.run.variant} seed {run.state.run.seed}")
     return [
         (text, counted(len(names), "run") if len(found) == 1 else ", ".join(names)) for text, names in found.items()

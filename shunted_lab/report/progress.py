@@ -18,7 +18,7 @@ from rich.table import Table
 from shunted_lab.config.task import Goal
 from shunted_lab.output.quantities import duration, value_text
 from shunted_lab.output.terminal import say
-from shunted_lab.study.queue import Job
+from shunted_lab.study.watch import Title
 from shunted_lab.tasks.listener import Status
 
 EVERY = 30.0  # seconds without a word of a worker, at most
@@ -28,7 +28,7 @@ EVERY = 30.0  # seconds without a word of a worker, at most
 class Training:
     """A run on a worker: when it began, what it said last, and when it was last spoken of."""
 
-    job: Job
+    title: Title
     start: float
     said: float
     status: Status | None = None
@@ -85,7 +85,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal and self.total:
-            # Without a thread of its own: the launcher starts processes.
+            # Without a thread of its own: this process starts workers.
             self._live = Live(self._screen(), console=self.console, auto_refresh=False, transient=True)
             self._live.start()
         return self
@@ -94,35 +94,38 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
-    def started(self, slot: int, job: Job) -> None:
+    def started(self, slot: int, title: Title) -> None:
         now = self.clock()
-        self._runs[slot] = Training(job, now, now)
-        name = job.run.variant if self.waiting[job.run.variant] else next(iter(self.waiting.elements()), "")
+        self._runs[slot] = Training(title, now, now)
+        name = title.variant if self.waiting[title.variant] else next(iter(self.waiting.elements()), "")
         self.waiting[name] -= 1  # a search's points have names of their own
 
-    def step(self, slot: int, job: Job, status: Status) -> None:
+    def step(self, slot: int, status: Status) -> None:
         self._runs[slot].hear(status, self.clock())
 
-    def epoch(self, slot: int, job: Job, epoch: int, metrics: dict[str, float]) -> None:
+    def epoch(self, slot: int, epoch: int, metrics: dict[str, float]) -> None:
         run = self._runs[slot]
         key = self.goal.monitor
         if key in metrics:
             run.metric = f"{key} {value_text(metrics[key], self.goal.leading.unit)}"
-        self._say(run, [f"epoch {epoch + 1} of {job.run.config.recipe.epochs} done"])
+        self._say(run, [f"epoch {epoch + 1} of {run.title.epochs} done"])
 
-    def ended(self, slot: int, job: Job, outcome: str, result: dict[str, Any] | None) -> None:
+    def ended(self, slot: int, outcome: str, result: dict[str, Any] | None, reason: str = "") -> None:
         """One line that stays."""
-        self._runs.pop(slot, None)
-        self.counts[outcome if outcome in self.counts else "died"] += 1
-        if outcome not in ("done", "failed", "pruned"):
-            self.waiting[job.run.variant] += 1  # it is tried again
-        words = [outcome]
+        title = self._runs.pop(slot).title
+        self.counts[outcome] += 1
+        if outcome in ("died", "stopped"):
+            self.waiting[title.variant] += 1  # it is tried again
+        words = [reason] if outcome == "died" else [outcome, *([reason] if reason else [])]
         if result is not None:
-            self._seconds.setdefault(job.run.variant, []).append(result["seconds"])
+            self._seconds.setdefault(title.variant, []).append(result["seconds"])
             key = self.goal.monitor
             value = value_text(result["metrics"][key], self.goal.leading.unit)
             words = [f"{key} {value}", duration(result["seconds"])]
-        text = f"[{self._finished()}/{self.total}] {name_of(job)}: {'; '.join([*words, *self.study_left()])}"
+        self.note(f"[{self._finished()}/{self.total}] {title}: {'; '.join([*words, *self.study_left()])}")
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
         say(self.console, text)
 
     def refresh(self) -> None:
@@ -147,7 +150,7 @@ class Progress:
 
     def _left(self, run: Training, now: float) -> float | None:
         left = run.left(now)
-        if left is None and (expected := self._expected(run.job.run.variant)) is not None:
+        if left is None and (expected := self._expected(run.title.variant)) is not None:
             left = max(0.0, expected - (now - run.start))
         return left
 
@@ -162,7 +165,7 @@ class Progress:
         if done := self._seconds.get(variant):
             return sum(done) / len(done)
         for run in self._runs.values():
-            if run.job.run.variant == variant and (left := run.left(now)) is not None:
+            if run.title.variant == variant and (left := run.left(now)) is not None:
                 return now - run.start + left
         if variant in self.expected:
             return self.expected[variant]
@@ -174,7 +177,7 @@ class Progress:
         """A line of a run, unless the live table shows the same."""
         now = run.said = self.clock()
         if self._live is None:
-            say(self.console, f"{name_of(run.job)}: {'; '.join([*words, *self._details(run, now)])}")
+            say(self.console, f"{run.title}: {'; '.join([*words, *self._details(run, now)])}")
 
     def _details(self, run: Training, now: float) -> list[str]:
         """Loss, metric, speed and the time left, as far as they are known."""
@@ -213,14 +216,9 @@ class Progress:
                 f"{status.images_per_second:,.0f}",
             ]
         ends = [duration(now - run.start), "" if left is None else duration(left)]
-        return [run.job.run.variant, str(run.job.run.seed), *known, *ends]
+        return [run.title.variant, str(run.title.seed), *known, *ends]
 
 
 def _place(status: Status) -> str:
     """`epoch 2 of 4, 35 %`."""
     return f"epoch {status.epoch + 1} of {status.epochs}, {status.batch / status.batches:.0%}".replace("%", " %")
-
-
-def name_of(job: Job) -> str:
-    """How a run is called in a line."""
-    return f"{job.run.variant}, seed {job.run.seed}"

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shunted_lab.output.quantities import Unit, head_text, signed_text
+from shunted_lab.output.quantities import COSTS, Unit, head_text, signed_text
 from shunted_lab.output.terminal import Grid
 from shunted_lab.report.statistics import Difference, Summary
 from shunted_lab.report.table import Row, Table
@@ -39,27 +39,39 @@ def blocks(table: Table) -> list[Block]:
 
 
 def head(table: Table) -> Sequence[str]:
-    """The columns; those of measured costs where a variant was measured."""
-    measured = [
-        name for name, there in (("Latency (ms)", has_latency(table)), ("Memory (MB)", has_memory(table))) if there
-    ]
+    """The columns; those of measured costs where a variant was measured, with the device where there are several."""
     metrics = [head_text(metric.label, metric.unit) for metric in (table.goal.leading, *table.goal.columns)]
     differences = ["Δ [95 % CI]"] if table.compares else []
+    measured = [f"{title}{_on(device, table)}" for device, _, title in measured_columns(table)]
     return ("Variant", "Params (M)", "GMACs", *measured, *metrics, *differences)
 
 
-def has_latency(table: Table) -> bool:
-    return any(row.latency is not None for row in table.rows)
+QUANTITIES = {"latency": "Latency (ms)", "memory": "Memory (MB)"}  # that are measured: the title of their column
 
 
-def has_memory(table: Table) -> bool:
-    return any(row.memory is not None for row in table.rows)
+def measured_columns(table: Table) -> list[tuple[str, str, str]]:
+    """Device, quantity and title of each column of measured costs, for those that some variant has."""
+    return [
+        (device, key, title)
+        for device in table.devices
+        for key, title in QUANTITIES.items()
+        if any(getattr(row.measured.get(device), key, None) is not None for row in table.rows)
+    ]
+
+
+def _on(device: str, table: Table) -> str:
+    return f", {device}" if len(table.devices) > 1 else ""
+
+
+def measured_value(row: Row, device: str, key: str) -> float | None:
+    """A measured cost in the unit of its column; None where it could not be told."""
+    value = getattr(row.measured.get(device), key, None)
+    return None if value is None else value * COSTS[key].scale
 
 
 def cells(row: Row, table: Table) -> Sequence[str]:
     """A row's text."""
-    measured = [_latency(row)] if has_latency(table) else []
-    measured += [_memory(row)] if has_memory(table) else []
+    measured = [_measured(measured_value(row, device, key)) for device, key, _ in measured_columns(table)]
     unit, units = table.goal.leading.unit, [metric.unit for metric in table.goal.columns]
     more = [UNKNOWN if found is None else _mean(found, u) for found, u in zip(row.columns, units, strict=True)]
     if table.compares:
@@ -67,12 +79,8 @@ def cells(row: Row, table: Table) -> Sequence[str]:
     return row.variant, _millions(row.cost.params), _giga(row.cost.macs), *measured, _headline(row, unit), *more
 
 
-def _latency(row: Row) -> str:
-    return UNKNOWN if row.latency is None else f"{1e3 * row.latency:.1f}"
-
-
-def _memory(row: Row) -> str:
-    return UNKNOWN if row.memory is None else f"{row.memory / 1e6:.1f}"
+def _measured(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.1f}"
 
 
 def paper_cells(row: Row, table: Table) -> Sequence[str]:
@@ -164,8 +172,7 @@ def to_csv(table: Table) -> str:
         *(["baseline"] if table.compares else []),
         "params_m",
         "gmacs",
-        "latency_ms",
-        "memory_mb",
+        *(f"{column}{of}" for of in _suffixes(table) for column in ("latency_ms", "memory_mb")),
         key,
         f"{key}_std",
         "n",
@@ -187,7 +194,9 @@ def _csv_values(row: Row, table: Table) -> list[object]:
     states = "; ".join(f"{count} {state}" for state, count in row.open.items())
     values: list[object] = [row.variant, *([row.is_baseline] if compares else [])]
     values += [_millions(row.cost.params), _giga(row.cost.macs)]
-    values += ["" if text == UNKNOWN else text for text in (_latency(row), _memory(row))]
+    for device in table.devices or [""]:
+        texts = [_measured(measured_value(row, device, key)) for key in QUANTITIES]
+        values += ["" if text == UNKNOWN else text for text in texts]
     values += [*_csv_summary(row.summary, unit), row.summary.n if row.summary else 0, row.planned, states]
     for found, metric in zip(row.columns, columns, strict=True):
         values += _csv_summary(found, metric.unit)
@@ -196,6 +205,11 @@ def _csv_values(row: Row, table: Table) -> list[object]:
     paper = row.paper_cost
     values += [_millions(paper.params), _giga(paper.macs)] if paper else ["", ""]
     return values + [row.paper.get(key, "") for key in (table.goal.lead, "params", "flops")]
+
+
+def _suffixes(table: Table) -> list[str]:
+    """What tells the columns of several devices apart; nothing for one."""
+    return [f" ({device})" for device in table.devices] if len(table.devices) > 1 else [""]
 
 
 def _csv_summary(found: Summary | None, unit: Unit) -> list[str]:

@@ -5,25 +5,27 @@ from __future__ import annotations
 import csv
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.distributions import json_to_distribution
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from shunted_lab.config.compose import compose
-from shunted_lab.config.experiment import Config
 from shunted_lab.config.model import ModelConfig
+from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.output.quantities import Unit, cell_text, counted, difference_text, head_text
 from shunted_lab.output.terminal import Grid
 from shunted_lab.report.captions import replaced_images
-from shunted_lab.study.plan import data_facts
-from shunted_lab.study.search import Search
-from shunted_lab.study.store import open_study
-from shunted_lab.study.trials import asked_for, best, finished, tried
+from shunted_lab.study.manifest import Manifest, SearchSpec, read_home, read_manifest
+from shunted_lab.study.prepare import read_study
+from shunted_lab.study.space import Space
+from shunted_lab.study.states import current
+from shunted_lab.study.trials import best, costs_of, finished, is_over, tried
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,20 +48,21 @@ class SearchTable:
     csv: str
 
 
-def build_search_table(search: Search, study: Study | None, config: Config) -> SearchTable:
+def build_search_table(manifest: Manifest, study: Study | None) -> SearchTable:
     """The table of a search; of an empty one where there is no study yet."""
-    names = list(search.config.objectives)
-    head = ("Assignment", *(head_text(n, search.goal.unit(n)) for n in names), "Params (M)", "GMACs")
+    config, search = manifest.config, _spec(manifest)
+    names = list(search.objectives)
+    head = ("Assignment", *(head_text(n, manifest.goal.unit(n)) for n in names), "Params (M)", "GMACs")
     done = finished(study) if study else []
-    top = best(study, SHOWN) if study else []
-    base = [t for t in done if t.user_attrs["name"] == search.space.label(search.baseline)]
-    rows = [_row(search, names, t) for t in rows_of(search, study)]
-    trials = tried(study.get_trials(deepcopy=False)) if study else {}
+    base = [t for t in done if _is_baseline(t, search)]
+    rows = [_row(manifest, names, t) for t in rows_of(manifest, study)]
+    trials = tried(current(study)) if study else {}
     over = study is not None and bool(study.user_attrs.get("exhausted"))
-    complete = over or len(trials) >= search.config.trials
+    points = sum(is_over(ts) for ts in trials.values())
+    complete = (over and points == len(trials)) or points >= search.trials
     caption = ["SMOKE TEST, not a result: a few batches of training."] if config.smoke else []
     caption += _counts(search, study, trials, over)
-    caption += _verdict(search, base, top)
+    caption += _verdict(manifest, base, done)
     caption += replaced_images({t.user_attrs["name"]: t.user_attrs["result"] for t in done})
     caption += _uncertain(done) if "latency" in names else []
     caption.append(
@@ -70,30 +73,34 @@ def build_search_table(search: Search, study: Study | None, config: Config) -> S
     return SearchTable(title, head, rows, caption, complete, _csv(names, done))
 
 
-def rows_of(search: Search, study: Study | None) -> list[FrozenTrial]:
+def _spec(manifest: Manifest) -> SearchSpec:
+    assert manifest.search is not None
+    return manifest.search
+
+
+def _is_baseline(trial: FrozenTrial, search: SearchSpec) -> bool:
+    return trial.params == search.baseline
+
+
+def rows_of(manifest: Manifest, study: Study | None) -> list[FrozenTrial]:
     """The trials of the table's rows: the baseline, then the best."""
     if study is None:
         return []
     top = best(study, SHOWN)
-    base = [t for t in finished(study) if t.user_attrs["name"] == search.space.label(search.baseline)]
+    base = [t for t in finished(study) if _is_baseline(t, _spec(manifest))]
     return [*base, *(t for t in top if t not in base)]
 
 
-def load_search(overrides: Sequence[str]) -> tuple[Search, Study | None, Config]:
-    """The search of a command's overrides, as it is now. Nothing is trained or written.
+def load_search(folder: Path) -> tuple[Manifest, Study | None]:
+    """The search in a folder, as it is now. Nothing is trained or written.
 
     Raises:
-        ConfigError: for overrides that do not compose, an experiment that is not a search, and a study that was made
-            for another search.
+        ConfigError: for a folder that is not a search's, or a database that cannot be read.
     """
-    experiment = compose(list(overrides))
-    if experiment.config.search is None:
-        raise ConfigError(f"experiment: {experiment.config.name} is not a search")
-    search = Search(experiment, next(iter(data_facts(experiment).values())))
-    study = open_study(experiment.config)
-    search.check(study)
-    search.config = replace(search.config, trials=asked_for(study, search.config))
-    return search, study, replace(experiment.config, search=search.config)
+    manifest = read_manifest(folder)
+    if manifest.search is None:
+        raise ConfigError(f"{folder}: is not a search")
+    return manifest, read_study(read_home(folder), manifest)
 
 
 def rates_of_heads(model: ModelConfig) -> list[list[int]]:
@@ -104,22 +111,22 @@ def rates_of_heads(model: ModelConfig) -> list[list[int]]:
     ]
 
 
-def front_figure(search: Search, study: Study) -> Figure | None:
+def front_figure(manifest: Manifest, study: Study) -> Figure | None:
     """The first objective against the second one, or against the MACs; None before a trial is done."""
     from shunted_lab.report.plots import search_front
 
-    done = finished(study)
-    names = list(search.config.objectives.items())
+    done, search, goal = finished(study), _spec(manifest), manifest.goal
+    names = list(search.objectives.items())
     if not done:
         return None
-    base = next((i for i, t in enumerate(done) if t.user_attrs["name"] == search.space.label(search.baseline)), None)
+    base = next((i for i, t in enumerate(done) if _is_baseline(t, search)), None)
     labels = [t.user_attrs["name"] for t in done]
     (xname, xway), other = ("macs", "min"), [_macs(t) for t in done]
     if len(names) > 1:
         (xname, xway), other = names[1], [t.values[1] for t in done]
     yname, yway = names[0]
-    axes = [_axis(xname, search.goal.unit(xname), other)]
-    axes.append(_axis(yname, search.goal.unit(yname), [t.values[0] for t in done]))
+    axes = [_axis(xname, goal.unit(xname), other)]
+    axes.append(_axis(yname, goal.unit(yname), [t.values[0] for t in done]))
     (xlabel, x, x_percent), (ylabel, y, y_percent) = axes
     good, ways = [True] * len(done), (xway, yway)
     return search_front(x, y, labels, good, base, xlabel, ylabel, ways, (x_percent, y_percent))
@@ -150,7 +157,7 @@ def importance_of(study: Study) -> dict[str, float]:
         )
 
 
-def search_pictures(search: Search, study: Study | None) -> list[Picture]:
+def search_pictures(manifest: Manifest, study: Study | None) -> list[Picture]:
     """The figures of a search."""
     from shunted_lab.report.picture import Picture
     from shunted_lab.report.plots import importance, rates_heatmap
@@ -158,7 +165,7 @@ def search_pictures(search: Search, study: Study | None) -> list[Picture]:
     if study is None:
         return []
     made = []
-    front = front_figure(search, study)
+    front = front_figure(manifest, study)
     if front is not None:
         made.append(Picture("front", "Pareto front of the search", "All finished trials; one seed each.", front))
     weights = importance_of(study)
@@ -167,30 +174,41 @@ def search_pictures(search: Search, study: Study | None) -> list[Picture]:
             "PED-ANOVA of the first objective: how much the best trials agree on it. It is not evidence of an effect."
         )
         made.append(Picture("importance", "Importance of parameters", text, importance(weights)))
-    chosen = [(t.user_attrs["name"], rates_of_heads(_model(t))) for t in rows_of(search, study)]
-    if chosen and "rates" in search.config.space:
+    space = Space({key: json_to_distribution(text) for key, text in _spec(manifest).space.items()}, base_of(manifest))
+    chosen = [
+        (t.user_attrs["name"], rates_of_heads(replace(space.base.model, **_model_changes(space, t.params))))
+        for t in rows_of(manifest, study)
+    ]
+    if chosen and any(key.startswith("rates[") for key in space.distributions):
         text = "Baseline first, then the best; one column per head."
         made.append(Picture("rates", "Rates of the heads", text, rates_heatmap(chosen)))
     return made
 
 
-def _model(trial: FrozenTrial) -> ModelConfig:
-    return ModelConfig(**trial.user_attrs["config"]["model"])
+def _model_changes(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
+    """What a point changes of the model's heads and rates."""
+    changes = space.changes(params)
+    return {k: changes[f"model.{k}"] for k in ("rates", "num_heads") if f"model.{k}" in changes}
 
 
-def _row(search: Search, names: Sequence[str], trial: FrozenTrial) -> Sequence[str]:
-    costs = trial.user_attrs["result"]["costs"]
+def base_of(manifest: Manifest) -> RunConfig:
+    """The configuration that the points of a search change."""
+    return next(iter(manifest.variants.values()))
+
+
+def _row(manifest: Manifest, names: Sequence[str], trial: FrozenTrial) -> Sequence[str]:
+    costs, known = costs_of(trial), _spec(manifest).names
     label = trial.user_attrs["name"]
-    shown = f"{label} ({search.names[label]})" if label in search.names else label
-    values = (cell_text(v, search.goal.unit(name)) for name, v in zip(names, trial.values, strict=True))
+    shown = f"{label} ({known[label]})" if label in known else label
+    values = (cell_text(v, manifest.goal.unit(name)) for name, v in zip(names, trial.values, strict=True))
     return shown, *values, f"{costs['params'] / 1e6:.3f}", f"{costs['macs'] / 1e9:.4f}"
 
 
-def _counts(search: Search, study: Study | None, trials: dict[str, list[FrozenTrial]], over: bool) -> list[str]:
+def _counts(search: SearchSpec, study: Study | None, trials: dict[str, list[FrozenTrial]], over: bool) -> list[str]:
     states = [ts[-1].state for ts in trials.values()]
     done = sum(any(t.state == TrialState.COMPLETE for t in ts) for ts in trials.values())
     pruned = states.count(TrialState.PRUNED)
-    planned = counted(search.config.trials, "assignment")
+    planned = counted(search.trials, "assignment")
     lines = [f"{len(trials)} of {planned} tried: {done} trained, {pruned} pruned."]
     rest = len(trials) - done - pruned
     if rest:
@@ -207,25 +225,25 @@ def _counts(search: Search, study: Study | None, trials: dict[str, list[FrozenTr
     return lines
 
 
-def _verdict(search: Search, base: list[FrozenTrial], top: list[FrozenTrial]) -> list[str]:
-    """Whether something was found that is better than the baseline in the first objective, and costs no more."""
-    if not base or not top:
+def _verdict(manifest: Manifest, base: list[FrozenTrial], done: list[FrozenTrial]) -> list[str]:
+    """Whether something was found that is better than the baseline in the first objective, and costs no more: among
+    all points, not only those that the table shows.
+    """
+    if not base:
         return ["The baseline is not trained yet."]
-    name, way = next(iter(search.config.objectives.items()))
+    name, way = next(iter(_spec(manifest).objectives.items()))
     sign = 1 if way == "max" else -1
-    cost = _macs(base[0])
-    cheap = [t for t in top if _macs(t) <= cost]
-    better = [t for t in cheap if sign * (t.values[0] - base[0].values[0]) > 0]
+    better = [t for t in done if _macs(t) <= _macs(base[0]) and sign * (t.values[0] - base[0].values[0]) > 0]
     if not better:
         return [f"Nothing was found with a better {name} than the baseline at its MACs or fewer."]
-    lead = better[0].values[0] - base[0].values[0]
-    gain = difference_text(lead, search.goal.unit(name))
-    return [f"Best at the baseline's MACs or fewer: {better[0].user_attrs['name']}, {name} {gain}."]
+    best_one = max(better, key=lambda t: (sign * t.values[0], -t.number))
+    gain = difference_text(best_one.values[0] - base[0].values[0], manifest.goal.unit(name))
+    return [f"Best at the baseline's MACs or fewer: {best_one.user_attrs['name']}, {name} {gain}."]
 
 
 def _uncertain(trials: list[FrozenTrial]) -> list[str]:
     """How many latencies were measured on a machine that was too busy for them."""
-    costs = [t.user_attrs["result"]["costs"] for t in trials]
+    costs = [costs_of(t) for t in trials]
     spreads = [found["latency_spread"] for found in costs if "latency_spread" in found]
     if not spreads:
         return []
@@ -236,7 +254,7 @@ def _uncertain(trials: list[FrozenTrial]) -> list[str]:
 
 
 def _macs(trial: FrozenTrial) -> float:
-    return trial.user_attrs["result"]["costs"]["macs"]
+    return float(costs_of(trial)["macs"])
 
 
 def _csv(names: list[str], trials: list[FrozenTrial]) -> str:
@@ -244,7 +262,7 @@ def _csv(names: list[str], trials: list[FrozenTrial]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["trial", "name", *names, "params", "macs", "macs_attention", "seconds", "fingerprint"])
     for t in trials:
-        costs = t.user_attrs["result"]["costs"]
+        costs = costs_of(t)
         counts = [costs[key] for key in ("params", "macs", "macs_attention")]
         more = [t.user_attrs["result"].get("seconds", ""), t.user_attrs["fingerprint"]]
         writer.writerow([t.number, t.user_attrs["name"], *t.values, *counts, *more])

@@ -10,17 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shunted_lab.config.compose import Experiment
-from shunted_lab.output.files import write_json
+from shunted_lab.output.files import digest_of_values, write_json
 from shunted_lab.output.terminal import WIDE, Grid
 from shunted_lab.report.states import StudyStates
 from shunted_lab.study.folder import TRACEBACK
 from shunted_lab.study.measure import read_measured
-from shunted_lab.study.memo import code_version, digest
-from shunted_lab.study.plan import study_folder
+from shunted_lab.study.memo import code_version
 
 FILE = "report/shown.json"
-READ = ("run.json", "history.csv", "predictions.npz", TRACEBACK)  # what a report reads of a run's folder
+READ = ("run.json", "history.csv", "evidence.npz", TRACEBACK)  # what a report reads of a run's folder
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def make_report(found: StudyStates, show: Callable[[Grid], None] = lambda table:
         show: gets each table before the page is made, which takes seconds.
     """
     stamp = stamp_of(found)
-    known = read_shown(found.experiment, stamp)
+    known = read_shown(found.manifest.folder, stamp)
     if known is not None:
         for table in known.tables:
             show(table)
@@ -67,7 +65,7 @@ def make_report(found: StudyStates, show: Callable[[Grid], None] = lambda table:
     from shunted_lab.report.render import grids
     from shunted_lab.report.write import write_report
 
-    data = collect(found.experiment, found.states, found.costs, found.paper_costs, found.problems)
+    data = collect(found)
     printed: list[Grid] = []
 
     def print_tables() -> None:
@@ -80,22 +78,23 @@ def make_report(found: StudyStates, show: Callable[[Grid], None] = lambda table:
         printed,
         [str(path) for path in written.paths],
         list(dict.fromkeys([*data.problems, *written.warnings])),
-        finding(data.table, found.experiment.config),
+        finding(data.table, found.manifest.config),
         [row.variant for row in data.table.rows if row.open],
     )
-    keep_shown(found.experiment, stamp, shown)
+    keep_shown(found.manifest.folder, stamp, shown)
     return shown
 
 
 def stamp_of(found: StudyStates) -> str:
     """A digest of everything that a report is made of, of this package's code too."""
-    experiment, states = found.experiment, found.states
-    config = {key: value for key, value in asdict(experiment.config).items() if key not in ("launch", "plan_only")}
-    measured = {name: asdict(of) for name, of in read_measured(experiment).items()}
-    counted = [{name: asdict(cost) for name, cost in costs.items()} for costs in (found.costs, found.paper_costs)]
-    known = [[asdict(run) for run in experiment.variants.values()], config, measured, counted, found.problems]
+    manifest, states = found.manifest, found.states
+    config = {key: value for key, value in asdict(manifest.config).items() if key not in ("launch", "plan_only")}
+    measured = read_measured(manifest.folder, manifest.measured_as)
+    devices = {name: {device: asdict(m) for device, m in of.items()} for name, of in measured.items()}
+    counted = [{n: asdict(cost) for n, cost in costs.items()} for costs in (manifest.costs, manifest.paper_costs)]
+    known = [[asdict(run) for run in manifest.variants.values()], config, devices, counted, found.problems]
     runs = [[s.run.fingerprint, s.state, s.result, s.error, s.attempts, _files(s.run.folder)] for s in states]
-    return digest([code_version(), known, runs])
+    return digest_of_values([code_version(), known, runs])
 
 
 def _files(folder: Path) -> list[Any]:
@@ -110,17 +109,17 @@ def _files(folder: Path) -> list[Any]:
     return found
 
 
-def read_shown(experiment: Experiment, stamp: str) -> Shown | None:
+def read_shown(folder: Path, stamp: str) -> Shown | None:
     """What was shown of a report with this stamp; None if it is another one, or if one of its files is gone."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        found = json.loads((study_folder(experiment.config) / FILE).read_text(encoding="utf-8"))
+        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
         shown = Shown(**found["shown"] | {"tables": [Grid(**grid) for grid in found["shown"]["tables"]]})
         if found["stamp"] == stamp and all(Path(path).exists() for path in shown.paths):
             return shown
     return None
 
 
-def keep_shown(experiment: Experiment, stamp: str, shown: Shown) -> None:
+def keep_shown(folder: Path, stamp: str, shown: Shown) -> None:
     """Keep it for the next command; a folder that cannot be written costs time only."""
     with suppress(OSError):
-        write_json(study_folder(experiment.config) / FILE, {"stamp": stamp, "shown": asdict(shown)})
+        write_json(folder / FILE, {"stamp": stamp, "shown": asdict(shown)})

@@ -1,51 +1,48 @@
-"""What is planned of a study and what is done of it, read without training and without what a report is made with."""
+"""What is planned of a study and what is done of it, read from its folder alone: nothing is trained or composed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from shunted_lab.config.compose import Experiment, compose
 from shunted_lab.config.schema import ConfigError
-from shunted_lab.nn import Cost
-from shunted_lab.study import store
 from shunted_lab.study.folder import Run
-from shunted_lab.study.plan import RunState, count_costs, count_paper_costs, data_facts, plan_runs
+from shunted_lab.study.manifest import Manifest, read_home, read_manifest
+from shunted_lab.study.prepare import read_study
+from shunted_lab.study.states import RunState, read_states
 
 
 @dataclass(frozen=True)
 class StudyStates:
     """What is planned of a study, what is done of it, and what could not be read."""
 
-    experiment: Experiment
+    manifest: Manifest
     states: list[RunState]
-    costs: dict[str, Cost]
-    paper_costs: dict[str, Cost]
     problems: list[str] = field(default_factory=list)
 
 
-def load_states(overrides: Sequence[str]) -> StudyStates:
-    """The study of a command's overrides, e.g. `["experiment=ablate_embed"]`, as it is now. Nothing is written.
+def load_states(folder: Path) -> StudyStates:
+    """The study in a folder as it is now, e.g. `runs/ablate_embed`. Nothing is written.
+
+    A database that cannot be read is a problem that is reported: the states are those of the folders then.
 
     Raises:
-        ConfigError: for overrides that do not compose, and for a search, which has a report of its own.
+        ConfigError: for a folder that is not a study's, and for a search, which has a report of its own.
     """
-    experiment = compose(list(overrides))
-    if experiment.config.search is not None:
-        raise ConfigError(f"experiment: {experiment.config.name} is a search, whose report is loaded by report.search")
-    if experiment.config.confirm is not None:
-        from shunted_lab.study.confirm import with_best_trials
+    manifest = read_manifest(folder)
+    if manifest.search is not None:
+        raise ConfigError(f"{folder}: is a search, whose report is loaded by report.search")
+    return states_of(manifest)
 
-        experiment = with_best_trials(experiment, overrides)
-    facts = data_facts(experiment)
-    runs = plan_runs(experiment, facts)
-    problems: list[str] = []
+
+def states_of(manifest: Manifest) -> StudyStates:
+    """The states of the runs of a manifest."""
     try:
-        states = store.read_states(runs, store.open_study(experiment.config))
+        states = read_states(manifest.runs, read_study(read_home(manifest.folder), manifest))
     except ConfigError as error:
-        states, problems = _states_of_folders(runs, [str(error)])
-    costs = count_costs(experiment, facts)
-    return StudyStates(experiment, states, costs, count_paper_costs(experiment), problems)
+        return StudyStates(manifest, *_states_of_folders(manifest.runs, [str(error)]))
+    return StudyStates(manifest, states)
 
 
 def _states_of_folders(runs: Sequence[Run], problems: list[str]) -> tuple[list[RunState], list[str]]:
@@ -53,7 +50,7 @@ def _states_of_folders(runs: Sequence[Run], problems: list[str]) -> tuple[list[R
     states = []
     for run in runs:
         try:
-            states += store.read_states([run], None)
+            states += read_states([run], None)
         except ConfigError as error:
             problems.append(str(error))
             states.append(RunState(run, "failed", error="its folder cannot be read"))

@@ -18,7 +18,7 @@ from shunted_lab.nn.cost import Cost
 from shunted_lab.report.captions import measured_captions, paper_captions, table_caption
 from shunted_lab.report.statistics import Difference, Summary, paired_difference, summarize
 from shunted_lab.study.measure import Measured
-from shunted_lab.study.plan import RunState
+from shunted_lab.study.states import RunState
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ class Row:
     paper_cost: Cost | None = None
     paper: Mapping[str, float] = field(default_factory=dict)  # published; metric in its unit, params [M], flops [G]
     columns: Sequence[Summary | None] = ()  # the goal's further metrics
-    latency: float | None = None  # seconds of one image's forward pass; None also where it could not be told
-    memory: float | None = None  # bytes that it holds at most
+    measured: Mapping[str, Measured] = field(default_factory=dict)  # by device
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,11 @@ class Table:
         return not any(row.open for row in self.rows)
 
     @property
+    def devices(self) -> list[str]:
+        """The devices on which a variant was measured."""
+        return sorted({device for row in self.rows for device in row.measured})
+
+    @property
     def compares(self) -> bool:
         """Whether there are differences: a variant beside the baseline, and more than one seed."""
         return any(not row.is_baseline and row.planned > 1 for row in self.rows)
@@ -66,7 +70,7 @@ def build_table(
     states: Sequence[RunState],
     costs: Mapping[str, Cost],
     paper_costs: Mapping[str, Cost],
-    measured: Mapping[str, Measured] | None = None,
+    measured: Mapping[str, Mapping[str, Measured]] | None = None,
 ) -> Table:
     """The table of an experiment.
 
@@ -75,11 +79,9 @@ def build_table(
         variants: the configuration of each, as composed.
         states: one for each planned run, in any order.
         costs, paper_costs: by variant, at the experiment's size and at the paper's (empty without `paper:`).
-        measured: latency and memory by variant; those on more than one device are left out.
+        measured: latency and memory by variant and device.
     """
     measured = measured or {}
-    devices = sorted({m.device for m in measured.values()})
-    measured = measured if len(devices) == 1 else {}
     states = checked(states)
     run = next(iter(variants.values()))
     goal = run.task.goal(run.data)
@@ -103,8 +105,7 @@ def build_table(
                 paper_costs.get(name),
                 config.paper.rows.get(name, {}) if config.paper else {},
                 [_column(results, f"test/{metric.key}") for metric in goal.columns],
-                measured[name].latency if name in measured else None,
-                measured[name].memory if name in measured else None,
+                measured.get(name, {}),
             )
         )
     title = f"{config.name}: {config.description}" if config.description else config.name

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from shunted_lab.output.files import write_text
 from shunted_lab.report.collect import StudyData
 from shunted_lab.report.render import to_csv, to_latex, to_markdown
+from shunted_lab.study.states import RunState
 
 if TYPE_CHECKING:
     from shunted_lab.report.picture import Picture
@@ -146,14 +147,19 @@ def runs_csv(data: StudyData) -> str:
     for run in data.runs:
         if run.state.result is not None:
             metrics |= dict.fromkeys(run.state.result["metrics"])
-            costs |= dict.fromkeys(run.state.result.get("costs", {}))
+            costs |= dict.fromkeys(_costs_of(run.state))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["variant", "seed", "state", "fingerprint", "folder", "device", "seconds", *metrics, *costs])
     for run in data.runs:
         state, result = run.state, run.state.result or {}
         values = [result.get("metrics", {}).get(key, "") for key in metrics]
-        values += [result.get("costs", {}).get(key, "") for key in costs]
+        values += [_costs_of(state).get(key, "") for key in costs]
         known = [state.run.variant, state.run.seed, state.state, state.run.fingerprint, state.run.folder]
         writer.writerow([*known, result.get("device", ""), result.get("seconds", ""), *values])
     return out.getvalue()
+
+
+def _costs_of(state: RunState) -> dict[str, float]:
+    """What the model of a run costs: counted, and measured where a search compares it."""
+    return state.run.costs | ((state.result or {}).get("costs") or {})

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from optuna.study import Study
 
-from shunted_lab.config.experiment import Config
 from shunted_lab.report.search import SearchTable, rows_of, search_pictures, to_markdown
 from shunted_lab.report.write import PAGE, Coverage, Written, choose_target, publish
-from shunted_lab.study.plan import study_folder
-from shunted_lab.study.search import Search
+from shunted_lab.study.manifest import Manifest
 from shunted_lab.study.trials import finished
 
 
-def write_search(search: Search, study: Study | None, table: SearchTable, config: Config) -> Written:
+def write_search(manifest: Manifest, study: Study | None, table: SearchTable) -> Written:
     """Write `search.md`, `search.csv`, and `report/` with the page and its figures, each file whole or not at all.
 
     An incomplete report never replaces one with more finished trials; it goes to `incomplete/` then.
     """
     from shunted_lab.report.page import render_search_page
 
-    folder = study_folder(config)
-    coverage = Coverage("trials", len(finished(study)) if study else 0, search.config.trials, table.complete)
+    folder, spec = manifest.folder, manifest.search
+    assert spec is not None
+    coverage = Coverage("trials", len(finished(study)) if study else 0, spec.trials, table.complete)
     target = choose_target(folder / "search.md", _done_before(folder), coverage)
-    made = search_pictures(search, study)
-    runs = [Path(t.user_attrs["folder"]) for t in rows_of(search, study)]
-    page = render_search_page(replace(config, search=search.config), table, runs, made, target.folder / "report")
+    made = search_pictures(manifest, study)
+    runs = [folder / t.user_attrs["folder"] for t in rows_of(manifest, study)]
+    page = render_search_page(manifest, table, runs, made, target.folder / "report")
     return publish(target, {"search.md": to_markdown(table), "search.csv": table.csv, PAGE: page}, made)
 
 

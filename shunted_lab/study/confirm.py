@@ -9,10 +9,11 @@ from shunted_lab.config.compose import Experiment, compose
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.config.variants import VARIED
 from shunted_lab.output.quantities import counted
-from shunted_lab.study import store
-from shunted_lab.study.plan import data_facts
-from shunted_lab.study.search import Search
-from shunted_lab.study.trials import asked_for, best, tried
+from shunted_lab.study.manifest import read_home, read_manifest
+from shunted_lab.study.plan import data_facts, study_folder
+from shunted_lab.study.prepare import read_study
+from shunted_lab.study.search import check_same_search, make_search
+from shunted_lab.study.trials import best, finished_points
 
 
 def with_best_trials(experiment: Experiment, given: Sequence[str] = ()) -> Experiment:
@@ -32,24 +33,27 @@ def with_best_trials(experiment: Experiment, given: Sequence[str] = ()) -> Exper
     found = compose(overrides)
     if found.config.search is None:
         raise ConfigError(f"confirm.search: {confirm.search} is not a search")
-    study = store.open_study(found.config)
-    if study is not None and "base" in study.user_attrs:  # the seed that it was made with, perhaps by an override
-        found = compose([*overrides, f"seeds=[{study.user_attrs['base']['seed']}]"])
+    folder = study_folder(found.config)
+    home = read_home(folder)
+    manifest = read_manifest(folder) if home is not None and home.plan is not None else None
+    if manifest is not None and manifest.search is not None:  # the seed that it was made with, perhaps by an override
+        found = compose([*overrides, f"seeds=[{manifest.config.seeds[0]}]"])
     shared = set(config.seeds) & set(found.config.seeds)
     if shared:
         raise ConfigError(
             f"seeds: {sorted(shared)} were used by {confirm.search} to select the best; choose other seeds"
         )
-    search = Search(found, next(iter(data_facts(found).values())))
-    search.check(study)
-    count = len(tried(study.get_trials(deepcopy=False))) if study else 0
-    planned = asked_for(study, search.config)
+    search = make_search(found, next(iter(data_facts(found).values())))
+    study = read_study(home, manifest) if manifest is not None else None
+    check_same_search(study, search.spec, folder)
+    count = len(finished_points(study)) if study else 0
+    planned = manifest.search.trials if manifest is not None and manifest.search is not None else search.spec.trials
     if study is None or (count < planned and "exhausted" not in study.user_attrs):
         raise ConfigError(
             f"confirm.search: {confirm.search} is not finished ({count} of {counted(planned, 'trial')}); "
             f"run experiment={confirm.search}{' smoke=true' if config.smoke else ''} first"
         )
-    baseline = search.run(search.baseline).fingerprint
+    baseline = search.baseline()[0].fingerprint
     trials = best(study, confirm.best, lambda trial: trial.user_attrs["fingerprint"] == baseline)
     if not trials:
         raise ConfigError(f"confirm.search: {confirm.search} has no finished trial except its baseline")

@@ -1,22 +1,20 @@
-"""Latency and memory of each variant, measured alone on this machine's device once nothing trains, and kept."""
+"""Latency and memory of each variant, measured on the device that trained, once nothing trains there any more."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shunted_lab.config.compose import Experiment
 from shunted_lab.config.run import RunConfig
-from shunted_lab.data import DataFacts
-from shunted_lab.output.files import write_json
+from shunted_lab.output.files import digest_of_values, write_json
 from shunted_lab.output.quantities import counted
-from shunted_lab.study.plan import component_sources, study_folder
+from shunted_lab.study.identity import component_sources
 
 if TYPE_CHECKING:
     from shunted_lab.nn import Speed
@@ -37,7 +35,6 @@ class Measured:
 
     latency: float | None
     memory: float | None
-    device: str
     rounds: int = 0
     spread: float = 0.0
 
@@ -100,54 +97,67 @@ def _timing(rounds: Sequence[Speed]) -> Timing:
     return Timing([s.latency for s in rounds], None if memory is None else float(memory), rounds[0].device)
 
 
-def read_measured(experiment: Experiment) -> dict[str, Measured]:
-    """What has been measured of the variants as they are now; those that have changed since are left out."""
-    path = study_folder(experiment.config) / FILE
+def read_measured(folder: Path, measured_as: Mapping[str, str]) -> dict[str, dict[str, Measured]]:
+    """Variant -> device -> what has been measured of it there.
+
+    Args:
+        folder: the study's.
+        measured_as: variant -> the key of its model as it is now; what has changed since has another one.
+    """
+    known = _read(folder)
+    return {name: known[key] for name, key in measured_as.items() if key in known}
+
+
+def _read(folder: Path) -> dict[str, dict[str, Measured]]:
+    """Key of a model -> device -> what was measured."""
     try:
-        found = json.loads(path.read_text())
-        return {
-            name: Measured(**found[name]["measured"])
-            for name, run in experiment.variants.items()
-            if name in found and found[name]["model"] == _key(run)
-        }
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        found = json.loads((folder / FILE).read_text())
+        return {key: {device: Measured(**m) for device, m in of.items()} for key, of in found.items()}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # not measured, or by another version
 
 
-def measure_variants(
-    experiment: Experiment,
-    facts: dict[str, DataFacts],
-    trained: bool = True,
-    tell: Callable[[str], None] = lambda line: None,
-) -> dict[str, Measured]:
-    """Measure all variants, unless they are known; nothing in a smoke test.
+def is_measured(folder: Path, measured_as: Mapping[str, str]) -> bool:
+    """Whether a latency of every variant is known, on one device at least."""
+    known = read_measured(folder, measured_as)
+    devices = {device for of in known.values() for device in of}
+    return any(all(_has_latency(known.get(name, {}).get(d)) for name in measured_as) for d in devices)
 
-    `costs.json` in the study's folder keeps what was found. A latency that was not stable is null there, with the
-    reason, and the next command tries again.
+
+def _has_latency(found: Measured | None) -> bool:
+    return found is not None and found.latency is not None
+
+
+def measure_variants(
+    folder: Path,
+    variants: Mapping[str, RunConfig],
+    classes: Mapping[str, int],
+    measured_as: Mapping[str, str],
+    tell: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Measure all variants on the device of this process, unless they are known on it.
+
+    `costs.json` in the study's folder keeps what was found on each device. A latency that was not stable is null there,
+    with the reason, and the next command tries again.
 
     Args:
-        trained: whether runs were trained just now, on this machine's device; else what was measured on another device
-            is kept.
         tell: gets a line before measuring begins, which may take a minute.
     """
-    if experiment.config.smoke:
-        return {}
-    known = read_measured(experiment)
-    if not trained and all(name in known and known[name].latency is not None for name in experiment.variants):
-        return known
     from shunted_lab.nn import device_name
     from shunted_lab.tasks.device import find_device
 
-    device = find_device(experiment.config.launch.accelerator, "launch.accelerator")
-    known = {name: m for name, m in known.items() if m.device == device_name(device)}
-    if all(name in known and known[name].latency is not None for name in experiment.variants):
-        return known
-    tell(f"measuring latency and memory of {counted(len(experiment.variants), 'variant')}: about a minute at most")
-    rounds = {n: partial(_measure, run, len(facts[n].class_names), device) for n, run in experiment.variants.items()}
-    found = {name: _measured(timing, known.get(name)) for name, timing in time_in_turns(rounds).items()}
-    note = {name: {"model": _key(experiment.variants[name]), "measured": asdict(m)} for name, m in found.items()}
-    write_json(study_folder(experiment.config) / FILE, note)
-    return found
+    device = find_device(next(iter(variants.values())).launch.accelerator, "launch.accelerator")
+    name = device_name(device)
+    known = {v: of[name] for v, of in read_measured(folder, measured_as).items() if name in of}
+    if all(_has_latency(known.get(variant)) for variant in variants):
+        return
+    tell(f"measuring latency and memory of {counted(len(variants), 'variant')}: about a minute at most")
+    rounds = {variant: partial(_measure, run, classes[variant], device) for variant, run in variants.items()}
+    found = {variant: _measured(timing, known.get(variant)) for variant, timing in time_in_turns(rounds).items()}
+    everything = _read(folder)
+    for variant, measured in found.items():
+        everything.setdefault(measured_as[variant], {})[name] = measured
+    write_json(folder / FILE, {key: {d: asdict(m) for d, m in of.items()} for key, of in everything.items()})
 
 
 def _measured(timing: Timing, known: Measured | None) -> Measured:
@@ -156,7 +166,7 @@ def _measured(timing: Timing, known: Measured | None) -> Measured:
         return known
     latency = timing.best if are_stable(timing.medians) else None
     rounds, spread = len(timing.medians), spread_of(timing.medians)
-    return Measured(latency, timing.memory, timing.device, rounds, spread)
+    return Measured(latency, timing.memory, rounds, spread)
 
 
 def time_run(run: RunConfig, classes: int, device: Any) -> Timing:
@@ -180,8 +190,8 @@ def _measure(run: RunConfig, classes: int, device: Any, memory: bool) -> Speed:
     return measure(model, size, 1, device, repeats=REPEATS, warmup=WARMUP, memory=memory, call=call)
 
 
-def _key(run: RunConfig) -> str:
-    """Tells models and image sizes apart, with the source of their components."""
+def measured_as(run: RunConfig) -> str:
+    """The key of a run's model and image size, with the source of its components: what its costs depend on."""
     model = {**asdict(run.model), "name": "", "checkpoint": None}  # which change no cost
     parts = [model, asdict(run.task), run.task.input_size(run.data), component_sources(run.model)]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return digest_of_values(parts)[:16]

@@ -18,7 +18,7 @@ from typing import Any
 
 import shunted_lab
 from shunted_lab.data.cache import cache_folder
-from shunted_lab.output.files import write_json
+from shunted_lab.output.files import digest_of_values, write_json
 
 LIBRARIES = ("torch", "timm")  # whose code computes the values
 
@@ -52,12 +52,7 @@ def keep(kind: str, depends_on: Any, value: Any) -> Any:
 
 
 def _path(kind: str, depends_on: Any) -> Path:
-    return cache_folder(None) / "memo" / kind / f"{digest([code_version(), depends_on])}.json"
-
-
-def digest(values: Any) -> str:
-    """32 hex digits over plain values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+    return cache_folder(None) / "memo" / kind / f"{digest_of_values([code_version(), depends_on])}.json"
 
 
 @cache

@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from shunted_lab import RESULTS_VERSION
 from shunted_lab.config.compose import Experiment
 from shunted_lab.config.experiment import Config
-from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import DataFacts, check_data
 from shunted_lab.nn import Cost
-from shunted_lab.nn.source import module_hash
-from shunted_lab.output.files import digest_of
 from shunted_lab.output.quantities import counted
-from shunted_lab.study.folder import Run, find_checkpoint
+from shunted_lab.study.folder import Folders, Run
+from shunted_lab.study.identity import WEIGHTS, configuration_of, sources_of, with_weights
+from shunted_lab.study.manifest import Manifest, SearchSpec, cost_values
+from shunted_lab.study.measure import measured_as
 from shunted_lab.study.memo import remember
 from shunted_lab.tasks.schedule import highest_rate, peak_rate
 
@@ -30,25 +29,6 @@ if TYPE_CHECKING:
 IMAGENET_CLASSES = 1000
 NEARLY = 0.9  # of the peak: a schedule that stays below it is warned about
 READING = ("image_size", "batch_size", "crop_pct", "interpolation", "resize", "max_corrupt")  # no check needs these
-# Among the sources of a run, beside those of its components:
-WEIGHTS = "model.checkpoint"  # the content of that file
-LAYOUT = "batch layout"  # how devices and parts share a batch, where numbers depend on it
-RESULTS = "results version"  # of this package's code
-
-
-@dataclass(frozen=True)
-class RunState:
-    """What is known of a run: `done`, `missing`, `running`, `interrupted`, `failed` or `stale`.
-
-    `result` is what `tasks.train` returned, for a run that is done. `error` is the last line of the traceback of a
-    failed one, which failed `attempts` times, and for a stale one what has changed.
-    """
-
-    run: Run
-    state: str
-    result: dict[str, Any] | None = None
-    error: str | None = None
-    attempts: int = 0
 
 
 def study_folder(config: Config) -> Path:
@@ -72,73 +52,59 @@ def data_facts(experiment: Experiment) -> dict[str, DataFacts]:
     return facts
 
 
-def plan_runs(experiment: Experiment, facts: dict[str, DataFacts]) -> list[Run]:
+def plan_runs(
+    experiment: Experiment, facts: Mapping[str, DataFacts], costs: Mapping[str, Cost] | None = None
+) -> list[Run]:
     """Every variant with every seed, seed by seed, so that a stopped study has complete pairs."""
-    config = experiment.config
+    config, folders = experiment.config, Folders(study_folder(experiment.config))
     variants = {name: with_weights(run) for name, run in experiment.variants.items()}
     sources = {name: sources_of(run) for name, run in variants.items()}
+    counted = {name: cost_values(asdict(cost)) for name, cost in (costs or {}).items()}
     return [
-        make_run(study_folder(config), name, replace(variant, seed=seed), facts[name], sources[name])
+        replace(
+            make_run(folders, name, replace(variant, seed=seed), facts[name], sources[name], name),
+            costs=counted.get(name, {}),
+        )
         for seed in config.seeds
         for name, variant in variants.items()
     ]
 
 
-def make_run(folder: Path, variant: str, config: RunConfig, facts: DataFacts, sources: dict[str, str]) -> Run:
-    """A run of the study in `folder`, with its fingerprint and its own folder."""
+def make_manifest(
+    experiment: Experiment, facts: dict[str, DataFacts], costs: dict[str, Cost], runs: list[Run]
+) -> Manifest:
+    """The plan of an experiment that is not a search, without its costs at the paper's scale, which take seconds."""
+    return Manifest(
+        study_folder(experiment.config),
+        experiment.config,
+        experiment.variants,
+        experiment.goal,
+        facts,
+        costs,
+        measured_as={name: measured_as(run) for name, run in experiment.variants.items()},
+        runs=runs,
+    )
+
+
+def search_manifest(experiment: Experiment, facts: dict[str, DataFacts], spec: SearchSpec) -> Manifest:
+    """The plan of a search."""
+    config = experiment.config
+    return Manifest(study_folder(config), config, experiment.variants, experiment.goal, facts, costs={}, search=spec)
+
+
+def make_run(
+    folders: Folders, label: str, config: RunConfig, facts: DataFacts, sources: dict[str, str], group: str
+) -> Run:
+    """A run of a study with its fingerprint.
+
+    Args:
+        folders: of the study.
+        label: the variant, or the name of a search's point.
+        group: the folder in the study's that gets the run's own.
+    """
     fingerprint = config.fingerprint(facts.identity, sources)
-    where = folder / variant / f"seed{config.seed}-{fingerprint[:8]}"
-    return Run(variant, config.seed, config, fingerprint, where, sources)
-
-
-def with_weights(config: RunConfig) -> RunConfig:
-    """The same run with `model.checkpoint` as the full path of a file; a run's folder means the file that the run was
-    tested with.
-
-    Raises:
-        ConfigError: if there is no such file.
-    """
-    given = config.model.checkpoint
-    if given is None:
-        return config
-    try:
-        file = find_checkpoint(given)[1].absolute()
-    except ConfigError as error:
-        raise ConfigError(f"{WEIGHTS}: {str(error).removeprefix('checkpoint: ')}") from None
-    return replace(config, model=replace(config.model, checkpoint=str(file)))
-
-
-def sources_of(config: RunConfig) -> dict[str, str]:
-    """What a run's numbers depend on beside its configuration and its data, by name.
-
-    These are the version of this package's results, the files of components, of a data set and of a task that are the
-    user's own, the content of the weights that training begins with (see `with_weights`), and the layout of a batch
-    that is not trained as a whole.
-
-    Raises:
-        ConfigError: for a component that is not known.
-    """
-    found = {RESULTS: str(RESULTS_VERSION)} | component_sources(config.model)
-    for group, name in (("data", config.data.name), ("task", config.task.name)):
-        if "." in name:  # a class of the user's own
-            found[f"{group}: {name}"] = module_hash(name.rpartition(".")[0])
-    if config.model.checkpoint is not None:
-        found[WEIGHTS] = digest_of(config.model.checkpoint)[:16]
-    if config.launch.parts > 1:
-        from shunted_lab.tasks.model import batch_layout  # torch: 2 s
-
-        if layout := batch_layout(config):
-            found[LAYOUT] = layout
-    return found
-
-
-def component_sources(model: ModelConfig) -> dict[str, str]:
-    """The hashes of the user's files that a model is made of, by slot and name (`tasks.model.model_sources`)."""
-    if not model.has_own_components:
-        return {}
-    from shunted_lab.tasks.model import model_sources  # torch: 2 s
-
-    return model_sources(model)
+    where = folders.place(fingerprint, group, config.seed)
+    return Run(label, config.seed, config, fingerprint, where, sources, configuration_of(config, sources))
 
 
 def count_costs(experiment: Experiment, facts: dict[str, DataFacts]) -> dict[str, Cost]:

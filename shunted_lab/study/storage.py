@@ -1,40 +1,147 @@
-"""Where a study is stored: a SQLite file in its folder, or a database by its URL; opened to write, or only to read."""
+"""Where Optuna keeps a study: a SQLite file in its folder, Optuna's journal beside it, or a database by its URL.
+
+Any number of workers on any number of machines may write one study. A storage can also be opened only to read, in a
+folder without write permission too.
+"""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import optuna
 import sqlalchemy
-from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study
 
-from shunted_lab.config.experiment import Config
-from shunted_lab.study.plan import study_folder
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.output.files import locked
 
-FILE = "study.db"  # in the study's folder
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=ExperimentalWarning)  # names of metrics, constraints
+
+FILE, JOURNAL_FILE = "study.db", "study.journal"  # in the study's folder
+JOURNAL = "journal"  # the value of study.storage
+CONNECT = 10  # seconds until a server that does not answer counts as away
 TABLES = {"studies", "trials", "version_info", "alembic_version"}  # Optuna makes the last one at the end
+AWAY = (StorageInternalError, sqlalchemy.exc.OperationalError)
+"""What a call raises while the database does not answer."""
 ERRORS = (StorageInternalError, sqlalchemy.exc.SQLAlchemyError, RuntimeError, ImportError, AssertionError)
 """What opening or reading a storage raises: no answer, another version of Optuna, no driver, no database at all."""
+UNREACHABLE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.ArgumentError, ImportError)
+DRIVERS = {"psycopg": "shunted_lab[postgres]"}  # module -> the extra that brings it
 
 
-def place_of(config: Config) -> Path | str:
-    """The file of an experiment's study, or the URL of its database."""
-    return config.study.storage or study_folder(config) / FILE
+def place_of(folder: Path, storage: str | None) -> Path | str:
+    """The file of the study in `folder`, or the URL of its database; `storage` is `study.storage`."""
+    if storage is None:
+        return folder / FILE
+    return folder / JOURNAL_FILE if storage == JOURNAL else storage
 
 
-def make_storage(where: Path | str, heartbeat: int = 60, max_retry: int = 3) -> RDBStorage:
-    """Optuna's storage of a file or a URL, with heartbeats; made if there is none. Each trial is taken once."""
-    storage = RDBStorage(
-        **_target(where, "rwc"),
-        heartbeat_interval=heartbeat,
-        grace_period=2 * heartbeat,
-        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=max_retry),
-    )
+def masked(url: str) -> str:
+    """A URL without its password."""
+    try:
+        parts = sqlalchemy.make_url(url)
+    except sqlalchemy.exc.ArgumentError:
+        return url
+    return parts._replace(password=None).render_as_string() if parts.password else url
+
+
+def open_study(place: Path | str, name: str) -> Study | None:
+    """A study, only to read; None if there is none. Nothing is written.
+
+    Raises:
+        ConfigError: for a database that does not answer, or that another version of Optuna has made.
+    """
+    with _in_one_line(place):
+        found = read_storage(place)
+        try:
+            return None if found is None else optuna.load_study(study_name=name, storage=found)
+        except KeyError:
+            return None  # it was planned and never started, or these are other studies
+    raise AssertionError("unreachable")
+
+
+def create_study(place: Path | str, name: str, objectives: Mapping[str, str], folder: Path) -> Study:
+    """A study to write; made if there is none.
+
+    Args:
+        objectives: metric -> `max` or `min`.
+        folder: the study's; the dashboard finds the report there.
+
+    Raises:
+        ConfigError: as in `open_study`.
+    """
+    open_study(place, name)  # refuses what is not a study's database
+    directions: Any = ["maximize" if way == "max" else "minimize" for way in objectives.values()]
+    with _in_one_line(place), locked(folder / ".create", lambda: True):  # Optuna's tables are made by one process
+        for wait in (0.1, 0.3, 1, 3, None):  # processes on other machines, whose locks are not seen here
+            try:
+                study = optuna.create_study(
+                    study_name=name,
+                    storage=write_storage(place),
+                    directions=directions,
+                    sampler=optuna.samplers.RandomSampler(),
+                    pruner=optuna.pruners.NopPruner(),
+                    load_if_exists=True,
+                )
+                break
+            except (sqlalchemy.exc.DBAPIError, StorageInternalError, DuplicatedStudyError):
+                if wait is None:
+                    raise
+                time.sleep(wait)
+        if study.metric_names is None:
+            study.set_metric_names(list(objectives))
+            study.set_user_attr("folder", str(folder.absolute()))
+    return study
+
+
+@contextmanager
+def _in_one_line(place: Path | str) -> Iterator[None]:
+    """Turn what a storage raises into one line, without a password."""
+    is_file = isinstance(place, Path)
+    where = str(place) if is_file else f"study.storage: {masked(str(place))}"
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        extra = DRIVERS.get(error.name or "")
+        how = f"; pip install '{extra}'" if extra else ""
+        raise ConfigError(f"{where} needs the module '{error.name}', which is not installed{how}") from None
+    except UNREACHABLE as error:
+        raise ConfigError(f"{where} cannot be {'read' if is_file else 'reached'} ({_reason(error, place)})") from None
+    except ERRORS as error:
+        raise ConfigError(
+            f"{where}: is not a study of this version ({_reason(error, place)}); move it away: finished runs are read "
+            "from their folders"
+        ) from None
+
+
+def _reason(error: Exception, place: Path | str) -> str:
+    """What the database said, without the statement that Optuna and SQLAlchemy add, and without a password."""
+    while isinstance(error.__cause__, sqlalchemy.exc.SQLAlchemyError):
+        error = error.__cause__
+    text = " ".join(str(getattr(error, "orig", None) or error).split())
+    text = text.replace(str(place), masked(str(place)))
+    return text if len(text) < 300 else text[:300] + "..."
+
+
+def write_storage(place: Path | str) -> BaseStorage:
+    """Optuna's storage of a file or a URL, made if there is none. Each trial can be claimed once.
+
+    Heartbeats are this package's own (`study.queue`): Optuna's belong to `Study.optimize` and to some storages.
+    """
+    if isinstance(place, Path) and place.name == JOURNAL_FILE:
+        return JournalStorage(JournalFileBackend(str(place)))
+    storage = RDBStorage(**_target(place, "rwc"))
     if storage.engine.dialect.name == "sqlite":
         # SQLite locks no rows: two workers that read, then write, take the same trial. With the write lock taken at
         # BEGIN each trial is taken once; write-ahead logging alone does not help.
@@ -51,7 +158,7 @@ def _connect(connection: Any, record: Any) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")  # whole after a power cut; what it lacks is in the runs' folders
 
 
-def read_storage(where: Path | str) -> RDBStorage | None:
+def read_storage(place: Path | str) -> BaseStorage | None:
     """Optuna's storage of a file or a URL, only to read: also from a folder without write permission.
 
     Returns:
@@ -60,10 +167,12 @@ def read_storage(where: Path | str) -> RDBStorage | None:
     Raises:
         One of `ERRORS`, for what cannot be read.
     """
-    path = _sqlite_path(where)
+    path = _file_of(place)
     if path is not None and not path.exists():
         return None
-    target = _target(where, None)
+    if path is not None and path.name == JOURNAL_FILE:
+        return JournalStorage(JournalFileBackend(str(path)))
+    target = _target(place, None)
     engine = sqlalchemy.create_engine(target["url"], **target["engine_kwargs"])
     try:
         names = set(sqlalchemy.inspect(engine).get_table_names())
@@ -73,30 +182,33 @@ def read_storage(where: Path | str) -> RDBStorage | None:
 
 
 @contextmanager
-def reading(where: Path | str) -> Iterator[RDBStorage | None]:
+def reading(place: Path | str) -> Iterator[BaseStorage | None]:
     """`read_storage`, closed at the end of the block."""
-    storage = read_storage(where)
+    storage = read_storage(place)
     try:
         yield storage
     finally:
-        if storage is not None:
+        if isinstance(storage, RDBStorage):
             storage.remove_session()
             storage.engine.dispose()
 
 
-def _target(where: Path | str, mode: str | None) -> dict[str, Any]:
+def _target(place: Path | str, mode: str | None) -> dict[str, Any]:
     """URL and arguments of an engine. A file is opened by its path: in a URL, `?` and `{` would have a meaning."""
-    path = _sqlite_path(where)
-    if path is None:
-        return {"url": str(where), "engine_kwargs": {"pool_pre_ping": True}}
-    return {"url": f"sqlite:///{FILE}", "engine_kwargs": {"creator": _opener(path, mode)}}
+    path = _file_of(place)
+    if path is not None:
+        return {"url": f"sqlite:///{FILE}", "engine_kwargs": {"creator": _opener(path, mode)}}
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if sqlalchemy.make_url(str(place)).get_backend_name() in ("postgresql", "mysql"):
+        options["connect_args"] = {"connect_timeout": CONNECT}
+    return {"url": str(place), "engine_kwargs": options}
 
 
-def _sqlite_path(where: Path | str) -> Path | None:
-    """The path of a SQLite file; None for another database."""
-    if isinstance(where, Path):
-        return where
-    url = sqlalchemy.make_url(where)
+def _file_of(place: Path | str) -> Path | None:
+    """The path of a SQLite file or a journal; None for a database on a server."""
+    if isinstance(place, Path):
+        return place
+    url = sqlalchemy.make_url(place)
     is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:") and not url.query
     return Path(str(url.database)) if is_file else None
 

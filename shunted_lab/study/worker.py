@@ -1,216 +1,274 @@
-"""A worker trains runs, one after another, on its own device(s), and says over a pipe what came out.
+"""A worker: takes one run after another from a study, and trains each in a process of its own, until nothing is left.
 
-python -m shunted_lab.study.worker RUN_FOLDER trains one run by hand: an unfinished one is resumed, a finished one is
-repeated in a folder inside it, and compared.
+It needs nothing but the study's folder: the manifest names the runs, and the folder of each says what it is. What
+becomes of a run is in `study.queue`. The worker itself uses no device and starts no thread: it watches its process,
+beats, and reports. An engine (`study.engines`) starts workers, here or elsewhere, and does nothing else.
 """
 
 from __future__ import annotations
 
-import errno
-import json
-import math
+import multiprocessing
 import os
 import signal
 import sys
-import time
-import traceback
-from dataclasses import replace
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-import torch
-
-from shunted_lab.config.paths import expand
 from shunted_lab.config.schema import ConfigError
-from shunted_lab.data.corrupt import CorruptImages
-from shunted_lab.output.files import locked, write_json, write_text
-from shunted_lab.output.streams import forgive
-from shunted_lab.study.apart import (
-    PARENT_ADDRESS,
-    STATUS,
-    PipeListener,
-    execute_apart,
-    is_first,
-    join_nodes,
-    launcher_lives,
-    listener_of_parent,
-)
-from shunted_lab.study.assignment import Assignment, Slot, origin, take
-from shunted_lab.study.folder import TRACEBACK, Run, describe, load_run, missing_metrics, read_result
-from shunted_lab.study.measure import are_stable, spread_of, time_run
-from shunted_lab.study.pace import threads_of
-from shunted_lab.study.plan import WEIGHTS, sources_of
-from shunted_lab.tasks.callbacks import Pruned, Stopped
-from shunted_lab.tasks.device import find_device
-from shunted_lab.tasks.listener import RunListener
-from shunted_lab.tasks.resume import keep_weights, newest
-from shunted_lab.tasks.train import train
+from shunted_lab.output.files import locked
+from shunted_lab.study.folder import TRACEBACK
+from shunted_lab.study.manifest import Manifest, read_home, read_manifest
+from shunted_lab.study.measure import measure_variants
+from shunted_lab.study.prepare import write_study
+from shunted_lab.study.queue import Job, Queue
+from shunted_lab.study.sampler import make_pruner, make_sampler
+from shunted_lab.study.search import search_of
+from shunted_lab.study.search_queue import SearchQueue
+from shunted_lab.study.slots import Slot, origin, take
+from shunted_lab.study.states import is_last
+from shunted_lab.study.watch import PipeWatch, Watch, title_of
+
+FORK = "spawn" if sys.platform == "darwin" else "fork"  # how a worker makes the process of a run
+POLL = 0.2  # seconds between two looks at the signals
 
 
-def serve(connection: Connection, slot: Slot) -> None:
-    """Train what comes over the connection until it closes. To be called in a process of its own.
+class Signals:
+    """Ctrl-C and SIGTERM: the first asks the run to stop with a checkpoint, the second ends at once.
 
-    Messages to the launcher: `("step", status)`; `("epoch", epoch, metrics)`, answered by whether to prune; and at the
-    end of a run one of `("done", result)`, `("failed", traceback)`, `("refused", message)`, `("pruned",)` and
-    `("stopped",)`. After a failure the process ends: whatever the run has broken goes with it.
+    Args:
+        supervised: whether this process must not outlive the one that has started it.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the launcher says what to do
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    take(slot)
-    all_threads = torch.get_num_threads()
-    while True:
+
+    def __init__(self, supervised: bool = False):
+        self.count = 0
+        self.supervised = supervised
+
+    def stopping(self) -> bool:
+        """Whether the worker is to stop."""
+        supervisor = (
+            multiprocessing.parent_process() if self.supervised else None
+        )  # not the server of which it is a fork
+        return self.count > 0 or (supervisor is not None and not supervisor.is_alive())
+
+    @contextmanager
+    def listening(self, interrupt: bool) -> Iterator[None]:
+        """Count signals; without `interrupt` Ctrl-C is left to the process that has started this one."""
+
+        def count(number: int, frame: FrameType | None) -> None:
+            self.count += 1
+
+        handlers: dict[int, Any] = {signal.SIGTERM: count, signal.SIGINT: count if interrupt else signal.SIG_IGN}
+        old = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
-            while not connection.poll(1):
-                if not launcher_lives():
-                    return
-            assignment = connection.recv()
-        except (EOFError, OSError):
-            return
-        if assignment == "stop":
-            return
-        _use_threads(assignment, slot.threads or all_threads)
-        answer = _attempt(assignment, connection)
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+
+class Worker:
+    """Trains the runs of a queue on one slot.
+
+    Args:
+        queue: gives runs and hears what became of them.
+        slot: this worker's share of the machine.
+        watch: hears what happens.
+        signals: say when to stop.
+    """
+
+    def __init__(self, queue: Queue, slot: Slot, watch: Watch, signals: Signals):
+        self.queue = queue
+        self.slot = slot
+        self.watch = watch
+        self.signals = signals
+
+    def run(self) -> None:
+        """Train until nothing is left.
+
+        Raises:
+            ConfigError: for what keeps every run from being trained, e.g. a full disk.
+            KeyboardInterrupt: if it was asked to stop; its run has a checkpoint then.
+        """
+        import shunted_lab.study.training  # noqa: F401  # once: the processes of the runs are forks
+
+        origin()
+
+        with locked(self.queue.lock):
+            try:
+                while not self.signals.stopping():
+                    job = self.queue.take()
+                    if job is None:
+                        return
+                    self._train(job)
+            finally:
+                self.queue.lock.unlink(missing_ok=True)
+        raise KeyboardInterrupt
+
+    def _train(self, job: Job) -> None:
+        """Train a run in a process of its own, and report what became of it."""
+        from shunted_lab.study.training import train_in_child
+
+        context: Any = multiprocessing.get_context(FORK)
+        connection, theirs = context.Pipe()
+        arguments = (theirs, job.run.folder, self.slot)
+        process = context.Process(target=train_in_child, args=arguments, name=str(title_of(job.run)))
+        self.watch.started(self.slot.index, title_of(job.run))
+        process.start()
+        theirs.close()
         try:
-            connection.send(answer)
-        except OSError:
-            return
-        if answer[0] != "done":
-            return
+            message = self._follow(job, process, connection)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            process.join()
+            connection.close()
+        self._end(job, message or ("died", cause_of_death(process.exitcode)))
+
+    def _follow(self, job: Job, process: Any, connection: Any) -> tuple[Any, ...] | None:
+        """Hear what a run's process says until it ends; its last message, None if it died without one."""
+        told = False
+        while True:
+            try:
+                message = connection.recv() if connection.poll(POLL) else None
+            except (EOFError, OSError):  # the process has ended; its last message was read before
+                process.join()
+                return None
+            if message is None:
+                if not process.is_alive() and not connection.poll():
+                    return None
+            elif message[0] == "step":
+                self.watch.step(self.slot.index, message[1])
+            elif message[0] == "epoch":
+                connection.send(self.queue.epoch(job, *message[1:]))
+                self.watch.epoch(self.slot.index, *message[1:])
+            else:
+                return message
+            if self.signals.stopping() and not told:
+                _send(connection, "stop")
+                told = True
+            if self.signals.count > 1:
+                process.kill()
+            self.queue.beat(job)
+            self.watch.refresh()
+
+    def _end(self, job: Job, message: tuple[Any, ...]) -> None:
+        """Tell the study and whoever watches what became of a run."""
+        kind, slot = message[0], self.slot.index
+        if kind == "died" and self.signals.stopping():
+            kind = "stopped"  # killed on purpose
+        if kind == "done":
+            self.queue.complete(job, message[1])
+            self.watch.ended(slot, "done", message[1])
+        elif kind == "failed":
+            self.queue.fail(job, message[1])
+            last = message[1].strip().splitlines()[-1]
+            self.watch.ended(slot, "failed", None, f"{last} ({job.run.folder / TRACEBACK})")
+        elif kind == "died":
+            self.queue.die(job, message[1])
+            self.watch.ended(slot, "died", None, message[1])
+        elif kind == "pruned":
+            self.queue.prune(job)
+            self.watch.ended(slot, "pruned", None)
+        else:
+            self.queue.stop(job)
+            self.watch.ended(slot, "stopped", None)
+        if kind == "refused":
+            raise ConfigError(message[1])
 
 
-def _use_threads(assignment: Assignment, share: int | None = None) -> None:
-    """Take as many threads as a run on the CPU has, whoever trains it; `share` is that of a worker, None all."""
-    config = assignment.run.config
-    if find_device(config.launch.accelerator, "launch.accelerator") == "cpu" and "macs" in assignment.costs:
-        take(Slot(0, threads=threads_of(config, assignment.costs["macs"], share)))
+def _send(connection: Any, message: Any) -> None:
+    with suppress(OSError):  # it is dying: that is noticed
+        connection.send(message)
 
 
-def _attempt(assignment: Assignment, connection: Connection) -> tuple[Any, ...]:
-    """Train a run; what is to be said of it."""
-    folder = assignment.run.folder
-    try:
-        listener = PipeListener(connection)
-        apart = assignment.run.config.launch.ranks > 1
-        return ("done", (execute_apart if apart else execute)(assignment, listener))
-    except Stopped:
-        return ("stopped",)
-    except Pruned:
-        return ("pruned",)
-    except SystemExit:  # Lightning's answer to SIGTERM
-        return ("stopped",)
-    except BlockingIOError:  # asked to stop while another process had the run's folder
-        return ("stopped",)
-    except CorruptImages as error:  # a traceback would tell no more
-        write_text(folder / TRACEBACK, f"{error}\n")
-        return ("failed", str(error))
-    except ConfigError as error:
-        return ("refused", str(error))
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return ("refused", f"{folder}: the disk is full; free some space, then the same command resumes")
-        write_text(folder / TRACEBACK, traceback.format_exc())
-        return ("failed", traceback.format_exc())
+def work(folder: Path, plan: str | None, slot: Slot, watch: Watch, signals: Signals, index: int = 0) -> None:
+    """Train what a plan has left, as one worker, and measure the variants if it was the last one.
 
-
-def execute(assignment: Assignment, listener: RunListener | None = None, progress: bool = False) -> dict[str, Any]:
-    """Train a run in its folder; `result.json` is written last, and only when everything has gone well.
-
-    A result that another process has written meanwhile is returned as it is. A run over several devices has one such
-    process per device; the first of them writes.
+    Args:
+        folder: the study's.
+        plan: the ID of the manifest; None is the latest.
+        index: the worker's number among all workers of the study, for the seed of its sampler.
 
     Raises:
-        Stopped, Pruned: as `listener` has decided.
-        FloatingPointError: if the run diverged.
-        RuntimeError: if a metric is missing, by which runs are compared.
+        ConfigError, KeyboardInterrupt: as `Worker.run` does.
     """
-    run = assignment.run
-    if not is_first():
-        train(run.config, run.folder, listener)
-        return {}
-    run.folder.mkdir(parents=True, exist_ok=True)
-    # The process of a launcher that was killed may still be here; it leaves at its next batch.
-    with locked(run.folder / "lock", lambda: listener is not None and not listener.stopping()):
-        done = read_result(run)
-        if done is not None:
-            return done
-        describe(run, assignment.origin | {"costs": assignment.costs, "measure": assignment.measure})
-        _check_weights(run)
-        start = time.perf_counter()
-        result = train(run.config, run.folder, listener, progress)
-        bad = [f"{key} is {value}" for key, value in result["metrics"].items() if not math.isfinite(value)]
-        if bad:
-            raise FloatingPointError(", ".join(bad))  # a run that diverged has failed; its NaN is not a result
-        if missing := missing_metrics(run, result):
-            raise RuntimeError(f"{' and '.join(missing)}: not measured, since the split gave no batch")
-        result["seconds"] = round(time.perf_counter() - start, 2)
-        result["costs"] = assignment.costs | (_measured(run, result["classes"]) if assignment.measure else {})
-        result |= assignment.origin
-        write_json(run.folder / "result.json", result)
-        keep_weights(run.folder / "checkpoints", run.config.recipe.select, run.config.launch.kept)
-        return result
+    queue, manifest = open_queue(folder, plan, index, signals.stopping)
+    Worker(queue, slot, watch, signals).run()
+    if manifest.measures and is_last(queue.study):
+        _measure(folder, plan, slot, watch)
 
 
-def _check_weights(run: Run) -> None:
-    """Raise ConfigError for weights to begin with that are not those of the plan; later they are not needed."""
-    file = run.config.model.checkpoint
-    if file is None or newest(run.folder / "checkpoints", run.config.recipe.select) is not None:
-        return
-    if not Path(file).exists() or sources_of(run.config)[WEIGHTS] != run.sources[WEIGHTS]:
-        raise ConfigError(f"{WEIGHTS}: {file} is gone or has changed since the plan; the same command plans again")
-
-
-def _measured(run: Run, classes: int) -> dict[str, float]:
-    """Latency [s] of one image and peak memory [bytes] of a forward pass, on the device that the run was trained on.
-
-    Where no two rounds agree, the latency is that of the best one, and `latency_spread` is the share by which the two
-    best differ: a trial needs a value, and other runs may be training beside it.
-    """
-    timing = time_run(run.config, classes, find_device(run.config.launch.accelerator, "launch.accelerator"))
-    found = {"latency": timing.best}
-    if timing.memory is not None:
-        found["memory"] = timing.memory
-    if not are_stable(timing.medians):
-        found["latency_spread"] = spread_of(timing.medians)
-    return found
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Train the run of one folder. Returns the exit status: 0, 1 for a mistake, 75 stopped, 76 pruned."""
-    forgive()
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        print(__doc__, file=sys.stderr)
-        return 0 if {"-h", "--help"} & set(arguments) else 1
+def _measure(folder: Path, plan: str | None, slot: Slot, watch: Watch) -> None:
+    """Measure the variants on this worker's device, alone, in a process of its own."""
+    context: Any = multiprocessing.get_context(FORK)
+    connection, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_measure_in_child, args=(theirs, folder, plan, slot), name="measuring")
+    process.start()
+    theirs.close()
     try:
-        assignment = _assignment(Path(expand(arguments[0])))
-        _use_threads(assignment)
-        join_nodes(assignment.run.config.launch.nodes_per_run)
-        listener = listener_of_parent()
-        result = execute(assignment, listener, progress=listener is None and sys.stdout.isatty())
-    except (Stopped, Pruned) as error:
-        if not is_first():
-            return 0  # Lightning takes a rank that ends with another status for a crash, and kills the first
-        if isinstance(listener, PipeListener):
-            listener.end(STATUS[type(error)])
-        return STATUS[type(error)]
-    except (ConfigError, BlockingIOError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if result and listener is None:
-        print(json.dumps({"folder": str(assignment.run.folder), "metrics": result["metrics"]}, indent=2))
-    return 0
+        while True:
+            watch.note(connection.recv())
+    except EOFError:
+        process.join()
 
 
-def _assignment(folder: Path) -> Assignment:
-    """To train the run of a folder; a finished one is trained again, in a folder inside of its own."""
-    run = load_run(folder)
-    note = json.loads((folder / "run.json").read_text())
-    if read_result(run) is not None and PARENT_ADDRESS not in os.environ:
-        count = 1 + len(list(folder.glob("repeat*")))
-        run = replace(run, folder=folder / f"repeat{count}")
-    return Assignment(run, note.get("costs", {}), origin(), note.get("measure", False))
+def _measure_in_child(connection: Any, folder: Path, plan: str | None, slot: Slot) -> None:
+    take(Slot(slot.index, slot.gpus))  # all cores: nothing else trains here
+    manifest = read_manifest(folder, plan, recorded=False)
+    classes = {name: facts.num_classes for name, facts in manifest.facts.items()}
+    with suppress(BlockingIOError), locked(folder / ".measuring.lock"):  # another worker does
+        measure_variants(folder, manifest.variants, classes, manifest.measured_as, connection.send)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def open_queue(
+    folder: Path, plan: str | None, index: int = 0, stopping: Callable[[], bool] = lambda: False
+) -> tuple[Queue, Manifest]:
+    """The queue of a plan and its manifest.
+
+    Raises:
+        ConfigError: for a folder that is not a study's, and for a database that cannot be reached.
+    """
+    home = read_home(folder)
+    is_search = read_manifest(folder, plan).search is not None
+    manifest = read_manifest(folder, plan, recorded=not is_search)  # a search builds models
+    assert home is not None
+    config = manifest.config
+    options: dict[str, Any] = {"heartbeat": config.study.heartbeat, "stopping": stopping}
+    if manifest.search is None:
+        study = write_study(home, manifest)
+        return Queue(study, folder, manifest.trained, config.launch.max_attempts, **options), manifest
+    assert config.search is not None
+    study = write_study(home, manifest)
+    count = len(study.get_trials(deepcopy=False))
+    study.sampler = make_sampler(config.search, count, index)
+    study.pruner = make_pruner(config.search, config.recipe.epochs)
+    return SearchQueue(study, search_of(manifest), config.launch.max_attempts, **options), manifest
+
+
+def serve(connection: Any, folder: Path, plan: str, slot: Slot, index: int, environment: Mapping[str, str]) -> None:
+    """A worker in a process of its own, which tells another one what it does. Ends with status 1 if it was refused."""
+    from shunted_lab.output.streams import forgive
+
+    forgive()
+    os.environ.update(environment)  # it is a fork of a process that was started before
+    signals, watch = Signals(supervised=True), PipeWatch(connection)
+    with signals.listening(interrupt=False):
+        try:
+            work(folder, plan, slot, watch, signals, index)
+        except KeyboardInterrupt:
+            return
+        except ConfigError as error:
+            watch.refused(str(error))
+            sys.exit(1)
+
+
+def cause_of_death(status: int | None) -> str:
+    """An exit status in words, e.g. `killed by SIGSEGV`."""
+    if status is None or status >= 0:
+        return f"its process ended with status {status}"
+    name = signal.Signals(-status).name
+    return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from shunted_lab.config.data import DataConfig
@@ -93,11 +92,6 @@ class Classification(TaskConfig):
 
         targets, predicted, confidence = parts
         return Predictions(targets, predicted, confidence, tuple(class_names))
-
-    def read_evidence(self, folder: Path) -> Predictions | None:
-        from shunted_lab.tasks.predictions import read_predictions
-
-        return read_predictions(folder)
 
 
 def _has_top5(classes: int) -> bool:

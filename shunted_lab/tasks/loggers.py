@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from shunted_lab.config.launch import LaunchConfig, SlurmConfig
+from shunted_lab.config.launch import LaunchConfig
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 
@@ -33,14 +33,17 @@ def names_of(config: RunConfig, folder: Path) -> RunNames:
     return RunNames(variant.parent.name, variant.name, config.seed)
 
 
-def check_loggers(launch: LaunchConfig) -> None:
-    """Refuse loggers that a run on this machine could not use.
+def check_loggers(launch: LaunchConfig, here: bool = True) -> None:
+    """Refuse loggers that a run could not use.
+
+    Args:
+        here: whether it is trained on this machine; elsewhere somebody else may be logged in to W&B.
 
     Raises:
         ConfigError: for a package that is not installed, and for W&B where nobody is logged in.
     """
     check_packages(launch)
-    if "wandb" in launch.loggers and not isinstance(launch, SlurmConfig):  # a job checks this in its own environment
+    if "wandb" in launch.loggers and here:
         _check_login()
 
 

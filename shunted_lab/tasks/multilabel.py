@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from shunted_lab.config.data import DataConfig
@@ -84,8 +83,3 @@ class MultiLabelClassification(TaskConfig):
 
         targets, predicted = parts
         return Predictions(targets, predicted, class_names=tuple(class_names))
-
-    def read_evidence(self, folder: Path) -> Predictions | None:
-        from shunted_lab.tasks.predictions import read_predictions
-
-        return read_predictions(folder)

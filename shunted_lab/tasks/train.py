@@ -13,7 +13,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
 from shunted_lab.config.run import RunConfig
 from shunted_lab.data import make_datamodule
@@ -26,6 +26,7 @@ from shunted_lab.tasks.callbacks import Clock, ListenerCallback, Pruned
 from shunted_lab.tasks.checkpoint import load_initial
 from shunted_lab.tasks.device import check_precision, find_device
 from shunted_lab.tasks.divergence import Divergence
+from shunted_lab.tasks.evidence import write_evidence
 from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.loggers import RunNames, check_packages, names_of
 from shunted_lab.tasks.pictures import log_pictures
@@ -91,6 +92,7 @@ def train(
         if trainer.is_global_zero:
             evidence = module.evidence()
             evidence.write(folder)
+            write_evidence(evidence, folder)
             if config.launch.pictures:
                 log_pictures(trainer, module, data, evidence, config.data.stats)
             log_final(trainer, config, metrics)
@@ -183,8 +185,11 @@ def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], pro
         num_nodes=config.launch.nodes_per_run,
         strategy="auto" if config.launch.ranks == 1 else "ddp",
         sync_batchnorm=recipe.sync_bn and config.launch.ranks > 1,
-        # Runs are started here, never by the cluster: its variables, and queueing again, belong to the launcher.
-        plugins=[LightningEnvironment(), AtomicCheckpoints()],
+        # Never the cluster's: its variables, and queueing again, belong to the job. Ranks are started by torchrun.
+        plugins=[
+            TorchElasticEnvironment() if TorchElasticEnvironment.detect() else LightningEnvironment(),
+            AtomicCheckpoints(),
+        ],
         precision=recipe.precision,  # type: ignore[arg-type]
         max_epochs=recipe.epochs,
         gradient_clip_val=clip or None,
@@ -216,7 +221,7 @@ def silence_lightning() -> None:
         ".*Checkpoint directory .* exists.*",
         ".*training batches .* is smaller than.*",
         ".*LeafSpec.*",
-        ".*`srun` command is available.*",  # runs are started by the launcher, on a cluster too
+        ".*`srun` command is available.*",  # ranks are started by torchrun, on a cluster too
         ".*your dataloader is not resumable.*",  # the sampler leaves out what was seen
     ):
         warnings.filterwarnings("ignore", text)

@@ -38,8 +38,8 @@ def seconds(work: Callable[[], object]) -> float:
 def report(folder: Path, seeds: int) -> Callable[[], object]:
     """Writes the report of a study of three variants."""
     words = ["experiment=ablate_embed", f"runs_dir={folder}", f"seeds=[{','.join(map(str, range(seeds)))}]"]
-    Made(words, lambda variant, seed: 0.7 + 0.0001 * (seed % 17))
-    return lambda: write_report(load_study(words))
+    made = Made(words, lambda variant, seed: 0.7 + 0.0001 * (seed % 17))
+    return lambda: write_report(load_study(made.folder))
 
 
 def decode(content: bytes) -> None:

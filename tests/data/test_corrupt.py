@@ -1,7 +1,6 @@
 """Corrupt images: replaced and counted in training up to a bound, refused where they are evaluated on."""
 
 import json
-import multiprocessing
 import pickle
 import warnings
 from dataclasses import replace
@@ -21,10 +20,11 @@ from shunted_lab.data.corrupt import CorruptImages
 from shunted_lab.data.folder import FolderConfig
 from shunted_lab.data.module import ImageData
 from shunted_lab.data.shards import ShardsConfig
-from shunted_lab.study import worker
-from shunted_lab.study.assignment import Assignment, origin
-from shunted_lab.study.folder import TRACEBACK
+from shunted_lab.study.folder import TRACEBACK, Run, write_note
 from shunted_lab.study.plan import data_facts, plan_runs
+from shunted_lab.study.ranks import train_on_ranks
+from shunted_lab.study.slots import Slot
+from shunted_lab.study.training import _attempt, train_run
 from shunted_lab.tasks.listener import RunListener
 
 TRAIN = 24  # of each of the two classes; 10 % are held out
@@ -213,39 +213,38 @@ def test_a_split_is_sent_with_what_it_knows_and_a_run_goes_on_with_it(root):
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-def order_of(root: Path, tmp_path: Path, *words: str) -> Assignment:
+def run_of(root: Path, tmp_path: Path, *words: str) -> Run:
     """A run of one epoch on the images."""
     data = ["data=folder", f"data.root={root}", "data.image_size=32", "data.batch_size=8", "recipe.epochs=1"]
     words = ("experiment=ablate_embed", f"runs_dir={tmp_path}/runs", "launch.accelerator=cpu", *data, *words)
     experiment = compose(list(words))
-    return Assignment(plan_runs(experiment, data_facts(experiment))[0], {}, origin())
+    run = plan_runs(experiment, data_facts(experiment))[0]
+    write_note(run)
+    return run
 
 
 def test_the_result_of_a_run_names_what_was_replaced(root, tmp_path):
     (path,) = halve(data_of(root), 5)
-    order = order_of(root, tmp_path)
-    result = worker.execute(order)
+    run = run_of(root, tmp_path)
+    result = train_run(run)
     assert result["corrupt_images"] == [path]
-    assert json.loads((order.run.folder / "result.json").read_text())["corrupt_images"] == [path]
+    assert json.loads((run.folder / "result.json").read_text())["corrupt_images"] == [path]
 
 
 def test_a_run_with_too_many_fails_with_one_line(root, tmp_path):
     paths = halve(data_of(root), 5, 6)
-    order = order_of(root, tmp_path, "data.max_corrupt=1", "launch.num_workers=2")
-    order.run.folder.mkdir(parents=True)
-    launcher, connection = multiprocessing.Pipe()
-    with launcher, connection:
-        kind, said = worker._attempt(order, connection)
+    run = run_of(root, tmp_path, "data.max_corrupt=1", "launch.num_workers=2")
+    kind, said = _attempt(run.folder, RunListener(), Slot(0))
     assert kind == "failed" and said.startswith("data.max_corrupt: 1 may be replaced, and 2 of ")
     assert "\n" not in said and all(path in said for path in paths)
-    assert (order.run.folder / TRACEBACK).read_text() == f"{said}\n"
+    assert (run.folder / TRACEBACK).read_text() == f"{said}\n"
 
 
 @pytest.mark.slow
 def test_ranks_of_a_run_put_together_what_each_has_replaced(root, tmp_path):
     paths = halve(data_of(root), *range(0, 12, 2))
     words = ("launch.devices_per_run=2", "launch.devices=2", "recipe.repeated_aug=1")
-    order = order_of(root, tmp_path, *words)
+    run = run_of(root, tmp_path, *words)
 
     class Link(RunListener):
         def stopping(self):
@@ -254,5 +253,5 @@ def test_ranks_of_a_run_put_together_what_each_has_replaced(root, tmp_path):
         def epoch(self, epoch, metrics):
             return False
 
-    found = worker.execute_apart(order, Link())["corrupt_images"]
+    found = train_on_ranks(run, Link())["corrupt_images"]
     assert found == paths

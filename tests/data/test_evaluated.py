@@ -20,7 +20,7 @@ from shunted_lab.data.folder import FolderConfig
 from shunted_lab.data.image_splits import FileSplit
 from shunted_lab.data.shards import ShardsConfig
 from shunted_lab.data.shards.reader import TarSplit
-from shunted_lab.study import launch, worker
+from shunted_lab.study import slots, training
 from shunted_lab.tasks.train import train
 
 TINY = [
@@ -166,9 +166,9 @@ def words(root: Path, tmp_path: Path, *more: str) -> list[str]:
 @pytest.fixture
 def trained(monkeypatch) -> list[Path]:
     """Folders of runs that were trained; for real, in a fork of the test."""
-    monkeypatch.setattr(launch, "CONTEXT", "fork")
+    monkeypatch.setattr(slots, "CONTEXT", "fork")
     found: list[Path] = []
-    monkeypatch.setattr(worker, "train", lambda *args: (found.append(args[1]), train(*args))[1])
+    monkeypatch.setattr(training, "train", lambda *args: (found.append(args[1]), train(*args))[1])
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 from shunted_lab.config.compose import compose
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import DataFacts, check_data, make_datamodule
-from shunted_lab.study.folder import describe, load_run
+from shunted_lab.study.folder import load_run, write_note
 from shunted_lab.study.plan import data_facts, plan_runs
 
 TOY = '''
@@ -124,7 +124,7 @@ def test_a_run_of_it_is_written_and_read_back(tmp_path):
     for brightness in (2, 3):
         experiment = compose([*OVERRIDES, f"data.brightness={brightness}", f"runs_dir={tmp_path}/runs"])
         (run,) = plan_runs(experiment, data_facts(experiment))
-        describe(run, {})
+        write_note(run)
         assert load_run(run.folder) == run and load_run(run.folder).config.data.brightness == brightness
         prints.add(run.fingerprint)
     assert len(prints) == 2

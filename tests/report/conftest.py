@@ -1,6 +1,7 @@
 """A study whose runs were never trained: their results, curves and predictions stand where a run leaves them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,12 +9,17 @@ import pytest
 from shunted_lab.config.compose import compose
 from shunted_lab.output.files import write_json
 from shunted_lab.report.collect import collect
-from shunted_lab.study import measure, plan, store
-from shunted_lab.study.folder import describe
+from shunted_lab.report.states import states_of
+from shunted_lab.study import measure, plan
+from shunted_lab.study.folder import add_origin, write_note
+from shunted_lab.study.manifest import make_home, read_manifest
+from shunted_lab.study.prepare import write_study
+from shunted_lab.study.queue import Queue
+from shunted_lab.tasks.evidence import write_evidence
 from shunted_lab.tasks.predictions import Predictions
 
 CLASSES = ("water", "forest", "snow")
-COSTS = {"params": 1_100_000, "macs": 12_000_000, "macs_attention": 1000, "latency": 0.011, "memory": 7e5}
+ORIGIN = {"git": "0123abc", "versions": {"torch": "2.14.1"}}
 
 
 COUNTED = {}
@@ -33,8 +39,15 @@ class Made:
 
     def __init__(self, words, accuracy, images=200):
         self.experiment = compose(words)
-        self.runs = plan.plan_runs(self.experiment, plan.data_facts(self.experiment))
-        self.study = store.create_study(self.experiment.config, {"val/top1": "max"})
+        facts = plan.data_facts(self.experiment)
+        costs, paper = counted(self.experiment)
+        runs = plan.plan_runs(self.experiment, facts, costs)
+        made = plan.make_manifest(self.experiment, facts, costs, runs)
+        self.manifest = replace(made, paper_costs=paper)
+        self.runs, self.folder = runs, made.folder
+        self.home = make_home(made.folder, None)
+        self.plan = self.manifest.write(self.home)
+        self.queue = Queue(write_study(self.home, made), made.folder, {run.fingerprint: run for run in runs})
         rng = np.random.default_rng(0)
         self.targets = rng.integers(0, len(CLASSES), images)
         for run in self.runs:
@@ -43,10 +56,13 @@ class Made:
                 self.finish(run, value, rng)
 
     def finish(self, run, value, rng):
-        describe(run, {"git": "0123abc", "versions": {"torch": "2.14.1"}})
+        write_note(run)
+        add_origin(run, ORIGIN)
         right = rng.random(len(self.targets)) < value
         predicted = np.where(right, self.targets, (self.targets + 1) % len(CLASSES))
-        Predictions(self.targets, predicted, rng.random(len(self.targets)), CLASSES).write(run.folder)
+        predictions = Predictions(self.targets, predicted, rng.random(len(self.targets)), CLASSES)
+        predictions.write(run.folder)
+        write_evidence(predictions, run.folder)
         lines = [f"{e},{value * (0.6 + 0.1 * e)},{1 - 0.1 * e}" for e in range(4)]
         (run.folder / "history.csv").write_text("\n".join(["epoch,val/top1,train/loss", *lines]) + "\n")
         result = {
@@ -55,28 +71,29 @@ class Made:
             "device": "a CPU",
             "epoch": 3,
             "seconds": 12.3,
-            "costs": COSTS,
+            "costs": {},
+            "origins": [ORIGIN],
             "sizes": {"train": 5484, "val": 868, "test": 1550},
         }
         write_json(run.folder / "result.json", result)
         if math.isfinite(value):
-            store.adopt(self.study, run, result)
+            self.queue.adopt([(run, result)])
 
     def fail(self, run, traceback):
-        describe(run, {"git": "0123abc", "versions": {}})
+        self.queue.enqueue([run])
         (run.folder / "traceback.txt").write_text(traceback)
-        trial = self.study.ask()
-        for key, value in {**store.attributes(run), "error": traceback}.items():
-            trial.set_user_attr(key, value)
-        self.study.tell(trial, state=store.TrialState.FAIL)
+        own = Queue(self.queue.study, self.folder, {run.fingerprint: run})
+        own.fail(own.take(), traceback)
+
+    def states(self):
+        """The study as a report reads it, with what was measured on one device."""
+        measured = {"latency": 0.011, "memory": 7e5}
+        note = {key: {"a CPU": measured} for key in self.manifest.measured_as.values()}
+        write_json(self.folder / measure.FILE, note)
+        return states_of(read_manifest(self.folder, self.plan))
 
     def data(self):
-        states = store.read_states(self.runs, self.study)
-        measured = {"latency": 0.011, "memory": 7e5, "device": "a CPU"}
-        runs = self.experiment.variants.items()
-        note = {name: {"model": measure._key(run), "measured": measured} for name, run in runs}
-        write_json(plan.study_folder(self.experiment.config) / measure.FILE, note)
-        return collect(self.experiment, states, *counted(self.experiment))
+        return collect(self.states())
 
 
 @pytest.fixture

@@ -9,21 +9,13 @@ from shunted_lab.report import shown as module
 from shunted_lab.report.collect import collect
 from shunted_lab.report.finding import finding
 from shunted_lab.report.shown import make_report
-from shunted_lab.report.states import StudyStates
-from shunted_lab.study import memo, plan, store
+from shunted_lab.study import memo
 
 
 @pytest.fixture
-def states(make):
+def states():
     """The study as a command finds it, with the costs of its variants."""
-
-    def of(made):
-        made.data()  # writes what was measured
-        costs = plan.count_costs(made.experiment, plan.data_facts(made.experiment))
-        paper = plan.count_paper_costs(made.experiment)
-        return StudyStates(made.experiment, store.read_states(made.runs, made.study), costs, paper)
-
-    return of
+    return lambda made: made.states()
 
 
 def printed(found):
@@ -42,9 +34,9 @@ def test_the_same_is_shown_without_making_it_again(make, states, monkeypatch):
 
 CHANGES = {
     "a result": lambda made: (made.runs[0].folder / "history.csv").write_text("epoch,val/top1\n0,0.5\n"),
-    "a file that is gone": lambda made: (plan.study_folder(made.experiment.config) / "table.tex").unlink(),
-    "what was measured": lambda made: (plan.study_folder(made.experiment.config) / "costs.json").unlink(),
-    "its own file": lambda made: (plan.study_folder(made.experiment.config) / module.FILE).write_text("{"),
+    "a file that is gone": lambda made: (made.folder / "table.tex").unlink(),
+    "what was measured": lambda made: (made.folder / "costs.json").unlink(),
+    "its own file": lambda made: (made.folder / module.FILE).write_text("{"),
 }
 
 
@@ -58,7 +50,7 @@ def test_a_change_makes_it_again(make, states, monkeypatch, what):
     monkeypatch.setattr("shunted_lab.report.collect.collect", lambda *args: calls.append(1) or collect(*args))
     make_report(found)
     assert calls == [1]
-    assert (plan.study_folder(made.experiment.config) / "table.tex").exists()
+    assert (made.folder / "table.tex").exists()
 
 
 @pytest.mark.parametrize("what", ["states", "costs", "code", "description"])
@@ -68,11 +60,11 @@ def test_what_a_report_is_made_of_is_in_its_stamp(make, states, monkeypatch, wha
     if what == "states":
         found.states.pop()
     elif what == "costs":
-        found.costs.pop("conv_stem")
+        found.manifest.costs.pop("conv_stem")
     elif what == "code":
         monkeypatch.setattr(module, "code_version", lambda: "other")
     else:
-        found.experiment.config.description = "another question"
+        found.manifest.config.description = "another question"
     assert module.stamp_of(found) != stamp
     assert memo.code_version() == memo.code_version()
 
@@ -80,15 +72,15 @@ def test_what_a_report_is_made_of_is_in_its_stamp(make, states, monkeypatch, wha
 def test_the_overrides_that_change_no_report_leave_its_stamp(make, states):
     found = states(make())
     stamp = module.stamp_of(found)
-    found.experiment.config.launch.devices = 2
-    found.experiment.config.plan_only = True
+    found.manifest.config.launch.devices = 2
+    found.manifest.config.plan_only = True
     assert module.stamp_of(found) == stamp
 
 
 def test_the_table_is_written_and_shown_before_the_page_is_made(make, states, monkeypatch):
     made = make()
     found, order = states(made), []
-    folder = plan.study_folder(made.experiment.config)
+    folder = made.folder
     monkeypatch.setattr("shunted_lab.report.page.pictures", lambda data: order.append("page") or [])
     make_report(found, lambda table: order.append(("table", (folder / "table.md").exists())))
     assert order == [("table", True), ("table", True), "page"] or order == [("table", True), "page"]

@@ -17,8 +17,9 @@ from shunted_lab.nn.cost import Cost
 from shunted_lab.report.render import blocks, grids, to_csv, to_latex, to_markdown
 from shunted_lab.report.table import Table, build_table
 from shunted_lab.report.write import TABLES, Target, publish
+from shunted_lab.study.folder import Run
 from shunted_lab.study.measure import Measured
-from shunted_lab.study.plan import Run, RunState
+from shunted_lab.study.states import RunState
 
 ACCURACY = {
     "non_overlapping": [0.70, 0.72, 0.74],
@@ -344,25 +345,38 @@ def test_csv_has_the_tables_numbers_as_they_are_rounded_there():
     assert shown[1:3] == (row.params_m, row.gmacs) and shown[3] == f"{row.top1} ± {row.top1_std} ({row.n})"
 
 
-def test_measured_costs_stand_in_the_table_if_they_are_of_one_device():
-    measured = {name: Measured(0.01 * (i + 1), 7e5, "a CPU") for i, name in enumerate(ACCURACY)}
+def test_measured_costs_stand_in_the_table():
+    measured = {name: {"a CPU": Measured(0.01 * (i + 1), 7e5)} for i, name in enumerate(ACCURACY)}
     del measured["overlapping"]
     made = table(measured=measured)
     block = blocks(made)[0]
     assert block.head[3:5] == ("Latency (ms)", "Memory (MB)")
     assert [line[3:5] for line in block.rows] == [("10.0", "0.7"), ("–", "–"), ("30.0", "0.7")]
     assert "forward, one image, alone on a CPU." in block.caption
-    other = measured | {"overlapping": Measured(0.001, None, "a GPU")}
-    assert blocks(table(measured=other))[0].head == blocks(table())[0].head
+    read = pd.read_csv(io.StringIO(to_csv(made)), dtype=str).set_index("variant")
+    assert (read.latency_ms["conv_stem"], read.memory_mb["conv_stem"]) == ("30.0", "0.7")
+
+
+def test_several_devices_are_shown_side_by_side():
+    measured = {name: {"a CPU": Measured(0.01, 7e5), "a GPU": Measured(0.001, None)} for name in ACCURACY}
+    measured["conv_stem"]["a GPU"] = Measured(None, None, 20, 0.34)
+    made = table(measured=measured)
+    block = blocks(made)[0]
+    assert block.head[3:6] == ("Latency (ms), a CPU", "Memory (MB), a CPU", "Latency (ms), a GPU")
+    assert [line[3:6] for line in block.rows] == [("10.0", "0.7", "1.0")] * 2 + [("10.0", "0.7", "–")]
+    assert "forward, one image, alone on a CPU, a GPU." in block.caption
+    assert "Latency of conv_stem on a GPU is not shown: 20 rounds differed by 34 %" in block.caption
+    read = pd.read_csv(io.StringIO(to_csv(made)), dtype=str).set_index("variant")
+    assert read["latency_ms (a GPU)"]["overlapping"] == "1.0" and read["memory_mb (a GPU)"].isna().all()
 
 
 def test_a_latency_that_was_not_stable_is_a_dash_with_its_reason():
-    measured = {name: Measured(0.01, 7e5, "a CPU") for name in ACCURACY}
-    measured["overlapping"] = Measured(None, 7e5, "a CPU", 20, 0.34)
+    measured = {name: {"a CPU": Measured(0.01, 7e5)} for name in ACCURACY}
+    measured["overlapping"] = {"a CPU": Measured(None, 7e5, 20, 0.34)}
     block = blocks(table(measured=measured))[0]
     assert [line[3:5] for line in block.rows] == [("10.0", "0.7"), ("–", "0.7"), ("10.0", "0.7")]
     assert "Latency of overlapping is not shown: 20 rounds differed by 34 %, the machine was busy." in block.caption
-    measured = {name: Measured(None, 7e5, "a CPU", 20, 0.1 * i) for i, name in enumerate(ACCURACY, 1)}
+    measured = {name: {"a CPU": Measured(None, 7e5, 20, 0.1 * i)} for i, name in enumerate(ACCURACY, 1)}
     block = blocks(table(measured=measured))[0]
     assert block.head[3:5] == ("Memory (MB)", "Top-1 (%)")
     assert "Peak memory above the weights: forward, one image, alone on a CPU." in block.caption

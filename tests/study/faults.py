@@ -1,4 +1,4 @@
-"""Kill workers and the launcher of a small real study at random moments, and see that nothing is lost or done twice.
+"""Kill runs, workers and the supervisor of a small real study at random moments: nothing is lost or done twice.
 
 A longer campaign than the test's: python tests/study/faults.py KILLS [SEED]
 """
@@ -17,10 +17,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from conftest import command, experiment_of, names, planned
+from conftest import command, experiment_of, names, opened, planned
 from optuna.trial import TrialState
 
-from shunted_lab.study import launch, store
+from shunted_lab.study import slots
+from shunted_lab.study.states import read_states
 
 WORDS = (
     "seeds=[0,1]",
@@ -34,51 +35,53 @@ WORDS = (
 FORK = multiprocessing.get_context("fork")
 
 
-def launcher(folder: Path) -> None:
-    """A launcher with two workers, in a process of its own. Training is the real one."""
+def supervise(folder: Path) -> None:
+    """A command with two workers, in a process of its own. Training is the real one."""
     torch.set_num_threads(1)
-    launch.CONTEXT = "fork"
+    slots.CONTEXT = "fork"
     command(folder, *WORDS, slots=2)
 
 
-def workers_of(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
     """The children of a process."""
     with suppress(OSError):
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
 
 
+def processes(victim: str, supervisor: int) -> list[int]:
+    """The processes of a kind: `supervisor`, `worker` or `run`."""
+    workers = children_of(supervisor)
+    found = {"supervisor": [supervisor], "worker": workers, "run": [c for w in workers for c in children_of(w)]}
+    return found[victim]
+
+
 def campaign(folder: Path, victims: list[str], chance: random.Random) -> None:
-    """Start the study again and again until it is finished. At random moments kill what stands last in `victims`, a
-    worker or the launcher, and remove it from the list; what remains in it when the study ends was not killed."""
+    """Start the study again and again until it is finished. At random moments kill what stands last in `victims`, and
+    remove it from the list; what remains in it when the study ends was not killed."""
     while True:
-        process = FORK.Process(target=launcher, args=(folder,))
+        process = FORK.Process(target=supervise, args=(folder,))
         process.start()
         while process.is_alive():
             time.sleep(chance.uniform(0.05, 0.9))
             if not victims:
                 process.join(300)
                 assert not process.is_alive(), "the study does not end"
-            elif victims[-1] == "launcher":
-                process.kill()
-                process.join()
-                if process.exitcode == -signal.SIGKILL:
-                    victims.pop()
-            elif workers := workers_of(process.pid):
+            elif alive := processes(victims[-1], process.pid):
                 with suppress(ProcessLookupError):
-                    os.kill(chance.choice(workers), signal.SIGKILL)
+                    os.kill(chance.choice(alive), signal.SIGKILL)
                     victims.pop()
         process.join()
         if process.exitcode == 0:
             return
-        assert process.exitcode == -signal.SIGKILL, f"the launcher ended with status {process.exitcode}"
+        assert process.exitcode == -signal.SIGKILL, f"the supervisor ended with status {process.exitcode}"
 
 
 def check(folder: Path, undisturbed: Path) -> int:
     """Every run is finished once, with the metrics of the undisturbed study. Returns the number of trials."""
     experiment = experiment_of(folder, *WORDS)
-    runs, study = planned(experiment), store.open_study(experiment.config)
-    assert study is not None and names(store.read_states(runs, study)) == ["done"] * len(runs)
+    runs, study = planned(experiment), opened(experiment)
+    assert study is not None and names(read_states(runs, study)) == ["done"] * len(runs)
     complete = [t.user_attrs["fingerprint"] for t in study.trials if t.state == TrialState.COMPLETE]
     assert sorted(complete) == sorted(run.fingerprint for run in runs)
     assert not [t for t in study.trials if t.state in (TrialState.RUNNING, TrialState.WAITING)]
@@ -94,7 +97,7 @@ def run(folder: Path, kills: int, seed: int) -> tuple[int, int]:
     """Compare studies that are killed with one that is not. A fast machine can finish a study before `kills` have
     happened, so new studies are started until they have. Returns the number of studies and of their trials."""
     chance = random.Random(seed)
-    victims = ["launcher"] * round(0.3 * kills) + ["worker"] * (kills - round(0.3 * kills))
+    victims = [("supervisor", "worker", "run")[number % 3] for number in range(kills)]
     chance.shuffle(victims)
     (undisturbed := folder / "undisturbed").mkdir()
     campaign(undisturbed, [], chance)

@@ -11,12 +11,12 @@ from shunted_lab.config.launch import LaunchConfig
 from shunted_lab.data import DataFacts
 from shunted_lab.nn import Cost
 from shunted_lab.study import forecast as module
-from shunted_lab.study import launch, pace, plan
-from shunted_lab.study.assignment import Slot
+from shunted_lab.study import pace, plan
+from shunted_lab.study import slots as slots_module
 from shunted_lab.study.forecast import Forecast, can_be_measured, forecast, forecast_line, total_seconds
-from shunted_lab.study.launch import Load, plan_slots
 from shunted_lab.study.pace import Pace, is_small, measure_paces
-from shunted_lab.study.plan import RunState
+from shunted_lab.study.slots import Load, Slot, plan_slots
+from shunted_lab.study.states import RunState
 
 COST = Cost(1_000_000, 12_000_000, 12_000_000, 0)
 PACE = Pace(step=0.1, image=0.01, steps=10, val=100, test=50, memory=10**9)
@@ -25,10 +25,10 @@ PACE = Pace(step=0.1, image=0.01, steps=10, val=100, test=50, memory=10**9)
 @pytest.fixture
 def machine(monkeypatch):
     """A machine with 8 cores and 6 GB of free memory, and no GPU."""
-    monkeypatch.setattr(launch, "find_device", lambda *args: "cpu")
-    for where in (launch, module, pace):
+    monkeypatch.setattr(slots_module, "find_device", lambda *args: "cpu")
+    for where in (slots_module, module, pace):
         monkeypatch.setattr(where, "count_cores", lambda: 8)
-    for where in (launch, module):
+    for where in (slots_module, module):
         monkeypatch.setattr(where, "free_memory", lambda: 6 * 10**9)
 
 

@@ -3,11 +3,14 @@
 from dataclasses import replace
 
 import pytest
+from conftest import planned, queue_of
 from PIL import Image
 
 from shunted_lab.config.compose import compose
-from shunted_lab.study import plan, store
-from shunted_lab.study.plan import LAYOUT, RESULTS, sources_of
+from shunted_lab.study import identity
+from shunted_lab.study.folder import write_note
+from shunted_lab.study.identity import LAYOUT, RESULTS, sources_of
+from shunted_lab.study.states import read_states
 from shunted_lab.tasks.model import batch_layout
 
 WORDS = ["experiment=ablate_embed", "data.batch_size=16"]
@@ -89,29 +92,39 @@ def test_what_changes_none_does_not(word):
     assert fingerprint(word) == fingerprint()
 
 
-def test_results_of_another_version_of_this_package_are_stale_and_say_so(tmp_path, monkeypatch):
-    words = [*WORDS, f"runs_dir={tmp_path}", "seeds=[0]"]
-    experiment = compose(words)
-    facts = plan.data_facts(experiment)
-    runs = plan.plan_runs(experiment, facts)
-    study = store.create_study(experiment.config, {"val/top1": "max"})
-    result = {"metrics": {"val/top1": 0.5, "test/top1": 0.4}, "headline": "test/top1"}
-    store.adopt(study, runs[0], result)
-    assert [state.state for state in store.read_states(runs, study)] == ["done", "missing", "missing"]
+RESULT = {"metrics": {"val/top1": 0.5, "test/top1": 0.4}, "headline": "test/top1"}
 
-    monkeypatch.setattr(plan, "RESULTS_VERSION", plan.RESULTS_VERSION + 1)
-    states = store.read_states(plan.plan_runs(experiment, facts), study)
+
+def test_results_of_another_version_of_this_package_are_stale_and_say_so(tmp_path, monkeypatch):
+    experiment = compose([*WORDS, f"runs_dir={tmp_path}", "seeds=[0]"])
+    queue, runs = queue_of(experiment), planned(experiment)
+    write_note(runs[0])
+    queue.adopt([(runs[0], RESULT)])
+    assert [state.state for state in read_states(runs, queue.study)] == ["done", "missing", "missing"]
+
+    monkeypatch.setattr(identity, "RESULTS_VERSION", identity.RESULTS_VERSION + 1)
+    states = read_states(planned(experiment), queue.study)
     assert [state.state for state in states] == ["stale", "missing", "missing"]
     assert states[0].error == "this version of shunted_lab gives different numbers (results version 1, now 2)"
 
 
+def test_a_variant_that_is_renamed_keeps_its_runs(tmp_path):
+    experiment = compose([*WORDS, f"runs_dir={tmp_path}", "seeds=[0]"])
+    queue, runs = queue_of(experiment), planned(experiment)
+    write_note(runs[0])
+    queue.adopt([(runs[0], RESULT)])
+    renamed = {"new" if name == "non_overlapping" else name: run for name, run in experiment.variants.items()}
+    found = planned(replace(experiment, variants=renamed))
+    assert [state.state for state in read_states(found, queue.study)] == ["done", "missing", "missing"]
+    assert (found[0].variant, found[0].folder) == ("new", runs[0].folder)
+
+
 def test_another_layout_is_another_run(tmp_path):
     experiment = compose([*WORDS, f"runs_dir={tmp_path}", "seeds=[0]"])
-    run = plan.plan_runs(experiment, plan.data_facts(experiment))[2]
-    study = store.create_study(experiment.config, {"val/top1": "max"})
-    store.adopt(study, run, {"metrics": {"val/top1": 0.5, "test/top1": 0.4}, "headline": "test/top1"})
+    queue = queue_of(experiment)
+    queue.adopt([(planned(experiment)[2], RESULT)])
     parts = compose([*WORDS, f"runs_dir={tmp_path}", "seeds=[0]", "launch.accumulate=4"])
-    (state,) = store.read_states(plan.plan_runs(parts, plan.data_facts(parts))[2:], study)
+    (state,) = read_states(planned(parts)[2:], queue.study)
     assert state.state == "missing"
 
 
@@ -124,15 +137,14 @@ def test_images_of_another_folder_are_another_run_and_those_that_changed_make_it
     def state(root):
         words = ["experiment=train", "data=folder", f"data.root={tmp_path / root}", f"runs_dir={tmp_path}", "seeds=[0]"]
         experiment = compose(words)
-        (run,) = plan.plan_runs(experiment, plan.data_facts(experiment))
-        study = store.create_study(experiment.config, {"val/top1": "max"})
-        (found,) = store.read_states([run], study)
-        return found, study
+        queue = queue_of(experiment)
+        (found,) = read_states(planned(experiment), queue.study)
+        return found, queue
 
     images(tmp_path / "first", 10)
     images(tmp_path / "second", 90)
-    found, study = state("first")
-    store.adopt(study, found.run, {"metrics": {"val/top1": 0.5, "test/top1": 0.4}, "headline": "test/top1"})
+    found, queue = state("first")
+    queue.adopt([(found.run, RESULT)])
     assert [state(root)[0].state for root in ("first", "second")] == ["done", "missing"]
     (tmp_path / "first").rename(tmp_path / "moved")
     assert state("moved")[0].state == "done"  # the same images at another place

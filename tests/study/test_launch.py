@@ -5,10 +5,8 @@ import multiprocessing
 import os
 import signal
 import socket
-import sqlite3
 import threading
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,9 +18,11 @@ from conftest import (
     complete_once,
     count,
     experiment_of,
+    manifest_of,
     names,
     planned,
-    study_of,
+    prepared,
+    states_of,
     trials,
     until,
 )
@@ -31,7 +31,11 @@ from optuna.trial import TrialState
 from shunted_lab.config.launch import LaunchConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.output.files import is_locked, locked, write_json
-from shunted_lab.study import folder, launch, store
+from shunted_lab.study import folder, slots
+from shunted_lab.study.manifest import read_home
+from shunted_lab.study.prepare import write_study as study_of_home
+from shunted_lab.study.queue import Queue
+from shunted_lab.study.worker import cause_of_death
 
 
 def test_a_failed_run_keeps_its_traceback_and_the_others_go_on(tmp_path, trained):
@@ -67,7 +71,7 @@ def test_the_death_of_a_worker_takes_no_other_run_and_is_tried_again_at_once(tmp
     assert trained.all().count(("overlapping", 0)) == 2 and len(trained.all()) == 7
     dead = [t for t in trials(tmp_path) if t.state == TrialState.FAIL]
     assert len(dead) == 1 and dead[0].user_attrs["died"].startswith(f"killed by {death.name}")
-    assert [outcome for _, _, outcome in heard.heard if outcome.startswith("killed")]
+    assert [outcome for _, _, outcome in heard.heard].count("died") == 1 and heard.reasons[0].startswith("killed by")
 
 
 def test_a_run_that_always_kills_its_worker_is_given_up(tmp_path, trained):
@@ -132,8 +136,14 @@ def test_ctrl_c_stops_all_workers_and_the_same_command_goes_on(tmp_path, trained
     assert not any({"error", "died"} & t.user_attrs.keys() for t in found)
     trained.script = {}
     trained.clear()
-    states = store.read_states(planned(experiment_of(tmp_path, "seeds=[0,1]")), study_of(tmp_path))
-    assert names(states) == ["done", "interrupted", "interrupted", "missing", "missing", "missing"]
+    assert names(states_of(tmp_path, "seeds=[0,1]")) == [
+        "done",
+        "interrupted",
+        "interrupted",
+        "missing",
+        "missing",
+        "missing",
+    ]
     assert names(command(tmp_path, "seeds=[0,1]")) == ["done"] * 6 and len(trained.all()) == 5
 
 
@@ -148,21 +158,22 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path, trained):
 
 
 def _killed(tmp_path, when):
-    """In a process of its own: a launcher that dies at once, as by `kill -9`, at some moment of its second run."""
+    """In a process of its own: a command that dies at once, as by `kill -9`, at some moment of its second run."""
     if when == "telling":
-        tell = launch.Queue.done
+        tell = Queue.complete
 
-        def done(self, job, result):
+        def complete(self, job, result):
             if job.run.variant == "overlapping":
+                os.kill(os.getppid(), signal.SIGKILL)
                 os.kill(os.getpid(), signal.SIGKILL)
             tell(self, job, result)
 
-        launch.Queue.done = done
+        Queue.complete = complete
     command(tmp_path, "seeds=[0]")
 
 
-@pytest.mark.parametrize(("when", "trains"), [("training", ["conv_stem", "overlapping"]), ("telling", [])])
-def test_a_killed_launcher_loses_nothing_that_was_finished(tmp_path, trained, when, trains):
+@pytest.mark.parametrize(("when", "trains"), [("training", ["conv_stem", "overlapping"]), ("telling", ["conv_stem"])])
+def test_a_killed_command_loses_nothing_that_was_finished(tmp_path, trained, when, trains):
     if when == "training":
         trained.script = {("overlapping", 0): "wait"}
     process = multiprocessing.get_context("fork").Process(target=_killed, args=(tmp_path, when))
@@ -172,9 +183,9 @@ def test_a_killed_launcher_loses_nothing_that_was_finished(tmp_path, trained, wh
         process.kill()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    assert count(trials(tmp_path), TrialState.RUNNING) in (1, 2)  # the run, and one whose result only its folder has
     trained.script = {}
     until(lambda: not any(is_locked(path) for path in tmp_path.glob("runs/*/*/*/lock")))
+    until(lambda: not any(is_locked(path) for path in tmp_path.glob("runs/*/workers/*")))
     before = len(trained.all())
     assert names(command(tmp_path, "seeds=[0]")) == ["done"] * 3
     assert sorted(variant for variant, _ in trained.all()[before:]) == trains
@@ -183,36 +194,78 @@ def test_a_killed_launcher_loses_nothing_that_was_finished(tmp_path, trained, wh
     assert not count(found, TrialState.RUNNING) and not count(found, TrialState.WAITING)
 
 
-def test_a_run_of_a_living_launcher_is_running_and_nobody_elses(tmp_path, trained):
+def test_a_run_of_a_living_command_is_running_and_nobody_elses(tmp_path, trained):
     trained.script = {("overlapping", 0): "wait"}
     process = multiprocessing.get_context("fork").Process(target=_killed, args=(tmp_path, "training"))
     process.start()
     until(lambda: len(trained.all()) == 2)
-    states = store.read_states(planned(experiment_of(tmp_path, "seeds=[0]")), study_of(tmp_path))
-    assert names(states) == ["done", "running", "missing"]
+    assert names(states_of(tmp_path, "seeds=[0]")) == ["done", "running", "missing"]
     assert names(command(tmp_path, "seeds=[0]")) == ["done", "running", "done"]
     os.kill(process.pid, signal.SIGINT)
     process.join(60)
     assert trained.all().count(("overlapping", 0)) == 1
 
 
-def test_a_silent_machine_loses_its_run_after_the_grace_period_a_bounded_number_of_times(tmp_path, trained):
-    words = ("seeds=[0]", "launch.max_attempts=2")
-    experiment = experiment_of(tmp_path, *words)
-    run = planned(experiment)[0]
-    study = store.create_study(experiment.config, {"val/top1": "max"})
-    study.enqueue_trial({}, user_attrs=store.attributes(run))
-    trial = study.ask()
-    trial.set_user_attr("launcher", {"host": "another-machine", "lock": "/nowhere"})
-    store.beat(study, trial)
-    assert names(command(tmp_path, *words)) == ["running", "done", "done"]
-    with closing(sqlite3.connect(tmp_path / "runs" / "ablate_embed" / "study.db")) as database, database:
-        database.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
-    trained.clear()
-    assert names(command(tmp_path, *words)) == ["done"] * 3
-    assert trained.all() == [("non_overlapping", 0)]
-    again = next(t for t in trials(tmp_path) if t.system_attrs.get("failed_trial") == trial.number)
-    assert again.state == TrialState.COMPLETE
+def _of_another_machine(tmp_path, *words, heartbeat=60.0, age=0.0):
+    """The first run of a plan, claimed by a worker of another machine whose last heartbeat is so many seconds old."""
+    home, _, _, manifest = prepared(experiment_of(tmp_path, *words))
+    queue = Queue(study_of_home(home, manifest), home.folder, {run.fingerprint: run for run in manifest.runs})
+    queue.worker = {"machine": "another", "host": "another", "lock": "/nowhere", "heartbeat": heartbeat}
+    job = queue.take()
+    queue.storage.set_trial_user_attr(job.trial_id, "heartbeat", time.time() - age)
+    return queue, job
+
+
+def test_a_run_of_a_machine_that_beats_is_running(tmp_path, trained):
+    queue, job = _of_another_machine(tmp_path, "seeds=[0]")
+    assert names(command(tmp_path, "seeds=[0]")) == ["running", "done", "done"]
+    queue.complete(job, RESULT)
+    assert names(command(tmp_path, "seeds=[0]")) == ["done"] * 3 and len(trained.all()) == 2
+
+
+def test_a_silent_machine_loses_its_run_when_it_was_watched_for_the_grace_period(tmp_path, trained):
+    queue, job = _of_another_machine(tmp_path, "seeds=[0]", heartbeat=0.5, age=3600.0)
+    assert names(states_of(tmp_path, "seeds=[0]")) == ["interrupted", "missing", "missing"]
+    assert names(command(tmp_path, "seeds=[0]")) == ["done"] * 3
+    assert sorted(trained.all()) == sorted((v, 0) for v in ("non_overlapping", "overlapping", "conv_stem"))
+    dead = queue.study.trials[job.number]
+    assert dead.state == TrialState.FAIL and dead.user_attrs["died"].startswith("its worker is gone")
+    queue.complete(job, RESULT)  # it comes back: the run is done already
+    assert len(complete_once(queue.study.get_trials())) == 3
+
+
+def _beat(tmp_path, job, ending):
+    """A worker of another machine, whose clock is an hour late, in a process of its own."""
+    home, manifest = read_home(tmp_path / "runs" / "ablate_embed"), manifest_of(experiment_of(tmp_path, "seeds=[0]"))
+    queue = Queue(study_of_home(home, manifest), home.folder, {job.run.fingerprint: job.run})
+    while not ending.wait(0.1):
+        queue.storage.set_trial_user_attr(job.trial_id, "heartbeat", time.time() - 3600)
+    queue.complete(job, RESULT)
+
+
+def test_a_clock_that_is_wrong_takes_no_run(tmp_path, trained):
+    """A beat an hour old by this machine's clock, from a worker that lives: its beats change."""
+    _, job = _of_another_machine(tmp_path, "seeds=[0]", heartbeat=20.0, age=3600.0)
+    context = multiprocessing.get_context("fork")
+    ending = context.Event()
+    process = context.Process(target=_beat, args=(tmp_path, job, ending))
+    process.start()
+    threading.Timer(3, ending.set).start()
+    assert names(command(tmp_path, "seeds=[0]")) == ["done"] * 3
+    process.join()
+    assert process.exitcode == 0 and ("non_overlapping", 0) not in trained.all()
+
+
+def test_a_worker_that_always_dies_with_its_run_gives_it_up(tmp_path, trained):
+    """The claim is the attempt: also what takes the worker along is tried so often and no more."""
+    trained.script = {("overlapping", 0): "kill worker"}
+    heard = Silent()
+    found = command(tmp_path, "seeds=[0]", "launch.max_attempts=2", progress=heard)
+    assert names(found) == ["done", "failed", "done"]
+    assert found[1].attempts == 2 and found[1].error.startswith("its worker is gone")
+    assert trained.all().count(("overlapping", 0)) == 2
+    assert names(command(tmp_path, "seeds=[0]", "launch.max_attempts=2")) == ["done", "failed", "done"]
+    assert trained.all().count(("overlapping", 0)) == 2, "the next command does not try it either"
 
 
 def test_a_run_whose_folder_another_process_has_waits_for_its_result(tmp_path, trained):
@@ -224,7 +277,7 @@ def test_a_run_whose_folder_another_process_has_waits_for_its_result(tmp_path, t
         with locked(run.folder / "lock"):
             ready.set()
             time.sleep(1)
-            folder.describe(run, {})
+            folder.write_note(run)
             write_json(run.folder / "result.json", RESULT | {"epoch": 7})
 
     process = multiprocessing.get_context("fork").Process(target=other)
@@ -248,19 +301,19 @@ def test_a_disk_that_fills_up_stops_the_command_and_the_same_command_goes_on(tmp
     assert names(command(tmp_path, "seeds=[0]")) == ["done"] * 3
 
 
-def test_the_lock_of_a_launcher_goes_with_it(tmp_path, trained):
+def test_the_lock_of_a_worker_goes_with_it(tmp_path, trained):
     command(tmp_path, "seeds=[0]")
-    assert {path.name for path in tmp_path.glob("runs/*/launchers/*")} == {"create", "adopt"}
-    launcher = trials(tmp_path)[0].user_attrs["launcher"]
-    assert launcher["host"] == socket.gethostname() and Path(launcher["lock"]).is_absolute()
+    assert list(tmp_path.glob("runs/*/workers/*")) == []
+    worker = trials(tmp_path)[0].user_attrs["worker"]
+    assert worker["host"] == socket.gethostname() and Path(worker["lock"]).is_absolute()
 
 
 def _slots(monkeypatch, gpus=0, cores=8, **options):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr(launch, "count_cores", lambda: cores)
-    return launch.plan_slots(LaunchConfig(**options))
+    monkeypatch.setattr(slots, "count_cores", lambda: cores)
+    return slots.plan_slots(LaunchConfig(**options))
 
 
 def test_slots_share_gpus_and_threads(monkeypatch):
@@ -294,8 +347,8 @@ def test_more_devices_than_there_are_are_refused(monkeypatch, options, message):
 
 
 def test_a_death_in_words():
-    assert launch.cause_of_death(-11) == "killed by SIGSEGV"
-    assert launch.cause_of_death(3) == "its process ended with status 3"
+    assert cause_of_death(-11) == "killed by SIGSEGV"
+    assert cause_of_death(3) == "its process ended with status 3"
 
 
 def test_the_run_folder_says_what_the_run_is(tmp_path, trained):
@@ -304,4 +357,5 @@ def test_the_run_folder_says_what_the_run_is(tmp_path, trained):
     loaded = folder.load_run(run.folder)
     assert loaded == run
     note = json.loads((run.folder / "run.json").read_text())
-    assert note["format"] == folder.FORMAT and {"git", "versions", "version", "sources"} <= note.keys()
+    assert note["format"] == folder.FORMAT and {"version", "sources", "costs"} <= note.keys()
+    assert [origin.keys() for origin in note["origins"]] == [{"git", "versions"}]

@@ -1,21 +1,20 @@
 """`plan_only=true` says what the same call does without it, writes nothing, and refuses what that refuses."""
 
 import pytest
-from conftest import command, experiment_of, planned
+from conftest import command, experiment_of, opened, states_of
 
 from shunted_lab import run as main_command
 from shunted_lab.config.compose import compose
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.config.variants import chosen
-from shunted_lab.study import store
-from shunted_lab.study.preview import preview, preview_jobs, to_train
+from shunted_lab.study.engines import engine_of
+from shunted_lab.study.preview import preview, to_train
 
 
 def plan_of(tmp_path, *words):
     """The runs that a call with these words would train, and the lines that say so."""
     experiment = experiment_of(tmp_path, *words)
-    study = store.open_study(experiment.config)
-    states = store.read_states(planned(experiment), study)
+    study, states = opened(experiment), states_of(tmp_path, *words)
     chosen = {(s.run.variant, s.run.seed) for s in to_train(experiment.config, states, study)}
     return chosen, list(preview(experiment.config, states, study))
 
@@ -90,12 +89,13 @@ SLURM = ["launch=slurm", "launch.nodes=4", "launch.gpus=2", "launch.memory=64", 
 
 
 def test_the_jobs_are_listed_with_their_resources(tmp_path):
-    lines = list(preview_jobs(experiment_of(tmp_path, *SLURM).config))
-    assert lines == [
+    launch = experiment_of(tmp_path, *SLURM).config.launch
+    assert engine_of(launch).describe(launch, 9) == (
         "would submit 2 jobs to slurm, each of 2 nodes, 2 GPUs, 8 CPU cores, 64 GB of memory, 1,440 minutes, the "
         "default partition; each queued again up to 3 times"
-    ]
-    assert list(preview_jobs(experiment_of(tmp_path).config)) == []
+    )
+    assert engine_of(launch).describe(launch, 1).startswith("would submit 1 job to slurm, each of 2 nodes")
+    assert engine_of(experiment_of(tmp_path).config.launch).describe(launch, 9) == ""
 
 
 def test_a_plan_refuses_what_the_call_refuses_and_writes_nothing(tmp_path, monkeypatch, capsys):

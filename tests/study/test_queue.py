@@ -4,12 +4,15 @@ import json
 import re
 
 import pytest
-from conftest import command, complete_once, experiment_of, names, planned, study_of, trials
+from conftest import command, complete_once, experiment_of, names, planned, queue_of, states_of, study_of, trials
 from optuna.trial import TrialState
 
 from shunted_lab import RESULTS_VERSION
 from shunted_lab.config.compose import compose
-from shunted_lab.study import plan, store
+from shunted_lab.study import plan
+from shunted_lab.study.folder import load_run
+from shunted_lab.study.queue import Queue
+from shunted_lab.study.states import other_runs, read_states
 
 
 def test_runs_go_seed_by_seed_so_that_pairs_are_complete_early():
@@ -44,13 +47,12 @@ def test_what_cannot_change_the_result_does_not_run_it_again(tmp_path, trained):
 
 def test_another_configuration_is_trained_and_the_old_results_are_kept(tmp_path, trained):
     command(tmp_path, "seeds=[0]")
-    changed = planned(experiment_of(tmp_path, "seeds=[0]", "recipe.lr=1e-4"))
-    assert names(store.read_states(changed, study_of(tmp_path))) == ["missing"] * 3
+    assert names(states_of(tmp_path, "seeds=[0]", "recipe.lr=1e-4")) == ["missing"] * 3
     assert names(command(tmp_path, "seeds=[0]", "recipe.lr=1e-4")) == ["done"] * 3
     assert len(trained.all()) == 6 and len(list(tmp_path.glob("runs/*/*/seed0-*/result.json"))) == 6
     assert names(command(tmp_path, "seeds=[0]")) == ["done"] * 3 and len(trained.all()) == 6
     runs = planned(experiment_of(tmp_path, "seeds=[0]"))
-    assert store.other_runs(study_of(tmp_path), runs) == 3
+    assert other_runs(study_of(tmp_path), runs) == 3
 
 
 OWN = """
@@ -117,7 +119,7 @@ def test_smoke_runs_have_a_study_of_their_own(tmp_path, trained):
     command(tmp_path, "seeds=[0]")
     experiment = experiment_of(tmp_path, "seeds=[0]", "smoke=true")
     assert plan.study_folder(experiment.config).name == "ablate_embed-smoke"
-    assert names(store.read_states(planned(experiment), None)) == ["missing"] * 3
+    assert names(read_states(planned(experiment), None)) == ["missing"] * 3
 
 
 def test_a_trial_holds_configuration_metrics_costs_origin_and_folder(tmp_path, trained):
@@ -126,14 +128,17 @@ def test_a_trial_holds_configuration_metrics_costs_origin_and_folder(tmp_path, t
     attrs = trial.user_attrs
     assert trial.value == 0.5  # the validation split, never the test split
     assert (attrs["variant"], attrs["seed"]) == ("non_overlapping", 4)
-    assert attrs["config"]["model"]["patch_embed"] == "non_overlapping"
-    result = attrs["result"]
-    assert result["metrics"]["test/top1"] == 0.4 and attrs["sources"] == {"results version": str(RESULTS_VERSION)}
-    assert result["costs"] == {"params": 1_000_000, "macs": 3, "macs_attention": 1}
-    assert {"torch", "lightning", "optuna", "python"} <= result["versions"].keys()
-    assert result["git"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", result["git"])
-    written = json.loads((tmp_path / attrs["folder"] / "result.json").read_text())
-    assert written == result
+    assert attrs["costs"] == {"params": 1_000_000, "macs": 3, "macs_attention": 1}
+    result, folder = attrs["result"], tmp_path / "runs" / "ablate_embed" / attrs["folder"]
+    assert result["metrics"]["test/top1"] == 0.4
+    (origin,) = result["origins"]
+    assert {"torch", "lightning", "optuna", "python"} <= origin["versions"].keys()
+    assert origin["git"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", origin["git"])
+    assert json.loads((folder / "result.json").read_text()) == result
+    run = load_run(folder)
+    assert run.config.model.patch_embed == "non_overlapping" and run.sources == {
+        "results version": str(RESULTS_VERSION)
+    }
 
 
 def test_a_failed_run_is_tried_again_a_bounded_number_of_times(tmp_path, trained):
@@ -147,25 +152,44 @@ def test_a_failed_run_is_tried_again_a_bounded_number_of_times(tmp_path, trained
     assert names(command(tmp_path, "seeds=[0]", "launch.max_attempts=2", "rerun=failed")) == ["done"] * 3
 
 
-def test_runs_queued_for_a_variant_that_is_gone_are_not_trained(tmp_path, trained):
-    experiment = experiment_of(tmp_path, "seeds=[7]")
-    study = store.create_study(experiment.config, {"val/top1": "max"})
-    for run in planned(experiment):
-        study.enqueue_trial({}, user_attrs=store.attributes(run))
+def _queue(tmp_path, *words):
+    """A queue of a plan, as a command that was killed before it started workers has left it, and its runs."""
+    queue = queue_of(experiment_of(tmp_path, *words))
+    return queue, list(queue.runs.values())
+
+
+def test_runs_that_another_plan_has_queued_are_left_to_it(tmp_path, trained):
+    queue, runs = _queue(tmp_path, "seeds=[7]")
+    queue.enqueue(runs)
     assert names(command(tmp_path, "seeds=[0]")) == ["done"] * 3
     assert {seed for _, seed in trained.all()} == {0}
-    given_back = [t for t in trials(tmp_path) if t.state == TrialState.PRUNED]
-    assert len(given_back) == 3 and "not in the plan" in given_back[0].user_attrs["given_back"]
+    assert [t.state for t in trials(tmp_path)].count(TrialState.WAITING) == 3
+    assert names(command(tmp_path, "seeds=[7]")) == ["done"] * 3 and len(trials(tmp_path)) == 6
 
 
 def test_a_run_that_was_queued_twice_is_trained_once(tmp_path, trained):
-    experiment = experiment_of(tmp_path, "seeds=[0]")
-    study = store.create_study(experiment.config, {"val/top1": "max"})
-    for run in [*planned(experiment), *planned(experiment)]:
-        study.enqueue_trial({}, user_attrs=store.attributes(run))
+    queue, runs = _queue(tmp_path, "seeds=[0]")
+    for run in [*runs, *runs]:
+        queue._enqueue(run)
     assert names(command(tmp_path, "seeds=[0]", slots=2)) == ["done"] * 3
     assert sorted(trained.all()) == sorted((variant, 0) for variant in compose_variants())
     assert len(complete_once(trials(tmp_path))) == 3
+
+
+def test_of_several_trials_of_a_run_the_first_counts_whoever_claims_first(tmp_path):
+    """Two commands on two machines have enqueued a run at once; a worker claims the second trial before the first."""
+    queue, (run, *_) = _queue(tmp_path, "seeds=[0]")
+    for _ in range(2):
+        queue._enqueue(run)
+    queue._refill()
+    first, second = (t for t in queue._waiting if t.user_attrs["fingerprint"] == run.fingerprint)
+    other = Queue(queue.study, queue.folder, queue.runs)
+    other._refill()
+    assert other._claim(second) is None
+    job = queue._claim(first)
+    assert job is not None and job.number == 0
+    assert [t.state.name for t in queue.study.trials][:2] == ["RUNNING", "PRUNED"]
+    assert queue.study.trials[1].user_attrs["given_back"] == "another trial has its run"
 
 
 def test_a_lost_database_is_filled_again_from_the_folders_of_the_plan(tmp_path, trained):

@@ -1,5 +1,6 @@
 """A study is read without writing: its plan and its report need no permission to write."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -7,13 +8,16 @@ import sys
 from dataclasses import replace
 
 import pytest
+from conftest import manifest_of, opened, queue_of
 from optuna.exceptions import StorageInternalError
 
 from shunted_lab.config.compose import compose
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.output.files import is_locked, write_json
-from shunted_lab.study import plan, storage, store
-from shunted_lab.study.folder import describe
+from shunted_lab.study import storage
+from shunted_lab.study.folder import write_note
+from shunted_lab.study.manifest import make_home
+from shunted_lab.study.prepare import prepare
 
 FILE = """
 baseline: a
@@ -30,31 +34,32 @@ RESULT = {
 }
 READ = """
 import sys
+from pathlib import Path
 from shunted_lab import run
-from shunted_lab.config.compose import compose
 from shunted_lab.report import __main__ as report
-from shunted_lab.study import store
-for where in ("closed", "open"):
-    study = store.open_study(compose(["experiment=mine", f"runs_dir={where}"]).config)
+from shunted_lab.study.manifest import read_home, read_manifest
+from shunted_lab.study.prepare import read_study
+for where in ("closed/mine", "open/mine"):
+    study = read_study(read_home(Path(where)), read_manifest(Path(where)))
     print("TRIALS", len(study.trials))
 print("STATUS", run.main(["experiment=mine", "runs_dir=closed", "plan_only=true"]))
-print("STATUS", report.main(["experiment=mine", "runs_dir=closed"]))
+print("STATUS", report.main(["closed/mine"]))
 """
 
 
 def made(runs_dir):
     """A study with one of two runs done."""
     experiment = compose(["experiment=mine", f"runs_dir={runs_dir}"])
-    study = store.create_study(experiment.config, {"val/top1": "max"})
-    run = plan.plan_runs(experiment, plan.data_facts(experiment))[0]
-    describe(run, {})
+    run = manifest_of(experiment).runs[0]
+    write_note(run)
     write_json(run.folder / "result.json", RESULT)
-    store.adopt(study, run, RESULT)
-    return experiment.config, study
+    prepare(manifest_of(experiment), [])
+    return experiment, queue_of(experiment).study
 
 
 def close(study):
     study._storage._backend.engine.dispose()
+    gc.collect()  # other connections of this process
 
 
 @pytest.fixture
@@ -85,7 +90,7 @@ def test_a_plan_and_a_report_need_no_permission_to_write(experiment):
     before = _unprivileged()
     _, closed = made("closed")
     close(closed)
-    _, living = made("open")  # -wal and -shm are there, as with a launcher that works or was killed
+    _, living = made("open")  # -wal and -shm are there, as with a worker that works or was killed
     assert (experiment / "open" / "mine" / "study.db-wal").stat().st_size > 0
     folders = [experiment / name for name in ("closed", "open")]
     for folder in folders:
@@ -103,15 +108,16 @@ def test_a_plan_and_a_report_need_no_permission_to_write(experiment):
     assert "error: runs_dir: closed cannot be written" in found.stderr  # the call itself could not train
     assert "1 of 2 runs done" in found.stdout and "43.21 (1)" in found.stdout
     assert "warning: closed/mine: the report cannot be written (Permission denied)" in found.stderr
-    assert {path.name for path in (experiment / "closed" / "mine").iterdir()} == {"a", "launchers", "study.db"}
+    names = {path.name for path in (experiment / "closed" / "mine").iterdir() if not path.name.startswith(".")}
+    assert names == {"a", "plans", "study.db", "study.json", "workers"}
 
 
 def test_reading_a_study_leaves_its_folder_as_it_was(experiment):
-    config, study = made("runs")
+    made_of, study = made("runs")
     close(study)
     folder = experiment / "runs" / "mine"
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    study = store.open_study(config)
+    study = opened(made_of)
     assert len(study.trials) == 1
     with pytest.raises(StorageInternalError) as error:
         study.set_user_attr("key", "value")
@@ -120,9 +126,9 @@ def test_reading_a_study_leaves_its_folder_as_it_was(experiment):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_a_reader_sees_what_a_launcher_writes_meanwhile(experiment):
-    config, study = made("runs")
-    reader = store.open_study(config)
+def test_a_reader_sees_what_a_worker_writes_meanwhile(experiment):
+    made_of, study = made("runs")
+    reader = opened(made_of)
     study.enqueue_trial({})
     assert len(reader.trials) == 2
     close(reader)
@@ -131,28 +137,28 @@ def test_a_reader_sees_what_a_launcher_writes_meanwhile(experiment):
 
 
 def test_a_file_without_optuna_s_tables_is_no_study_yet(experiment):
-    config = compose(["experiment=mine"]).config
+    found = compose(["experiment=mine"])
     folder = experiment / "runs" / "mine"
-    folder.mkdir(parents=True)
+    make_home(folder, None)
     (folder / "study.db").touch()
-    assert store.open_study(config) is None and (folder / "study.db").stat().st_size == 0
-    url = f"sqlite:///{experiment}/shared.db"
-    elsewhere = replace(config, study=replace(config.study, storage=url))
-    assert store.open_study(elsewhere) is None and not (experiment / "shared.db").exists()
+    assert opened(found) is None and (folder / "study.db").stat().st_size == 0
+    make_home(folder, f"sqlite:///{experiment}/shared.db")
+    assert opened(found) is None and not (experiment / "shared.db").exists()
 
 
 @pytest.mark.parametrize("name", ["a?b", "{SCHEMA_VERSION} 100%#"])
 def test_a_folder_may_have_any_name(experiment, name):
-    config = replace(compose(["experiment=mine"]).config, runs_dir=name)
-    study = store.create_study(config, {"val/top1": "max"})
+    found = compose(["experiment=mine"])
+    found = replace(found, config=replace(found.config, runs_dir=name))
+    study = queue_of(found).study
     study.enqueue_trial({})
     close(study)
-    assert (experiment / name / "mine" / "study.db").exists() and len(store.open_study(config).trials) == 1
+    assert (experiment / name / "mine" / "study.db").exists() and len(opened(found).trials) == 1
 
 
 def test_a_log_that_cannot_be_read_is_said(experiment, monkeypatch):
-    """A copy of a killed launcher's files without the index of its log, in a folder that may only be read."""
-    config, study = made("runs")
+    """A copy of a killed worker's files without the index of its log, in a folder that may only be read."""
+    made_of, study = made("runs")
     copy = experiment / "copy" / "mine"
     copy.mkdir(parents=True)
     for name in ("study.db", "study.db-wal"):
@@ -163,7 +169,7 @@ def test_a_log_that_cannot_be_read_is_said(experiment, monkeypatch):
     assert storage._mode_to_read(experiment / "runs" / "mine" / "study.db") == "mode=ro&immutable=1"
     monkeypatch.setattr(storage, "_mode_to_read", lambda path: "mode=none")
     with pytest.raises(ConfigError, match=r"study\.db cannot be read \(no such access mode: none\)"):
-        store.open_study(config)
+        opened(made_of)
 
 
 def test_a_lock_on_a_disk_that_may_only_be_read_may_be_held(tmp_path, monkeypatch):

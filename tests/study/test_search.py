@@ -1,27 +1,28 @@
 """The search: what its points are, that each is tried once, and what is refused before anything is trained."""
 
-import json
 import signal
 
 import pytest
 import torch
 from conftest import Silent
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from shunted_lab import run as command
 from shunted_lab.config.compose import compose
 from shunted_lab.config.schema import ConfigError
-from shunted_lab.data import check_data
-from shunted_lab.report.search import build_search_table, load_search
+from shunted_lab.report.search import SHOWN, _verdict, build_search_table, load_search
 from shunted_lab.report.write_search import write_search
-from shunted_lab.study.assignment import Slot
+from shunted_lab.study import slots as slots_module
+from shunted_lab.study import training
 from shunted_lab.study.confirm import with_best_trials
-from shunted_lab.study.launch import Launcher
-from shunted_lab.study.plan import study_folder
-from shunted_lab.study.rebuild import rebuild
-from shunted_lab.study.search import Search, SearchQueue
+from shunted_lab.study.engines import work_of
+from shunted_lab.study.engines.local import Local
+from shunted_lab.study.plan import data_facts, search_manifest, study_folder
+from shunted_lab.study.prepare import prepare_search, read_study
+from shunted_lab.study.search import make_search
+from shunted_lab.study.slots import Slot
 from shunted_lab.study.space import read_rates, write_rates
-from shunted_lab.study.trials import finished, tried
+from shunted_lab.study.trials import costs_of, finished, is_over, tried
 
 FILE = """
 baseline: paper
@@ -52,20 +53,21 @@ def searched(tmp_path, monkeypatch):
 
 
 def search_of(experiment):
-    return Search(experiment, check_data(next(iter(experiment.variants.values())).data))
+    return make_search(experiment, next(iter(data_facts(experiment).values())))
+
+
+def manifest_of(experiment):
+    return search_manifest(experiment, data_facts(experiment), search_of(experiment).spec)
 
 
 def run_search(experiment, slots=1, progress=None):
-    """What `run.py` does with a search: the study afterwards."""
-    search = search_of(experiment)
-    study = search.open(experiment.config)
-    config = experiment.config
-    queue = SearchQueue(study, search, study_folder(config), config.launch.max_attempts, config.rerun)
-    queue.prepare([])
-    Launcher(queue, [Slot(i) for i in range(slots)], progress or Silent()).run()
-    if queue.exhausted:
-        study.set_user_attr("exhausted", True)
-    return search, study
+    """What `run.py` does with a search: its plan and the study afterwards."""
+    manifest = manifest_of(experiment)
+    home, plan, left = prepare_search(manifest)
+    if left:
+        workers = [Slot(i) for i in range(slots)]
+        Local().run(work_of(home, plan, experiment.config.launch, left, workers, progress or Silent()), print)
+    return manifest, read_study(home, manifest)
 
 
 def graded(config, folder, link):
@@ -98,8 +100,8 @@ def test_a_configuration_and_its_point_are_each_others_inverse(searched):
         space="{rates: [8, 4, 2, 1], model.mlp: [mlp, detail_specific], recipe.lr: {low: 1e-4, high: 1e-2, log: true}}"
     )
     search = search_of(experiment)
-    assert search.baseline["rates[1]"] == "4x2 2x2" and search.baseline["model.mlp"] == "detail_specific"
-    again = experiment.change(search.space.changes(search.baseline))
+    assert search.spec.baseline["rates[1]"] == "4x2 2x2" and search.spec.baseline["model.mlp"] == "detail_specific"
+    again = experiment.change(search.space.changes(search.spec.baseline))
     assert again.model.rates == [[8, 4], [4, 2], [2, 1], [1]] and again.recipe.lr == pytest.approx(1.5e-3)
     assert "rates[3]" in search.space.distributions  # 2 x 2 tiles: 2 and 1 fit
     assert search.space.distributions["rates[3]"].choices[0] == "2x16"
@@ -107,7 +109,7 @@ def test_a_configuration_and_its_point_are_each_others_inverse(searched):
 
 def test_the_baselines_neighbours_differ_by_one_head_and_one_step(searched):
     search = search_of(searched())
-    found = [search.space.label(p) for p in search.space.neighbours(search.baseline)]
+    found = [search.space.label(p) for p in search.space.neighbours(search.spec.baseline)]
     assert sorted(found) == [
         "4x2 | 4x2 2x2 | 2x4 1x4",
         "8x1 2x1 | 4x2 2x2 | 2x4 1x4",
@@ -127,7 +129,7 @@ def test_each_point_is_trained_once_the_baseline_first(searched, trained, sample
     assert len(done) == len({t.user_attrs["name"] for t in done}) == 14 == len(trained.all())
     assert len(tried(study.trials)) == 14
     assert next(v for _, v, what in heard.heard if what == "started") == "8x1 4x1 | 4x2 2x2 | 2x4 1x4"
-    assert all(t.user_attrs["folder"].endswith(t.user_attrs["fingerprint"]) for t in done)
+    assert {t.user_attrs["folder"] for t in done} == {f"trials/seed0-{t.user_attrs['fingerprint'][:8]}" for t in done}
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "grid"])
@@ -138,30 +140,30 @@ def test_a_space_that_is_exhausted_ends_the_search(searched, trained, sampler):
 
 
 def test_more_than_the_baselines_macs_are_rejected_before_training(searched, graded_training):
-    search, study = run_search(searched(trials=10, more="  constraints: {macs: baseline}"), slots=2)
-    bound = search.bounds["macs"]
-    assert all(t.user_attrs["result"]["costs"]["macs"] <= bound for t in finished(study)) and len(finished(study)) == 10
+    manifest, study = run_search(searched(trials=10, more="  constraints: {macs: baseline}"), slots=2)
+    bound = manifest.search.bounds["macs"]
+    assert all(costs_of(t)["macs"] <= bound for t in finished(study)) and len(finished(study)) == 10
     broken = [t for t in study.trials if t.user_attrs.get("given_back", "").startswith("more macs")]
     assert all(t.state == TrialState.PRUNED and t.constraints["macs"] > 0 for t in broken)
     assert len(graded_training.all()) == 10
-    table = build_search_table(search, study, searched(trials=10).config)
+    table = build_search_table(manifest, study)
     assert table.complete and "not evidence" in " ".join(table.caption)
 
 
 def test_several_objectives_give_a_front(searched, graded_training):
     experiment = searched(trials=8, sampler="nsga2", more="  objectives: {val/top1: max, macs: min}")
-    search, study = run_search(experiment)
+    manifest, study = run_search(experiment)
     assert len(study.best_trials) >= 1 and all(len(t.values) == 2 for t in finished(study))
-    table = build_search_table(search, study, experiment.config)
+    table = build_search_table(manifest, study)
     assert table.head == ("Assignment", "val/top1 (%)", "macs (G)", "Params (M)", "GMACs")
 
 
 def test_a_latency_of_a_busy_machine_is_said(searched, trained, monkeypatch):
-    costs = iter([{"latency": 0.01}, {"latency": 0.02, "latency_spread": 0.34}])
-    monkeypatch.setattr("shunted_lab.study.worker._measured", lambda run, classes: next(costs))
+    costs = [{"latency": 0.01}, {"latency": 0.02, "latency_spread": 0.34}]
+    monkeypatch.setattr("shunted_lab.study.training._measured", lambda run, classes: costs[len(trained.all()) - 1])
     experiment = searched(trials=2, more="  objectives: {val/top1: max, latency: min}")
-    search, study = run_search(experiment)
-    caption = " ".join(build_search_table(search, study, experiment.config).caption)
+    manifest, study = run_search(experiment)
+    caption = " ".join(build_search_table(manifest, study).caption)
     assert "The latency of 1 of 2 trials is uncertain: rounds differed by up to 34 %, the machine was busy." in caption
 
 
@@ -210,43 +212,75 @@ def test_a_point_that_failed_too_often_is_tried_again_on_request(searched, train
         searched("rerun=all")
 
 
-def test_a_lost_study_is_rebuilt_with_its_points(searched, graded_training, tmp_path):
-    _, study = run_search(searched(trials=5))
+def test_a_lost_database_is_filled_again_with_its_points(searched, graded_training):
+    manifest, study = run_search(searched(trials=5))
     before = {t.user_attrs["fingerprint"]: (t.params, t.values) for t in finished(study)}
-    folder = study_folder(searched(trials=5).config)
-    with pytest.raises(ConfigError, match=r"a study of this name exists in .*study\.db; move it away first"):
-        rebuild(folder)
-    for path in folder.glob("study.db*"):
+    for path in manifest.folder.glob("study.db*"):
         path.unlink()
-    assert rebuild(folder) == {"COMPLETE": 5}
     _, study = run_search(searched(trials=5))
     assert {t.user_attrs["fingerprint"]: (t.params, t.values) for t in finished(study)} == before
     assert len(graded_training.all()) == 5
-    with pytest.raises(ConfigError, match="contains no run"):
-        rebuild(tmp_path / "experiments")
 
 
 def test_a_search_s_table_is_not_replaced_by_one_with_fewer_trials(searched, graded_training, monkeypatch):
-    monkeypatch.setattr("shunted_lab.report.search.search_pictures", lambda search, study: [])
-    experiment = searched(trials=4)
-    search, study = run_search(experiment)
-    config, folder = experiment.config, search.folder
-    full, empty = (build_search_table(search, found, config) for found in (study, None))
-    assert write_search(search, study, full, config).warnings == []
+    monkeypatch.setattr("shunted_lab.report.write_search.search_pictures", lambda manifest, study: [])
+    run_search(searched(trials=4))
+    folder = study_folder(searched(trials=4).config)
+    manifest, study = load_search(folder)
+    full, empty = (build_search_table(manifest, found) for found in (study, None))
+    assert write_search(manifest, study, full).warnings == []
     before = (folder / "search.md").read_text()
-    written = write_search(search, None, empty, config)
+    written = write_search(manifest, None, empty)
     kept = f"search.md has 4 finished trials and is kept; this report has 0 of 4: {folder}/incomplete/search.md"
     assert written.warnings == [kept] and (folder / "search.md").read_text() == before
     assert "0 of 4 assignments tried" in (folder / "incomplete" / "search.md").read_text()
-    write_search(search, study, full, config)
+    write_search(manifest, study, full)
     assert not (folder / "incomplete").exists()
 
 
-def test_a_report_of_another_search_is_refused(searched, trained):
-    run_search(searched(trials=2))
-    searched(trials=2, more="  objectives: {val/loss: min}")
-    with pytest.raises(ConfigError, match=r"made for another search \(search\.objectives was"):
-        load_search(["experiment=mine"])
+def test_a_search_is_finished_when_every_point_is_trained_or_pruned(searched, graded_training):
+    """A running or a failed point is not: nothing is confirmed by it, and another one takes its place."""
+    heard = Silent()
+    experiment = searched(trials=4)
+
+    def second_fails(config, folder, listener):
+        if len(graded_training.all()) == 2:
+            raise RuntimeError("loss is nan")
+        return graded(config, folder, listener)
+
+    graded_training.script = type("All", (dict,), {"get": lambda self, key, default=None: second_fails})()
+    manifest, study = run_search(experiment, progress=heard)
+    points = tried(study.trials)
+    assert len(points) == 5 and sum(is_over(trials) for trials in points.values()) == 4
+    assert build_search_table(manifest, study).complete
+    assert "INCOMPLETE: 1 is running, interrupted or failed." in build_search_table(manifest, study).caption
+
+
+def test_workers_of_a_search_propose_different_points(searched, graded_training):
+    experiment = searched(trials=20, sampler="random", more="  neighbours: false")
+    _, study = run_search(experiment, slots=4)
+    twice = [t for t in study.trials if t.user_attrs.get("given_back") == "another trial has this assignment"]
+    assert len(finished(study)) == 20 and len(twice) <= 3
+    assert all(t.state == TrialState.FAIL for t in twice), "a sampler does not take a duplicate for a bad point"
+
+
+def test_the_verdict_is_about_all_points_and_not_only_those_that_are_shown(searched):
+    def trial(name, value, macs):
+        return create_trial(values=[value], user_attrs={"name": name, "costs": {"macs": macs}, "result": {}})
+
+    manifest, base = manifest_of(searched()), trial("base", 0.5, 100)
+    dear = [trial(f"dear{i}", 0.9, 200) for i in range(SHOWN)]
+    assert _verdict(manifest, [base], [base, *dear, trial("cheap", 0.6, 90), trial("cheaper", 0.55, 80)]) == [
+        "Best at the baseline's MACs or fewer: cheap, val/top1 +10.00 percentage points."
+    ]
+    assert _verdict(manifest, [base], [base, *dear]) == [
+        "Nothing was found with a better val/top1 than the baseline at its MACs or fewer."
+    ]
+
+
+def test_a_folder_that_holds_no_search_is_refused(searched, trained, tmp_path):
+    with pytest.raises(ConfigError, match=r"is not a study's folder"):
+        load_search(tmp_path)
 
 
 CONFIRM = """
@@ -283,18 +317,13 @@ def test_a_search_that_the_command_line_shortened_is_finished(searched, graded_t
     (tmp_path / "experiments" / "again.yaml").write_text(CONFIRM.format(seeds=[1, 2]))
     run_search(searched("search.trials=3", trials=12))
     assert list(with_best_trials(compose(["experiment=again"])).variants) == ["paper", "best1", "best2"]
-    search, study, config = load_search(["experiment=mine"])
-    table = build_search_table(search, study, config)
+    table = build_search_table(*load_search(study_folder(searched(trials=12).config)))
     assert table.complete and "3 of 3" in " ".join(table.caption)
     run_search(searched("search.trials=3", "seeds=[7]", f"runs_dir={tmp_path}/seven", trials=12))
     words = ["experiment=again", f"runs_dir={tmp_path}/seven"]
     assert len(with_best_trials(compose(words)).variants) == 3
     with pytest.raises(ConfigError, match=r"seeds: \[7\] were used by mine"):
         with_best_trials(compose([*words, "seeds=[7,8]"]))
-    study_file = tmp_path / "runs" / "mine" / "study.db"
-    study_file.unlink()
-    rebuild(tmp_path / "runs" / "mine")
-    assert len(with_best_trials(compose(["experiment=again"])).variants) == 3
 
 
 @pytest.mark.parametrize(
@@ -308,13 +337,13 @@ def test_a_search_that_the_command_line_shortened_is_finished(searched, graded_t
 def test_a_search_that_has_changed_is_refused(searched, trained, change, message):
     run_search(searched(trials=2))
     with pytest.raises(ConfigError, match=f"was made for another search .*{message}"):
-        search_of(found := searched(trials=2, **change)).open(found.config)
+        prepare_search(manifest_of(searched(trials=2, **change)))
 
 
 def test_another_base_configuration_is_refused(searched, trained):
     run_search(searched(trials=2))
     with pytest.raises(ConfigError, match=r"another search \(recipe\.epochs was 4\)"):
-        search_of(found := searched("recipe.epochs=9", trials=2)).open(found.config)
+        prepare_search(manifest_of(searched("recipe.epochs=9", trials=2)))
 
 
 @pytest.mark.parametrize(
@@ -374,14 +403,14 @@ def test_what_cannot_be_searched_is_refused_before_anything_starts(searched, cha
 
 def test_no_objectives_are_the_metric_that_chooses_the_task_s_best_epoch(searched, trained):
     earth, scales = searched(), searched("data=scales", space="{recipe.lr: [1e-3, 1.5e-3]}", more="  pruner: median")
-    assert earth.config.search.objectives is None and search_of(earth).config.objectives == {"val/top1": "max"}
-    search = search_of(scales)
-    study = search.open(scales.config)
+    assert earth.config.search.objectives is None and search_of(earth).spec.objectives == {"val/top1": "max"}
+    manifest = manifest_of(scales)
+    home, _, _ = prepare_search(manifest)
+    study = read_study(home, manifest)
     assert study.metric_names == ["val/recall"] and study.direction.name == "MAXIMIZE"
-    assert json.loads((search.folder / "search.json").read_text())["objectives"] == {"val/recall": "max"}
-    assert build_search_table(search, study, scales.config).head[1] == "val/recall (%)"
-    _, _, config = load_search(["experiment=mine", "data=scales"])
-    assert config.search.objectives == {"val/recall": "max"}
+    manifest, study = load_search(home.folder)
+    assert manifest.search.objectives == {"val/recall": "max"}
+    assert build_search_table(manifest, study).head[1] == "val/recall (%)"
 
 
 def test_a_point_without_the_metric_is_not_trained(searched):
@@ -420,14 +449,13 @@ def test_a_search_has_one_seed(searched):
 @pytest.mark.slow
 def test_a_search_has_a_page_with_its_figures(tmp_path, trained, monkeypatch, capsys):
     from shunted_lab.report import __main__ as report
-    from shunted_lab.study import launch, worker
 
     def train(config, folder, link=None, progress=False):
         value = 0.5 + 0.01 * config.model.rates[0].count(8) - 0.001 * sum(map(sum, config.model.rates))
         return {"metrics": {"val/top1": value, "test/top1": value}, "headline": "test/top1", "device": "none"}
 
-    monkeypatch.setattr(worker, "train", train)
-    monkeypatch.setattr(launch, "CONTEXT", "fork")
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(slots_module, "CONTEXT", "fork")
     words = ["experiment=search_rates", f"runs_dir={tmp_path}/runs", "search.trials=8", "search.pruner=null"]
     assert command.main(words) == 0
     folder = tmp_path / "runs" / "search_rates"
@@ -437,4 +465,4 @@ def test_a_search_has_a_page_with_its_figures(tmp_path, trained, monkeypatch, ca
     assert page.count('<td><a href="../trials/') >= 8
     before = (folder / "search.md").read_bytes()
     (folder / "search.md").unlink()
-    assert report.main(words) == 0 and (folder / "search.md").read_bytes() == before
+    assert report.main([str(folder)]) == 0 and (folder / "search.md").read_bytes() == before

@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import experiment_of, planned
@@ -13,13 +14,15 @@ from conftest import experiment_of, planned
 from shunted_lab.config.compose import compose
 from shunted_lab.config.launch import LaunchConfig
 from shunted_lab.config.schema import ConfigError
-from shunted_lab.study import apart, slurm, worker
-from shunted_lab.study.assignment import Assignment, origin
-from shunted_lab.study.launch import plan_slots
+from shunted_lab.study.engines import Work, slurm, slurm_job
+from shunted_lab.study.folder import write_note
+from shunted_lab.study.ranks import train_on_ranks
+from shunted_lab.study.slots import plan_slots
+from shunted_lab.study.training import train_run
 from shunted_lab.tasks.callbacks import Stopped
 from shunted_lab.tasks.listener import RunListener
 
-pytest.importorskip("submitit", reason="pip install 'shunted_lab[cluster]'")
+submitit = pytest.importorskip("submitit", reason="pip install 'shunted_lab[cluster]'")
 
 WORDS = [
     "experiment=ablate_embed",
@@ -32,6 +35,8 @@ WORDS = [
     "launch.minutes=90",
     "launch.requeue=5",
     "launch.setup=['module load cuda','export A=1']",
+    "launch.sbatch={account: vision, constraint: a100}",
+    "launch.wait=false",
     "launch.num_workers=8",
     "launch.devices_per_run=2",
     "study.storage=postgresql+psycopg://lab@db/studies",
@@ -51,10 +56,15 @@ def cluster(tmp_path, monkeypatch):
     return tmp_path
 
 
+def work_of(folder, launch, todo=1):
+    return Work(folder, "1a2b", launch, todo)
+
+
 def test_the_script_asks_for_what_was_configured_word_by_word(cluster):
-    experiment = compose([*WORDS, f"runs_dir={cluster}/runs"])
-    jobs = slurm.submit(WORDS, experiment.config)
-    assert [job.job_id for job in jobs] == ["42_0", "42_1", "42_2"]
+    said = []
+    work = work_of(cluster / "runs" / "ablate_embed", compose(WORDS).config.launch, todo=9)
+    assert not slurm.Slurm().run(work, said.append)  # launch.wait=false
+    assert said == [f"jobs 42_0, 42_1, 42_2; {cluster}/runs/ablate_embed/jobs"]
     script = (cluster / "script").read_text().strip()
     logs = f"{cluster}/runs/ablate_embed/jobs/%A_%a_"
     with open(script) as file:
@@ -63,7 +73,9 @@ def test_the_script_asks_for_what_was_configured_word_by_word(cluster):
         "#!/bin/bash",
         "",
         "# Parameters",
+        "#SBATCH --account=vision",
         "#SBATCH --array=0-2%3",
+        "#SBATCH --constraint=a100",
         "#SBATCH --cpus-per-task=32",
         f"#SBATCH --error={logs}0_log.err",
         "#SBATCH --gpus-per-node=4",
@@ -87,25 +99,24 @@ def test_the_script_asks_for_what_was_configured_word_by_word(cluster):
     ]
     command = f"srun --unbuffered --output {logs}%t_log.out --error {logs}%t_log.err "
     assert lines[-1].startswith(command) and " -m submitit.core._submit " in lines[-1]
-    submission = jobs[0].submission()
-    assert submission.function.overrides == slurm.job_overrides(WORDS, experiment.config.launch)
+    (pickled,) = (cluster / "runs" / "ablate_embed" / "jobs").glob("42_0_submitted.pkl")
+    submission = submitit.core.utils.DelayedSubmission.load(pickled)
+    assert submission.function.command[1:] == ["-m", "shunted_lab.worker", str(work.folder), "plan=1a2b"]
     assert submission._timeout_countdown == 5 and submission._timeout_min == 90
 
 
-def test_a_job_runs_the_same_command_on_its_node():
-    assert slurm.job_overrides(WORDS, compose(WORDS).config.launch) == [
-        "experiment=ablate_embed",
-        "launch.num_workers=8",
-        "launch.devices_per_run=2",
-        "study.storage=postgresql+psycopg://lab@db/studies",
-        "seeds=[0,1]",
-        "launch=local",
-        "launch.accelerator=gpu",
-    ]
-    words = ["experiment=train", "launch=slurm", "launch.gpus=0", "launch.devices=4"]
-    found = slurm.job_overrides(words, compose(words).config.launch)
-    assert found == ["experiment=train", "launch.devices=4", "launch=local", "launch.accelerator=cpu"]
-    assert compose(found).config.launch.devices == 4
+def test_there_are_no_more_jobs_than_runs_that_are_missing():
+    def jobs(todo, *words):
+        return slurm.jobs_for(compose([*WORDS, *words]).config.launch, todo)
+
+    assert [jobs(todo) for todo in (0, 1, 2, 3, 4, 5, 9)] == [0, 1, 1, 2, 2, 3, 3]  # two workers of two GPUs each
+    assert jobs(9, "launch.gpus=0", "launch.devices=4", "launch.nodes=9") == 5
+    assert jobs(9, "launch.nodes=4", "launch.nodes_per_run=2") == 2
+
+
+def test_a_job_without_gpus_sees_none():
+    work = work_of(Path("runs"), compose(["experiment=train", "launch=slurm", "launch.gpus=0"]).config.launch)
+    assert slurm_job.Job(work).environment == {"CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.mark.parametrize(
@@ -119,7 +130,7 @@ def test_a_job_runs_the_same_command_on_its_node():
 def test_what_cannot_be_submitted_is_refused(tmp_path, monkeypatch, words, message):
     monkeypatch.setenv("PATH", str(tmp_path))  # no cluster, also on one
     with pytest.raises(ConfigError, match=message):
-        slurm.submit([], experiment_of(tmp_path, "launch=slurm", *words).config)
+        slurm.Slurm().check(experiment_of(tmp_path, "launch=slurm", *words).config.launch, None)
 
 
 def test_an_unknown_executor_is_refused(tmp_path):
@@ -127,12 +138,19 @@ def test_an_unknown_executor_is_refused(tmp_path):
         experiment_of(tmp_path, "launch=slurm", "launch.executor=pbs")
 
 
-def test_a_job_that_is_out_of_time_stops_its_command_and_is_queued_again():
-    command = slurm.Command(["experiment=train"])
-    command._process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    again = command.checkpoint()
-    assert command._process.wait(10) == -15
-    assert isinstance(again.function, slurm.Command) and again.function.overrides == ["experiment=train"]
+def test_what_slurm_refuses_is_one_line(cluster):
+    (cluster / "bin" / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid account' >&2\nexit 1\n")
+    work = work_of(cluster / "runs", compose(WORDS).config.launch)
+    with pytest.raises(ConfigError, match=r"launch: SLURM refuses the jobs: .*sbatch: error: invalid account"):
+        slurm.Slurm().run(work, print)
+
+
+def test_a_job_that_is_out_of_time_stops_its_worker_and_is_queued_again():
+    job = slurm_job.Job(work_of(Path("runs"), compose(WORDS).config.launch))
+    process = job._process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    again = job.checkpoint()
+    assert process.wait(10) == -15
+    assert isinstance(again.function, slurm_job.Job) and again.function.command == job.command
 
 
 SRUN = f"""#!{sys.executable}
@@ -184,17 +202,19 @@ class Follows(RunListener):
 
 
 def run_of(folder, *words):
-    return planned(experiment_of(folder, *NODES, *words))[1]  # overlapping: no BatchNorm
+    run = planned(experiment_of(folder, *NODES, *words))[1]  # overlapping: no BatchNorm
+    write_note(run)
+    return run
 
 
 @pytest.mark.slow
 def test_a_run_over_two_nodes_measures_what_one_process_does(tmp_path, two_nodes, monkeypatch):
     monkeypatch.setenv("SRUN_WARNS", "1")
     link = Follows()
-    two = worker.execute_apart(Assignment(run_of(tmp_path / "two", "launch.nodes_per_run=2"), {}, origin()), link)
+    two = train_on_ranks(run_of(tmp_path / "two", "launch.nodes_per_run=2"), link)
     words = "--nodes=2 --ntasks=2 --ntasks-per-node=1 --overlap --cpu-bind=none --kill-on-bad-exit=1 --cpus-per-task=3"
     assert two_nodes.read_text() == words and link.heard == [0, 1]
-    one = worker.execute(Assignment(run_of(tmp_path / "one"), {}, origin()))
+    one = train_run(run_of(tmp_path / "one"))
     assert (one["devices"], two["devices"]) == (1, 2)
     for name in ("val/loss", "test/loss"):
         assert two["metrics"][name] == pytest.approx(one["metrics"][name], rel=1e-3), name
@@ -204,25 +224,23 @@ def test_a_run_over_two_nodes_measures_what_one_process_does(tmp_path, two_nodes
 def test_a_run_over_two_nodes_stops_with_a_checkpoint_and_goes_on(tmp_path, two_nodes):
     run = run_of(tmp_path, "launch.nodes_per_run=2", "recipe.epochs=3")
     with pytest.raises(Stopped):
-        worker.execute_apart(Assignment(run, {}, origin()), Follows(until=1))
+        train_on_ranks(run, Follows(until=1))
     assert (run.folder / "checkpoints" / "last.ckpt").exists() and not (run.folder / "result.json").exists()
     link = Follows()
-    assert worker.execute_apart(Assignment(run, {}, origin()), link)["devices"] == 2
+    assert train_on_ranks(run, link)["devices"] == 2
     assert link.heard[-1] == 2 and 0 not in link.heard
 
 
 def test_jobs_have_the_nodes_of_a_run():
     config = compose([*WORDS, "launch.nodes=4", "launch.nodes_per_run=2"]).config
-    found = slurm.parameters(config)
+    found = slurm.parameters(config.launch, "name", 2)
     assert (found["nodes"], found["tasks_per_node"], found["slurm_array_parallelism"]) == (2, 1, 2)
-    words = ["experiment=train", "launch=slurm", "launch.nodes=4", "launch.nodes_per_run=2", "launch.gpus=0"]
-    assert "launch.nodes_per_run=2" in slurm.job_overrides(words, compose(words).config.launch)
 
 
 def test_on_the_other_nodes_of_a_job_its_command_waits_to_be_asked(monkeypatch):
     monkeypatch.setenv("SLURM_NODEID", "1")
-    command = slurm.Command(["experiment=train"])
-    assert command() == 0 and command._process is None
+    job = slurm_job.Job(work_of(Path("runs"), compose(WORDS).config.launch))
+    assert job() == 0 and job._process is None
 
 
 def test_nodes_that_are_not_there_are_refused(monkeypatch):
@@ -235,10 +253,6 @@ def test_nodes_that_are_not_there_are_refused(monkeypatch):
         compose([*WORDS, "launch.nodes_per_run=2"])
     with pytest.raises(ConfigError, match=r"data\.batch_size: 16 is not divisible by launch\.nodes_per_run=3$"):
         run_of("runs", "launch.nodes_per_run=3")
-    for name in ("NODE_RANK", "SLURM_NODEID"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ConfigError, match=r"launch\.nodes_per_run: 2 nodes each need NODE_RANK, MASTER_ADDR and"):
-        apart.join_nodes(2)
 
 
 WARNED = """
@@ -253,10 +267,14 @@ def test_the_warning_of_a_cluster_reaches_every_process_and_ends_none(tmp_path, 
     """As SLURM does it: the signal goes to the whole job, and interrupts the wait for the command."""
     script = f"""
 import os, signal, subprocess, sys
-from shunted_lab.study import slurm
+from pathlib import Path
 
-slurm.GRACE = 20
-command = slurm.Command([])
+from shunted_lab.config.launch import SlurmConfig
+from shunted_lab.study.engines import Work, slurm_job
+
+slurm_job.GRACE = 20
+job = slurm_job.Job(Work(Path("runs"), "1a2b", SlurmConfig(), 1))
+job.command = ["worker"]
 real = subprocess.Popen
 
 def popen(words, **options):
@@ -265,12 +283,12 @@ def popen(words, **options):
 subprocess.Popen = popen
 
 def warned(*_):
-    again = command.checkpoint()
-    print("again", again.function.overrides, flush=True)
+    again = job.checkpoint()
+    print("again", again.function.command, flush=True)
 
 signal.signal(signal.SIGUSR2, warned)
 try:
-    command()
+    print("status", job(), flush=True)
 except RuntimeError as error:
     print(error, flush=True)
 """
@@ -280,7 +298,7 @@ except RuntimeError as error:
     assert process.stdout.readline() == "ready\n"
     os.killpg(process.pid, signal.SIGUSR2)
     said = process.communicate(timeout=60)[0]
-    assert said.splitlines() == ["again []", "exit status 130 of shunted_lab.run "]
+    assert said.splitlines() == ["again ['worker']", "status 130"]
 
 
 @pytest.mark.slow

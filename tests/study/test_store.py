@@ -3,50 +3,55 @@
 import multiprocessing
 import os
 import sqlite3
+import sys
 from collections import namedtuple
 
 import pytest
 import sqlalchemy
-from conftest import COST, Silent, command, complete_once, experiment_of, names, planned, trials, until
+from conftest import (
+    COST,
+    command,
+    complete_once,
+    experiment_of,
+    names,
+    opened,
+    planned,
+    queue_of,
+    states_of,
+    trials,
+    until,
+)
 from optuna.trial import TrialState
 
 from shunted_lab.config.compose import compose
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.output.files import is_locked, locked
-from shunted_lab.study import plan, storage, store
-from shunted_lab.study.assignment import Slot
-from shunted_lab.study.launch import Launcher
-from shunted_lab.study.queue import Queue
+from shunted_lab.study import plan, storage
+from shunted_lab.study.manifest import make_home
 
 COSTS = dict.fromkeys(["non_overlapping", "overlapping", "conv_stem"], COST)
-LAUNCHERS = 4
+COMMANDS = 4
 
 
-def _launch(tmp_path, words, start):
-    """One launcher of several, on one study."""
-    config = experiment_of(tmp_path, *words).config
-    runs = planned(experiment_of(tmp_path, *words))
-    start.wait(60)
-    study = store.create_study(config, {"val/top1": "max"})
-    states = store.read_states(runs, study)
-    queue = Queue(study, states, COSTS, plan.study_folder(config))
-    queue.prepare(states)
-    Launcher(queue, [Slot(0)], Silent()).run()
+def _launch(tmp_path, words, begin):
+    """One command of several, on one study."""
+    begin.wait(60)
+    command(tmp_path, *words)
 
 
 def _all_at_once(tmp_path, *words):
     context = multiprocessing.get_context("fork")
-    start = context.Barrier(LAUNCHERS)
-    found = [context.Process(target=_launch, args=(tmp_path, words, start)) for _ in range(LAUNCHERS)]
+    start = context.Barrier(COMMANDS)
+    found = [context.Process(target=_launch, args=(tmp_path, words, start)) for _ in range(COMMANDS)]
     for process in found:
         process.start()
     for process in found:
         process.join(200)
-    assert [process.exitcode for process in found] == [0] * LAUNCHERS
+    assert [process.exitcode for process in found] == [0] * COMMANDS
 
 
 @pytest.mark.slow
-def test_four_launchers_train_200_runs_exactly_once_on_sqlite(tmp_path, trained):
+def test_four_commands_train_200_runs_exactly_once_on_sqlite(tmp_path, trained):
     words = [f"seeds={list(range(67))}"]
     _all_at_once(tmp_path, *words)
     assert len(trained.all()) == len(set(trained.all())) == 201
@@ -54,7 +59,17 @@ def test_four_launchers_train_200_runs_exactly_once_on_sqlite(tmp_path, trained)
 
 
 @pytest.mark.slow
-def test_four_launchers_train_200_runs_exactly_once_on_postgresql(tmp_path, trained, postgres):
+def test_four_commands_train_200_runs_exactly_once_in_a_journal(tmp_path, trained):
+    words = [f"seeds={list(range(67))}", "study.storage=journal"]
+    _all_at_once(tmp_path, *words)
+    assert len(trained.all()) == len(set(trained.all())) == 201
+    assert len(complete_once(trials(tmp_path, *words))) == 201
+    assert (tmp_path / "runs" / "ablate_embed" / "study.journal").exists()
+    assert not (tmp_path / "runs" / "ablate_embed" / "study.db").exists()
+
+
+@pytest.mark.slow
+def test_four_commands_train_200_runs_exactly_once_on_postgresql(tmp_path, trained, postgres):
     words = [f"seeds={list(range(67))}", f"study.storage={postgres}"]
     _all_at_once(tmp_path, *words)
     assert len(trained.all()) == len(set(trained.all())) == 201
@@ -68,7 +83,7 @@ def test_a_study_in_postgresql_goes_on_and_its_plan_writes_nothing(tmp_path, tra
     with sqlalchemy.create_engine(postgres, isolation_level="AUTOCOMMIT").connect() as connection:
         connection.execute(sqlalchemy.text("CREATE DATABASE another"))
     words = ["seeds=[0]", f"study.storage={url}"]
-    assert store.open_study(experiment_of(tmp_path, *words).config) is None
+    assert opened(experiment_of(tmp_path, *words)) is None
     with sqlalchemy.create_engine(url).connect() as connection:
         assert sqlalchemy.inspect(connection).get_table_names() == []
     trained.script = {("overlapping", 0): "fail"}
@@ -78,25 +93,42 @@ def test_a_study_in_postgresql_goes_on_and_its_plan_writes_nothing(tmp_path, tra
 
 
 def _refuse(tmp_path, *words):
-    return store.open_study(experiment_of(tmp_path, *words).config)
+    experiment = experiment_of(tmp_path, *words)
+    make_home(plan.study_folder(experiment.config), experiment.config.study.storage)
+    return opened(experiment)
 
 
 def test_a_database_that_cannot_be_reached_is_refused_without_its_password(tmp_path):
     pytest.importorskip("psycopg")
-    with pytest.raises(ConfigError, match=r"study\.storage: \S+lab:\*\*\*@127\.0\.0\.1:1/x cannot be reached"):
+    with pytest.raises(ConfigError, match=r"study\.storage: \S+lab@127\.0\.0\.1:1/x cannot be reached"):
         _refuse(tmp_path, "study.storage='postgresql+psycopg://lab:secret@127.0.0.1:1/x'")
 
 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("runs/study.db", r"study\.storage: runs/study\.db is not a URL"),
+        ("runs/study.db", r"study\.storage: runs/study\.db is neither journal nor a URL"),
         ("nodb://x/y", r"study\.storage: nodb://x/y cannot be reached"),
     ],
 )
 def test_a_url_that_is_none_is_refused(tmp_path, url, message):
     with pytest.raises(ConfigError, match=message):
         _refuse(tmp_path, f"study.storage='{url}'")
+
+
+def test_a_driver_that_is_not_installed_names_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(
+        ConfigError, match=r"lab@db/x needs the module 'psycopg', .*pip install 'shunted_lab\[postgres\]'"
+    ):
+        _refuse(tmp_path, "study.storage='postgresql+psycopg://lab:secret@db/x'")
+
+
+def test_a_password_is_written_nowhere(tmp_path):
+    with pytest.raises(ConfigError):
+        _refuse(tmp_path, "study.storage='postgresql+psycopg://lab:secret@127.0.0.1:1/x'")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files and not [path for path in files if b"secret" in path.read_bytes()]
 
 
 def test_a_database_of_a_newer_schema_is_refused(tmp_path, trained):
@@ -114,10 +146,10 @@ def test_a_database_that_is_none_is_refused(tmp_path):
         _refuse(tmp_path)
 
 
-def test_a_launcher_that_was_killed_before_it_had_made_the_study_leaves_nothing_in_the_way(tmp_path, trained):
-    (tmp_path / "runs" / "ablate_embed").mkdir(parents=True)
-    storage.make_storage(tmp_path / "runs" / "ablate_embed" / "study.db").engine.dispose()  # tables, and no study
-    assert store.open_study(experiment_of(tmp_path).config) is None
+def test_a_command_that_was_killed_before_it_had_made_the_study_leaves_nothing_in_the_way(tmp_path, trained):
+    home = make_home(tmp_path / "runs" / "ablate_embed", None)
+    storage.write_storage(home.folder / "study.db").engine.dispose()  # tables, and no study
+    assert opened(experiment_of(tmp_path)) is None
     assert names(command(tmp_path, "seeds=[0]")) == ["done"] * 3
 
 
@@ -184,9 +216,9 @@ def test_a_runs_dir_that_cannot_be_made_is_refused(tmp_path):
 
 def test_trials_that_were_set_aside_are_no_results(tmp_path, trained):
     command(tmp_path, "seeds=[0]")
-    study = store.create_study(experiment_of(tmp_path).config, {"val/top1": "max"})
+    study = queue_of(experiment_of(tmp_path, "seeds=[0]")).study
     done = [t.number for t in study.trials if t.state == TrialState.COMPLETE]
     study.set_user_attr("set_aside", {str(number): "elsewhere" for number in done})
     for path in tmp_path.glob("runs/*/*/seed0-*"):
         path.rename(path.with_name(path.name + ".1"))
-    assert names(store.read_states(planned(experiment_of(tmp_path, "seeds=[0]")), study)) == ["missing"] * 3
+    assert names(states_of(tmp_path, "seeds=[0]")) == ["missing"] * 3

@@ -12,24 +12,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Silent, experiment_of, planned, study_of, until
+from conftest import Silent, experiment_of, manifest_of, opened, planned, study_of, until
 
-from shunted_lab.config.schema import ConfigError
+from shunted_lab import worker
 from shunted_lab.output.files import is_locked
-from shunted_lab.study import folder, plan, store, worker
-from shunted_lab.study.assignment import Assignment, origin
-from shunted_lab.study.launch import Launcher, plan_slots
-from shunted_lab.study.queue import Queue
+from shunted_lab.study import folder, training
+from shunted_lab.study.engines import work_of
+from shunted_lab.study.engines.local import Local
+from shunted_lab.study.prepare import prepare
+from shunted_lab.study.ranks import train_on_ranks
+from shunted_lab.study.slots import plan_slots
+from shunted_lab.study.states import read_states
+from shunted_lab.tasks.callbacks import Stopped
 from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.predictions import read_predictions
 
 SMALL = ("seeds=[0]", "recipe.epochs=2", "recipe.limit_batches=3", "data.batch_size=16", "launch.accelerator=cpu")
-COMMAND = [sys.executable, "-m", "shunted_lab.study.worker"]
+COMMAND = [sys.executable, "-m", "shunted_lab.worker"]
 
 
 def small(tmp_path, *words):
     run = planned(experiment_of(tmp_path, *SMALL, *words))[0]
-    folder.describe(run, origin())
+    folder.write_note(run)
     return run
 
 
@@ -52,28 +56,28 @@ def test_a_run_is_trained_and_repeated_from_its_folder(tmp_path):
 
 def test_a_folder_that_is_none_is_one_line(tmp_path, capsys):
     assert worker.main([str(tmp_path)]) == 1
-    assert capsys.readouterr().err == f"error: {tmp_path}: is not a run's folder: it has no run.json\n"
-    assert worker.main(["--help"]) == 0 and "RUN_FOLDER" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}: is not a study's folder: it has no study.json with a plan")
+    assert worker.main([]) == 1 and "error: study: is missing; give the folder" in capsys.readouterr().err
+    assert worker.main(["--help"]) == 0 and "RUN_FOLDER" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_a_run_over_two_processes_ends_as_one_over_one_device_does(tmp_path, monkeypatch):
-    """DDP on gloo, started by the launcher's worker; the batch is shared, so the training is the same."""
+    """DDP on gloo, started by a worker; the batch is shared, so the training is the same."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     found = {}
     for devices in (1, 2):
         words = (*SMALL, "launch.devices=2", f"launch.devices_per_run={devices}", f"runs_dir={tmp_path}/{devices}")
         experiment = experiment_of(tmp_path, *words)
         experiment = replace(experiment, variants={"overlapping": experiment.variants["overlapping"]})
-        config, runs = experiment.config, planned(experiment)
-        study = store.create_study(config, {"val/top1": "max"})
-        states = store.read_states(runs, study)
-        costs = plan.count_costs(experiment, plan.data_facts(experiment))
-        queue = Queue(study, states, costs, plan.study_folder(config))
-        heard = Silent()
-        Launcher(queue, plan_slots(config.launch), heard).run()
-        found[devices] = store.read_states(runs, study)[0]
-        assert [outcome for _, _, outcome in heard.heard] == ["started", "epoch 0", "epoch 1", "done"], found[devices]
+        manifest, heard = manifest_of(experiment), Silent()
+        home, plan, left = prepare(manifest, manifest.runs)
+        slots = plan_slots(experiment.config.launch)
+        Local().run(work_of(home, plan, experiment.config.launch, left, slots, heard), print)
+        study = opened(experiment)
+        found[devices] = read_states(manifest.runs, study)[0]
+        assert [outcome for _, _, outcome in heard.heard] == ["started", "epoch 0", "epoch 1", "done"], heard.reasons
         assert len(study.trials[0].intermediate_values) == 2
     assert (found[1].result["devices"], found[2].result["devices"]) == (1, 2)
     assert found[1].run.fingerprint == found[2].run.fingerprint
@@ -104,27 +108,27 @@ def test_a_run_over_two_processes_stops_with_a_checkpoint(tmp_path):
             self.stop = True
             return False
 
-    with pytest.raises(worker.Stopped):
-        worker.execute_apart(Assignment(run, {}, origin()), Stop())
+    with pytest.raises(Stopped):
+        train_on_ranks(run, Stop())
     assert (run.folder / "checkpoints" / "last.ckpt").exists() and not (run.folder / "result.json").exists()
     until(lambda: not is_locked(run.folder / "lock"))
 
 
 def test_a_search_can_ask_for_latency_and_memory(tmp_path, monkeypatch):
-    run = small(tmp_path)
-    monkeypatch.setattr(worker, "train", lambda *args: {"metrics": {"val/top1": 0.5, "test/top1": 0.5}, "classes": 9})
-    result = worker.execute(Assignment(run, {"params": 7}, origin(), measure=True))
-    assert result["costs"]["params"] == 7 and 0 < result["costs"]["latency"] < 10
-    assert result["costs"]["memory"] > 0  # bytes; torch's profiler counts them on a CPU
+    run = replace(small(tmp_path), measure=True)
+    result = {"metrics": {"val/top1": 0.5, "test/top1": 0.5}, "classes": 9}
+    monkeypatch.setattr(training, "train", lambda *args: result)
+    costs = training.train_run(run)["costs"]
+    assert 0 < costs["latency"] < 10 and costs["memory"] > 0  # bytes; torch's profiler counts them on a CPU
 
 
-def test_devices_that_do_not_divide_the_batch_are_refused_by_hand(tmp_path):
+def test_devices_that_do_not_divide_the_batch_are_refused_by_hand(tmp_path, capsys):
     run = small(tmp_path)
     note = json.loads((run.folder / "run.json").read_text())
     note["config"]["launch"] |= {"devices": 3, "devices_per_run": 3}
     (run.folder / "run.json").write_text(json.dumps(note))
-    with pytest.raises(ConfigError, match=r"data\.batch_size: 16 is not divisible by launch\.devices_per_run=3"):
-        worker._assignment(run.folder)
+    assert worker.main([str(run.folder)]) == 1
+    assert "data.batch_size: 16 is not divisible by launch.devices_per_run=3" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -139,8 +143,8 @@ def test_the_command_keeps_two_workers_busy_and_survives_the_death_of_one(tmp_pa
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     until(lambda: len(list(tmp_path.glob("runs/*/*/*/checkpoints/last.ckpt"))) == 2, 120)
-    launcher = study_of(tmp_path, *SMALL).trials[0].user_attrs["launcher"]
-    assert is_locked(Path(launcher["lock"]))
+    owner = study_of(tmp_path, *SMALL).trials[0].user_attrs["worker"]
+    assert is_locked(Path(owner["lock"]))
     workers = _workers(tmp_path)
     assert len(workers) == 2
     os.kill(workers.pop(), signal.SIGKILL)
@@ -164,11 +168,11 @@ def _workers(where):
     return found
 
 
-def test_a_worker_gives_each_run_its_own_threads(tmp_path, monkeypatch):
+def test_each_run_has_its_own_threads(tmp_path, monkeypatch):
     run = small(tmp_path)
     seen = []
-    monkeypatch.setattr(worker, "take", lambda slot: seen.append(slot.threads))
+    monkeypatch.setattr(training, "take", lambda slot: seen.append(slot.threads))
     for macs in (1e6, 1e12, 1e6):
-        worker._use_threads(Assignment(run, {"macs": macs}, origin()), 6)
-    worker._use_threads(Assignment(run, {"macs": 1e12}, origin()))
+        training.use_threads(replace(run, costs={"macs": macs}), 6)
+    training.use_threads(replace(run, costs={"macs": 1e12}))
     assert seen == [1, 6, 1, None]

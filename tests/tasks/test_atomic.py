@@ -77,7 +77,7 @@ def test_a_run_that_is_killed_twice_ends_bit_for_bit_where_an_undisturbed_one_do
         while _epochs(tmp_path) < epoch:
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)  # the launcher and its workers
+        os.killpg(process.pid, signal.SIGKILL)  # the command and its workers
         process.wait()
     assert not list(tmp_path.glob("runs/train/model/*/result.json"))
     subprocess.run([sys.executable, "-m", "shunted_lab.run", *words], cwd=tmp_path, check=True, timeout=200)

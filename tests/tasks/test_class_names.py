@@ -15,7 +15,7 @@ from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import check_data
 from shunted_lab.nn import init_weights
-from shunted_lab.study.folder import describe
+from shunted_lab.study.folder import write_note
 from shunted_lab.study.plan import data_facts, initial_weights, plan_runs
 from shunted_lab.tasks.callbacks import Stopped
 from shunted_lab.tasks.checkpoint import load_initial
@@ -61,7 +61,7 @@ def run(data, tmp_path_factory) -> Path:
     words = ["experiment=train", *TINY, *LAUNCH, *SHORT, "data=folder", f"data.root={data}"]
     experiment = compose([*words, f"runs_dir={tmp_path_factory.mktemp('runs')}"])
     planned = plan_runs(experiment, data_facts(experiment))[0]
-    describe(planned, {"git": None, "versions": {}})
+    write_note(planned)
     result = train(planned.config, planned.folder)
     (planned.folder / "result.json").write_text(json.dumps(result))
     return planned.folder

@@ -174,17 +174,18 @@ def test_weights_that_came_later_make_another_run(weights, tmp_path, capsys):
 
 
 def test_weights_that_change_after_the_plan_are_refused(weights, tmp_path):
-    from shunted_lab.study.assignment import Assignment
+    from shunted_lab.study.folder import write_note
     from shunted_lab.study.plan import data_facts, plan_runs
-    from shunted_lab.study.worker import execute
+    from shunted_lab.study.training import train_run
 
     file = shutil.copy(weights, tmp_path / "ckpt.pth")
     words = ["experiment=train", *TINY, *SHORT, f"runs_dir={tmp_path}", f"model.checkpoint={file}"]
     experiment = compose(words)
     run = plan_runs(experiment, data_facts(experiment))[0]
+    write_note(run)
     Path(file).write_bytes(b"another")
     with pytest.raises(ConfigError, match=r"^model\.checkpoint: .*ckpt\.pth is gone or has changed since the plan"):
-        execute(Assignment(run, {}, {}, False))
+        train_run(run)
 
 
 # --- rates by layer --------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from shunted_lab.config.compose import compose
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data.earth.tiles import CLASS_NAMES
 from shunted_lab.nn import Pyramid
-from shunted_lab.study.folder import Run, describe, find_checkpoint
-from shunted_lab.study.worker import _check_weights
+from shunted_lab.study.folder import Run, find_checkpoint, write_note
+from shunted_lab.study.training import _check_weights
 from shunted_lab.tasks.callbacks import Stopped
 from shunted_lab.tasks.checkpoint import load_model
 from shunted_lab.tasks.listener import RunListener
@@ -146,7 +146,7 @@ def test_weights_to_begin_with_are_needed_where_no_checkpoint_can_be_read(folder
 
 
 def test_a_command_that_reads_a_damaged_checkpoint_says_so_in_one_line(folder):
-    describe(Run("model", 0, RUN, "0" * 16, folder), {})
+    write_note(Run("model", 0, RUN, "0" * 16, folder))
     run, file = find_checkpoint(str(folder))
     assert run is not None and file.name == "best.ckpt"
     assert isinstance(load_model(run.config.model, file, CLASS_NAMES).net, Pyramid)
@@ -187,7 +187,7 @@ def test_a_run_whose_result_is_gone_is_trained_again_from_its_first_epoch(folder
 
 
 def test_the_weights_of_a_run_that_kept_none_are_refused_with_the_reason(folder):
-    describe(Run("model", 0, RUN, "0" * 16, folder), {})
+    write_note(Run("model", 0, RUN, "0" * 16, folder))
     keep_weights(folder / "checkpoints", "best", "none")
     with pytest.raises(ConfigError, match=r"best\.ckpt does not exist; the run has not finished an epoch"):
         find_checkpoint(str(folder))

@@ -1,0 +1,203 @@
+"""Copies of studies in the Optuna dashboard: readable, up to date, and without any way back to the studies."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore
+from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.storages import InMemoryStorage
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial
+
+from shunted_lab.config.experiment_file import experiment_files
+from shunted_lab.study.storage import FILE, JOURNAL_FILE, reading
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+REPORTS = ("table.md", "table.csv", "table.tex", "search.md", "search.csv")
+HIDDEN = ("configuration", "heartbeat")  # beside nested attributes, which are long
+TRIALS = 1_000_000  # ids of trials that are kept for each study
+READ_ONLY = "these are copies of the studies, which cannot be changed here"
+
+Key = tuple[Path | str, str]  # file or URL of a study, and its name there
+
+
+class Mirror:
+    """The Optuna dashboard over copies of studies, as a WSGI application.
+
+    A refresh makes a storage with a dashboard of its own, which replaces the last one between two requests. A study
+    keeps its number (its page is `/dashboard/studies/NUMBER`) and the ids of its trials: an open page asks only for
+    trials that were not finished the last time.
+
+    Args:
+        runs_dir: its subfolders with a study are shown.
+        url: a storage that holds further ones.
+        reports: a folder for copies of the reports.
+    """
+
+    def __init__(self, runs_dir: Path, url: str | None, reports: Path):
+        self.runs_dir = runs_dir
+        self.url = url
+        self.reports = reports
+        self.storage = InMemoryStorage()
+        self._dashboard = self._serve(self.storage)
+        self._copies: dict[Path | str, tuple[Any, InMemoryStorage]] = {}  # file or URL -> its stamp, its studies
+        self._numbers: list[Key] = []  # the index of a study is its number
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request. One that would change a copy is refused: the next refresh would undo it."""
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            start_response("403 Forbidden", [("Content-Type", "application/json")])
+            return [json.dumps({"reason": READ_ONLY}).encode()]
+        return self._dashboard(environ, start_response)
+
+    def refresh(self) -> dict[str, Exception]:
+        """Copy the studies that have changed, and show them.
+
+        Returns:
+            What could not be read, a file or `storage` (the URL), and why; its last copies are still shown.
+        """
+        places: list[Path | str] = [*self.runs_dir.glob(f"*/{FILE}"), *self.runs_dir.glob(f"*/{JOURNAL_FILE}")]
+        copies: dict[Path | str, tuple[Any, InMemoryStorage]] = {}
+        problems: dict[str, Exception] = {}
+        for place in (*sorted(places), *([self.url] if self.url else [])):
+            copies[place] = last = self._copies.get(place, (None, InMemoryStorage()))
+            try:
+                stamp = _stamp(place)
+                if stamp is None or stamp != last[0]:
+                    copies[place] = stamp, self._copy(place)
+            except Exception as error:
+                problems["storage" if place == self.url else str(place)] = error
+        if copies != self._copies:
+            self._show(copies)
+        return problems
+
+    def _copy(self, place: Path | str) -> InMemoryStorage:
+        """The studies of a file or URL in memory, made readable."""
+        copies = InMemoryStorage()
+        with reading(place) as storage:
+            if storage is not None:
+                for name in sorted(optuna.get_all_study_names(storage)):
+                    optuna.copy_study(from_study_name=name, from_storage=storage, to_storage=copies)
+        for study in copies.get_all_studies():
+            make_readable(copies.get_all_trials(study._study_id, deepcopy=False))
+            shown = copies.get_study_user_attrs(study._study_id)  # not a copy, as the trials above
+            for key in shown.keys() - _flat(shown).keys():
+                del shown[key]
+            copy = optuna.load_study(study_name=study.study_name, storage=copies)
+            self._describe(copy, self._folder(place, study.study_name, study.user_attrs))
+        return copies
+
+    def _folder(self, place: Path | str, name: str, attrs: Mapping[str, Any]) -> Path:
+        """The folder of a study: that of its file, which may have been moved; one in a database says where it is."""
+        return place.parent if isinstance(place, Path) else Path(attrs.get("folder", self.runs_dir / name))
+
+    def _describe(self, copy: Study, folder: Path) -> None:
+        """The note of a study: its question, and its table; the reports as files beside it."""
+        from optuna_dashboard import save_note  # an extra
+
+        parts = [_question(folder.name.removesuffix("-smoke"))]
+        for path in (folder / name for name in REPORTS):
+            if path.exists():
+                self._attach(copy, path)
+                parts += [path.read_text(encoding="utf-8")] if path.suffix == ".md" else []
+        save_note(copy, "\n\n".join(part for part in parts if part))
+
+    def _attach(self, copy: Study, path: Path) -> None:
+        """Show a report beside a study. `upload_artifact` would add a file with another id at every refresh."""
+        name = str(uuid.uuid5(uuid.NAMESPACE_URL, path.absolute().as_uri()))
+        shutil.copyfile(path, self.reports / name)
+        meta = ArtifactMeta(name, path.name, mimetypes.guess_type(path.name)[0] or "text/plain", None)
+        copy._storage.set_study_system_attr(copy._study_id, f"artifacts:{name}", json.dumps(asdict(meta)))
+
+    def _show(self, copies: dict[Path | str, tuple[Any, InMemoryStorage]]) -> None:
+        """Put all studies into a new storage, under their numbers, and serve it."""
+        folders = {
+            (place, study.study_name): self._folder(place, study.study_name, study.user_attrs)
+            for place, (_, storage) in copies.items()
+            for study in storage.get_all_studies()
+        }
+        names, fresh = _names(folders), InMemoryStorage()
+        numbers = self._numbers + [key for key in folders if key not in self._numbers]
+        for number, key in enumerate(numbers):
+            fresh._max_trial_id = number * TRIALS - 1  # the next trial's id follows
+            if key in names:
+                place, name = key
+                optuna.copy_study(
+                    from_study_name=name, from_storage=copies[place][1], to_storage=fresh, to_study_name=names[key]
+                )
+            else:  # it was deleted, and no other study gets its number
+                fresh.delete_study(fresh.create_new_study([StudyDirection.NOT_SET]))
+        self._dashboard = self._serve(fresh)
+        self.storage, self._copies, self._numbers = fresh, copies, numbers
+
+    def _serve(self, storage: InMemoryStorage) -> WSGIApplication:
+        import optuna_dashboard  # an extra
+
+        return optuna_dashboard.wsgi(storage, artifact_store=FileSystemArtifactStore(self.reports))
+
+
+def make_readable(trials: Sequence[FrozenTrial]) -> None:
+    """Give the trials of a copy a name, their metrics as attributes, and, where they have no parameters, variant and
+    seed as such, so that plots have axes. Other nested attributes are long, and in the run's folder.
+    """
+    trials = [t for t in trials if "fingerprint" in t.user_attrs]  # others are of another program in the same database
+    # In the order of trials: an open page knows a variant by its index, which stays when another one is added.
+    variants = list(dict.fromkeys(t.user_attrs["variant"] for t in trials if "variant" in t.user_attrs))
+    for trial in trials:
+        attrs = trial.user_attrs
+        if "variant" in attrs and not trial.params:
+            trial.params = {"variant": attrs["variant"], "seed": attrs["seed"]}
+            seeds = IntDistribution(0, max(1000, attrs["seed"]))
+            trial.distributions = {"variant": CategoricalDistribution(variants), "seed": seeds}
+        name = f"{attrs['variant']}, seed {attrs['seed']}" if "variant" in attrs else ""
+        result = attrs.get("result", {})
+        metrics = {key: round(value, 5) for key, value in result.get("metrics", {}).items()}
+        costs = attrs.get("costs", {}) | result.get("costs", {})
+        trial.user_attrs = {"name": name} | _flat(attrs) | _flat(result) | _flat(costs) | metrics
+
+
+def _flat(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in attrs.items() if isinstance(value, str | int | float) and key not in HIDDEN}
+
+
+def _names(folders: Mapping[Key, Path]) -> dict[Key, str]:
+    """How studies are called: by their folders, with the rest of the study's name where several would be the same.
+
+    One that is found twice, by its file and in the database of that file, is called once.
+    """
+    count = Counter(folder.name for folder in folders.values())
+    named = {}
+    for key, folder in folders.items():
+        rest = key[1].removeprefix(folder.name).strip("-") or folder
+        named[folder.name if count[folder.name] == 1 else f"{folder.name} ({rest})"] = key
+    return {key: name for name, key in named.items()}
+
+
+def _stamp(place: Path | str) -> list[tuple[int, int]] | None:
+    """What changes with the file of a study or its report; None for a database, which has to be read."""
+    if isinstance(place, str):
+        return None
+    files = [place, place.with_name(f"{place.name}-wal"), *(place.parent / name for name in REPORTS)]
+    found = [path.stat() for path in files if path.exists()]
+    return [(stat.st_mtime_ns, stat.st_size) for stat in found]
+
+
+def _question(name: str) -> str:
+    """The first line of an experiment's file: what it asks, and its command."""
+    path = experiment_files().get(name)
+    if path is None:
+        return ""
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    return f"**{first.lstrip('# ')}**" if first.startswith("#") else ""

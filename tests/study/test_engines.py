@@ -1,0 +1,149 @@
+"""Every engine keeps the contract: it refuses in one line what cannot be started, starts workers, waits for them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import experiment_of, names, opened, prepared, trials
+from optuna.trial import TrialState
+
+from shunted_lab.config.groups import PRESETS
+from shunted_lab.config.schema import ConfigError
+from shunted_lab.study.engines import ENGINES, engine_of, work_of, worker_command
+from shunted_lab.study.slots import Slot
+from shunted_lab.study.states import read_states
+
+SMOKE = ["seeds=[0]", "smoke=true", "launch.threads=1"]
+OPTIONS = {
+    "local": ["launch=local", "launch.accelerator=cpu"],
+    "slurm": ["launch=slurm", "launch.executor=local", "launch.gpus=0"],
+    "ray": ["launch=ray", "launch.gpus=0"],
+    "manual": ["launch=manual"],
+}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """The address of a Ray cluster of two nodes on this machine."""
+    pytest.importorskip("ray", reason="pip install 'shunted_lab[ray]'")
+    ray = str(Path(sys.executable).with_name("ray"))
+    quiet = {"env": os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}, "stdout": subprocess.DEVNULL, "check": True}
+    options = ["--num-cpus=1", "--object-store-memory=100000000"]
+    address = f"127.0.0.1:{20000 + os.getpid() % 20000}"
+    head = [ray, "start", "--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false", *options]
+    subprocess.run(head, timeout=120, **quiet)
+    try:
+        subprocess.run([ray, "start", f"--address={address}", *options], timeout=120, **quiet)
+        yield address
+    finally:
+        subprocess.run([ray, "stop", "--force"], timeout=120, **quiet)
+
+
+def test_every_engine_is_tested_and_has_a_preset():
+    assert ENGINES.keys() == OPTIONS.keys() == PRESETS["launch"].keys()
+
+
+class TestEngine:
+    """The contract, for every engine."""
+
+    @pytest.fixture(params=list(ENGINES))
+    def words(self, request):
+        pytest.importorskip({"slurm": "submitit", "ray": "ray"}.get(request.param, "optuna"))
+        options = list(OPTIONS[request.param])
+        if request.param == "ray" and "run" in request.node.name:
+            options.append(f"launch.address={request.getfixturevalue('cluster')}")
+        return [*SMOKE, *options]
+
+    def test_it_has_a_file_of_little_more_than_100_lines(self, words, tmp_path):
+        engine = engine_of(experiment_of(tmp_path, *words).config.launch)
+        file = Path(sys.modules[type(engine).__module__].__file__)
+        assert len(file.read_text().splitlines()) <= 125
+
+    def test_nothing_is_described_for_a_finished_study(self, words, tmp_path):
+        launch = experiment_of(tmp_path, *words).config.launch
+        engine = engine_of(launch)
+        assert engine.describe(launch, 0) == ""
+        assert engine.here or engine.describe(launch, 3).startswith("would ")
+
+    @pytest.mark.slow
+    def test_run_trains_what_is_missing_and_waits(self, words, tmp_path):
+        if "launch=manual" in words:
+            pytest.skip("it starts nothing")
+        experiment = experiment_of(tmp_path, *words)
+        home, plan, left, manifest = prepared(experiment)
+        launch, said = experiment.config.launch, []
+        engine = engine_of(launch)
+        engine.check(launch, None)
+        work = work_of(home, plan, launch, left, [Slot(0, threads=1)], None or _quiet())
+        assert left == 3 and engine.run(work, said.append)
+        assert names(read_states(manifest.runs, opened(experiment))) == ["done"] * 3, said
+        assert [t.state for t in trials(tmp_path, *words)] == [TrialState.COMPLETE] * 3
+
+
+@pytest.mark.slow
+def test_runs_that_were_enqueued_are_trained_by_a_worker_that_knows_the_folder_alone(tmp_path):
+    """From another working directory, without the experiment's file: the plan is frozen when it is made."""
+    (tmp_path / "experiments").mkdir()
+    file = tmp_path / "experiments" / "mine.yaml"
+    file.write_text("baseline: a\nseeds: [0]\nvariants: {a: {}, b: {model.drop_rate: 0.1}}\n")
+
+    def run(where, *words):
+        command = [sys.executable, "-m", *words]
+        return subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=200)
+
+    words = ["shunted_lab.run", "experiment=mine", "smoke=true", "launch.accelerator=cpu"]
+    queued = run(tmp_path, *words, "launch=manual")
+    folder = tmp_path / "runs" / "mine-smoke"
+    assert queued.returncode == 0, queued.stderr
+    assert "2 runs enqueued; each worker: python -m shunted_lab.worker" in queued.stdout
+    file.write_text("broken: [")
+    worker = run("/", "shunted_lab.worker", str(folder), "devices=1")
+    assert worker.returncode == 0, worker.stdout + worker.stderr
+    assert "[2/2] b, seed 0: val/top1" in worker.stdout
+    assert run("/", "shunted_lab.report", str(folder)).returncode == 0
+    assert (folder / "table.md").exists() and len(list(folder.glob("*/seed0-*/result.json"))) == 2
+
+
+def _quiet():
+    from shunted_lab.study.watch import Quiet
+
+    return Quiet()
+
+
+def test_a_ray_cluster_that_is_not_there_is_one_line(tmp_path):
+    pytest.importorskip("ray")
+    launch = experiment_of(tmp_path, "launch=ray", "launch.address=127.0.0.1:1").config.launch
+    with pytest.raises(ConfigError, match=r"launch\.address: there is no Ray cluster at '127\.0\.0\.1:1'"):
+        engine_of(launch).check(launch, None)
+
+
+def test_ray_without_its_package_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    launch = experiment_of(tmp_path, "launch=ray").config.launch
+    with pytest.raises(ConfigError, match=r"launch: ray is not installed; pip install 'shunted_lab\[ray\]'"):
+        engine_of(launch).check(launch, None)
+
+
+@pytest.mark.slow
+def test_ray_without_gpus_is_one_line(tmp_path, cluster):
+    launch = experiment_of(tmp_path, "launch=ray", f"launch.address={cluster}").config.launch
+    with pytest.raises(ConfigError, match=r"launch\.gpus: 1 are more than the 0 of the Ray cluster"):
+        engine_of(launch).check(launch, None)
+
+
+def test_the_manifest_for_kubernetes_is_valid_and_starts_a_worker(tmp_path):
+    validate = pytest.importorskip("kubernetes_validate")
+    file = Path(__file__).parents[2] / "docs" / "howto" / "kubernetes.yaml"
+    (job,) = yaml.safe_load_all(file.read_text())
+    validate.validate(job, "1.34", strict=True)
+    spec = job["spec"]
+    assert spec["completionMode"] == "Indexed" and spec["completions"] == spec["parallelism"]
+    (container,) = spec["template"]["spec"]["containers"]
+    experiment = experiment_of(tmp_path)
+    home, plan, left, _ = prepared(experiment)
+    command = worker_command(work_of(home, plan, experiment.config.launch, left, [], _quiet()))
+    assert container["command"][:3] == ["python", *command[1:3]]
+    assert spec["template"]["spec"]["terminationGracePeriodSeconds"] >= 60
