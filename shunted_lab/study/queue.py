@@ -25,6 +25,7 @@ A run is a trial of Optuna's study for each time that it was begun:
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import socket
 import time
@@ -44,7 +45,7 @@ from shunted_lab.output.files import locked
 from shunted_lab.study.folder import NOTE, Run, missing_metrics, read_result, write_note
 from shunted_lab.study.machine import this_machine
 from shunted_lab.study.patience import patient
-from shunted_lab.study.states import by_fingerprint, count_attempts, current, is_alive
+from shunted_lab.study.states import by_fingerprint, count_attempts, current, is_alive, is_leaving
 from shunted_lab.study.storage import AWAY
 
 WORKERS = "workers"  # in the study's folder: a lock for each worker, held while it lives
@@ -93,6 +94,8 @@ class Queue:
         self.lock = (folder / WORKERS / f"{host}-{os.getpid()}-{uuid.uuid4().hex[:6]}").absolute()
         self.lock.parent.mkdir(parents=True, exist_ok=True)
         self.worker = {"machine": this_machine(), "host": host, "lock": str(self.lock), "heartbeat": heartbeat}
+        if (supervisor := multiprocessing.parent_process()) is not None:
+            self.worker["supervisor"] = supervisor.pid
         self._waiting: list[FrozenTrial] = []
         self._known: dict[str, list[FrozenTrial]] = {}
         self._beaten = time.monotonic()
@@ -185,10 +188,13 @@ class Queue:
         return over and not own_end and count_attempts(trials) < self.max_attempts
 
     def _wait_for_the_dead(self) -> bool:
-        """Wait until workers of other machines that look dead are known to live or not; True if a run can be taken."""
+        """Wait until workers of other machines that look dead are known to live or not, and until those whose command
+        was killed have written their checkpoints. True if a run can be taken.
+        """
         while not self.stopping():
             running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            if all(is_alive(t) for t in running if t.user_attrs.get("fingerprint") in self.runs):
+            mine = [t for t in running if t.user_attrs.get("fingerprint") in self.runs]
+            if all(is_alive(t) and not is_leaving(t) for t in mine):
                 return False
             time.sleep(min(1.0, self.heartbeat / 4))
             if self._refill():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -121,6 +122,13 @@ def is_alive(trial: FrozenTrial) -> bool:
     if worker["machine"] == this_machine():
         return is_locked(Path(worker["lock"]))
     return time.time() - trial.user_attrs.get("heartbeat", 0) < SILENCE * worker["heartbeat"]
+
+
+def is_leaving(trial: FrozenTrial) -> bool:
+    """Whether the command that started the worker of a RUNNING trial on this machine is gone: the worker is ending."""
+    worker = trial.user_attrs.get("worker") or {}
+    supervisor = worker.get("supervisor")
+    return worker.get("machine") == this_machine() and supervisor is not None and not psutil.pid_exists(supervisor)
 
 
 def other_runs(study: Study | None, runs: Sequence[Run]) -> int:
