@@ -250,3 +250,24 @@ def postgres():
 def server():
     """A PostgreSQL server of one test, which it may stop and start."""
     yield from _server(1)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A Ray cluster of two nodes on this machine. It ends its own processes; `ray stop` would end those of anybody."""
+    pytest.importorskip("ray", reason="pip install 'shunted_lab[ray]'")
+    from ray.cluster_utils import Cluster
+
+    folder = tempfile.mkdtemp(prefix="ray")  # short, for sockets; Ray's own names the last cluster of the user
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        size = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+        cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **size})
+        try:
+            cluster.add_node(**size)
+            yield cluster
+        finally:
+            cluster.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,5 @@
 """Every engine keeps the contract: it refuses in one line what cannot be started, starts workers, waits for them."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,23 +24,6 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """The address of a Ray cluster of two nodes on this machine."""
-    pytest.importorskip("ray", reason="pip install 'shunted_lab[ray]'")
-    ray = str(Path(sys.executable).with_name("ray"))
-    quiet = {"env": os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}, "stdout": subprocess.DEVNULL, "check": True}
-    options = ["--num-cpus=1", "--object-store-memory=100000000"]
-    address = f"127.0.0.1:{20000 + os.getpid() % 20000}"
-    head = [ray, "start", "--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false", *options]
-    subprocess.run(head, timeout=120, **quiet)
-    try:
-        subprocess.run([ray, "start", f"--address={address}", *options], timeout=120, **quiet)
-        yield address
-    finally:
-        subprocess.run([ray, "stop", "--force"], timeout=120, **quiet)
-
-
 def test_every_engine_is_tested_and_has_a_preset():
     assert ENGINES.keys() == OPTIONS.keys() == PRESETS["launch"].keys()
 
@@ -54,7 +36,7 @@ class TestEngine:
         pytest.importorskip({"slurm": "submitit", "ray": "ray"}.get(request.param, "optuna"))
         options = list(OPTIONS[request.param])
         if request.param == "ray" and "run" in request.node.name:
-            options.append(f"launch.address={request.getfixturevalue('cluster')}")
+            options.append(f"launch.address={request.getfixturevalue('ray_cluster').address}")
         return [*SMOKE, *options]
 
     def test_it_has_a_file_of_little_more_than_100_lines(self, words, tmp_path):
@@ -128,8 +110,8 @@ def test_ray_without_its_package_names_the_extra(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_ray_without_gpus_is_one_line(tmp_path, cluster):
-    launch = experiment_of(tmp_path, "launch=ray", f"launch.address={cluster}").config.launch
+def test_ray_without_gpus_is_one_line(tmp_path, ray_cluster):
+    launch = experiment_of(tmp_path, "launch=ray", f"launch.address={ray_cluster.address}").config.launch
     with pytest.raises(ConfigError, match=r"launch\.gpus: 1 are more than the 0 of the Ray cluster"):
         engine_of(launch).check(launch, None)
 
