@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +130,13 @@ class RayConfig(LaunchConfig):
         super().__post_init__()
         at_least(0, "launch", self, "gpus")
         at_least(1, "launch", self, "cpus")
+        known = re.fullmatch(r"auto|(ray://)?[^/]+:\d+", self.address) is not None
+        require(known, "launch.address", f"'{self.address}'", "is neither 'auto', HOST:PORT nor ray://HOST:PORT")
+        gpus = self.accelerator != "gpu" or self.gpus > 0
+        require(gpus, "launch.gpus", self.gpus, "gives no GPU to launch.accelerator=gpu: at least 1")
+        require(self.nodes_per_run == 1, "launch.nodes_per_run", self.nodes_per_run, "needs launch=slurm")
+        fits = not self.gpus or self.devices_per_run <= self.gpus
+        require(fits, "launch.devices_per_run", self.devices_per_run, f"are more than launch.gpus={self.gpus}")
         good = self.workers == "auto" or (type(self.workers) is int and self.workers >= 1)
         require(good, "launch.workers", self.workers, "is neither 'auto' nor a positive number")
 

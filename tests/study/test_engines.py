@@ -10,7 +10,6 @@ from conftest import experiment_of, names, opened, prepared, trials
 from optuna.trial import TrialState
 
 from shunted_lab.config.groups import PRESETS
-from shunted_lab.config.schema import ConfigError
 from shunted_lab.study.engines import ENGINES, engine_of, work_of, worker_command
 from shunted_lab.study.slots import Slot
 from shunted_lab.study.states import read_states
@@ -93,27 +92,6 @@ def _quiet():
     from shunted_lab.study.watch import Quiet
 
     return Quiet()
-
-
-def test_a_ray_cluster_that_is_not_there_is_one_line(tmp_path):
-    pytest.importorskip("ray")
-    launch = experiment_of(tmp_path, "launch=ray", "launch.address=127.0.0.1:1").config.launch
-    with pytest.raises(ConfigError, match=r"launch\.address: there is no Ray cluster at '127\.0\.0\.1:1'"):
-        engine_of(launch).check(launch, None)
-
-
-def test_ray_without_its_package_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    launch = experiment_of(tmp_path, "launch=ray").config.launch
-    with pytest.raises(ConfigError, match=r"launch: ray is not installed; pip install 'shunted_lab\[ray\]'"):
-        engine_of(launch).check(launch, None)
-
-
-@pytest.mark.slow
-def test_ray_without_gpus_is_one_line(tmp_path, ray_cluster):
-    launch = experiment_of(tmp_path, "launch=ray", f"launch.address={ray_cluster.address}").config.launch
-    with pytest.raises(ConfigError, match=r"launch\.gpus: 1 are more than the 0 of the Ray cluster"):
-        engine_of(launch).check(launch, None)
 
 
 def test_the_manifest_for_kubernetes_is_valid_and_starts_a_worker(tmp_path):
