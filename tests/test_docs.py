@@ -46,7 +46,7 @@ COMPOSERS = {
 }
 FOLDERS = {"report", "worker"}  # commands whose first argument may be a folder
 # programs that are not ours
-OTHERS = {"pip", "pytest", "tensorboard", "wandb", "mlflow", "jupyter", "tail", "du", "cat"}
+OTHERS = {"pip", "pytest", "tensorboard", "wandb", "mlflow", "jupyter", "kubectl", "tail", "du", "cat"}
 
 
 def name_of(page):

@@ -5,12 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import experiment_of, names, opened, prepared, trials
 from optuna.trial import TrialState
 
 from shunted_lab.config.groups import PRESETS
-from shunted_lab.study.engines import ENGINES, engine_of, work_of, worker_command
+from shunted_lab.study.engines import ENGINES, engine_of, work_of
 from shunted_lab.study.slots import Slot
 from shunted_lab.study.states import read_states
 
@@ -92,18 +91,3 @@ def _quiet():
     from shunted_lab.study.watch import Quiet
 
     return Quiet()
-
-
-def test_the_manifest_for_kubernetes_is_valid_and_starts_a_worker(tmp_path):
-    validate = pytest.importorskip("kubernetes_validate")
-    file = Path(__file__).parents[2] / "docs" / "howto" / "kubernetes.yaml"
-    (job,) = yaml.safe_load_all(file.read_text())
-    validate.validate(job, "1.34", strict=True)
-    spec = job["spec"]
-    assert spec["completionMode"] == "Indexed" and spec["completions"] == spec["parallelism"]
-    (container,) = spec["template"]["spec"]["containers"]
-    experiment = experiment_of(tmp_path)
-    home, plan, left, _ = prepared(experiment)
-    command = worker_command(work_of(home, plan, experiment.config.launch, left, [], _quiet()))
-    assert container["command"][:3] == ["python", *command[1:3]]
-    assert spec["template"]["spec"]["terminationGracePeriodSeconds"] >= 60
