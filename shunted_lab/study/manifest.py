@@ -60,6 +60,12 @@ class Home:
         return "-".join([self.name, self.id, *([goal.lead.replace("/", "-")] if goal else [])])
 
 
+def keep_password(storage: str | None) -> None:
+    """Keep the password of `study.storage` for this process and its workers; no file has it."""
+    if storage is not None and storage != masked(storage):
+        os.environ[STORAGE] = storage
+
+
 def read_home(folder: Path) -> Home | None:
     """The study of a folder; None if there is none yet.
 
@@ -87,8 +93,6 @@ def read_home(folder: Path) -> Home | None:
 def make_home(folder: Path, storage: str | None) -> Home:
     """The study of a folder, made if there is none. `storage` changes where it is kept; None keeps it where it is."""
     given = None if storage is None else masked(storage)
-    if storage is not None and storage != given:
-        os.environ[STORAGE] = storage
     home = read_home(folder)
     if home is None:
         folder.mkdir(parents=True, exist_ok=True)

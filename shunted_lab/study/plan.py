@@ -192,12 +192,29 @@ def check_weights(where: str, run: RunConfig, facts: DataFacts) -> InitialWeight
         raise ConfigError(f"{where}: {error}") from None
 
 
-def check_precision(experiment: Experiment) -> None:
-    """Raise ConfigError for arithmetic that the device of this machine does not have."""
-    from shunted_lab.tasks import device
+def check_device(experiment: Experiment, here: bool) -> None:
+    """Refuse what the device cannot do on which the runs are trained.
 
-    for run in experiment.variants.values():
-        device.check_precision(run.recipe.precision, device.find_device(run.launch.accelerator, "launch.accelerator"))
+    Args:
+        here: whether that is one of this machine; otherwise only that it is a CPU may be known.
+
+    Raises:
+        ConfigError: for arithmetic that it does not have, and for BatchNorm over several CPUs.
+    """
+    from shunted_lab.tasks import device
+    from shunted_lab.tasks.model import has_batch_norm
+
+    for name, run in experiment.variants.items():
+        launch, recipe = run.launch, run.recipe
+        found = device.find_device(launch.accelerator, "launch.accelerator") if here else None
+        if found is not None:
+            device.check_precision(recipe.precision, found)
+        is_cpu = "cpu" in (found, launch.accelerator) or getattr(launch, "gpus", 1) == 0
+        if is_cpu and launch.ranks > 1 and recipe.sync_bn and has_batch_norm(run):
+            raise ConfigError(
+                f"recipe.sync_bn: BatchNorm over {launch.ranks} devices (variant {name}) needs GPUs; "
+                "recipe.sync_bn=false"
+            )
 
 
 def low_rates(experiment: Experiment) -> list[str]:

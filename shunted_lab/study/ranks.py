@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -54,6 +55,8 @@ def train_on_ranks(run: Run, listener: RunListener) -> dict[str, Any]:
         said = log.read().decode(errors="replace")
     if end is None:
         raise RuntimeError(f"exit status {process.returncode} of torchrun:\n{said[-20000:]}")
+    if end["kind"] == "failed":
+        raise RuntimeError(end["error"])
     if end["kind"] == "stopped":
         raise Stopped
     if end["kind"] == "pruned":
@@ -190,6 +193,10 @@ def main(folder: Path) -> None:
         end = {"kind": "stopped"}
     except Pruned:
         end = {"kind": "pruned"}
+    except Exception:
+        if first:  # torchrun and srun say little of why, after it
+            say(kind="failed", error=traceback.format_exc())
+        raise
     if first:
         say(**end)
 

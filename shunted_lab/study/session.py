@@ -19,10 +19,10 @@ from shunted_lab.study.confirm import with_best_trials
 from shunted_lab.study.engines import Engine, Work, engine_of, work_of
 from shunted_lab.study.folder import Run
 from shunted_lab.study.forecast import Forecast, forecast
-from shunted_lab.study.manifest import Manifest, read_home, read_manifest
+from shunted_lab.study.manifest import Manifest, keep_password, read_home, read_manifest
 from shunted_lab.study.measure import is_measured
 from shunted_lab.study.plan import (
-    check_precision,
+    check_device,
     check_runs_dir,
     check_space,
     count_costs,
@@ -102,10 +102,11 @@ def plan_experiment(experiment: Experiment, overrides: Sequence[str] = ()) -> Pl
     Raises:
         ConfigError: for what cannot be planned.
     """
+    keep_password(experiment.config.study.storage)
     engine = engine_of(experiment.config.launch)
     if engine.here:
         engine.check(experiment.config.launch, None)  # devices that this machine does not have
-        check_precision(experiment)
+    check_device(experiment, engine.here)
     check_loggers(experiment.config.launch, engine.here)
     if experiment.config.search is not None:
         return _plan_search(experiment, engine)

@@ -34,6 +34,8 @@ from shunted_lab.tasks.listener import RunListener, Status
 from shunted_lab.tasks.resume import keep_weights, newest
 from shunted_lab.tasks.train import train
 
+IDLE = 0.5  # seconds between two looks at the worker, by a process that has no run yet
+
 
 class PipeListener(RunListener):
     """Passes on to the worker what a run says. A worker that is gone stops the run, which leaves a checkpoint."""
@@ -42,6 +44,15 @@ class PipeListener(RunListener):
         self.connection = connection
         self.worker = os.getppid()
         self._stop = False
+
+    def folder(self) -> Path | None:
+        """The folder of the run that is to be trained; None when the worker is gone."""
+        while not self.connection.poll(IDLE):
+            if not self._worker_lives():
+                return None
+        with suppress(EOFError, OSError):
+            return Path(self.connection.recv())
+        return None
 
     def stopping(self) -> bool:
         self._stop = self._stop or not self._worker_lives()
@@ -82,8 +93,8 @@ class PipeListener(RunListener):
         return os.getppid() == self.worker
 
 
-def train_in_child(connection: Connection, folder: Path, slot: Slot) -> None:
-    """Train the run of a folder; to be called in a process of its own, which then ends.
+def train_in_child(connection: Connection, slot: Slot) -> None:
+    """Wait for the folder of a run and train that run; to be called in a process of its own, which then ends.
 
     Messages to the worker: `("step", status)`; `("epoch", epoch, metrics)`, answered by whether to prune; and at the
     end one of `("done", result)`, `("failed", error)`, `("refused", message)`, `("pruned",)` and `("stopped",)`.
@@ -92,6 +103,8 @@ def train_in_child(connection: Connection, folder: Path, slot: Slot) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the worker says what to do
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning's takes its place
     listener = PipeListener(connection)
+    if (folder := listener.folder()) is None:
+        return
     message = _attempt(folder, listener, slot)
     with suppress(OSError):
         connection.send(message)

@@ -69,6 +69,28 @@ class Signals:
                 signal.signal(number, handler)
 
 
+class Child:
+    """A process that waits for the folder of a run, and trains it. It is made while the run before is trained, since a
+    fork of a process with torch takes longer than all else that a worker does for a run.
+    """
+
+    def __init__(self, slot: Slot):
+        from shunted_lab.study.training import train_in_child
+
+        context: Any = multiprocessing.get_context(FORK)
+        self.connection, theirs = context.Pipe()
+        self.process: Any = context.Process(target=train_in_child, args=(theirs, slot), name=f"run of {slot.index}")
+        self.process.start()
+        theirs.close()
+
+    def end(self, kill: bool) -> None:
+        """Wait until it has ended."""
+        if kill:
+            self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
 class Worker:
     """Trains the runs of a queue on one slot.
 
@@ -84,6 +106,8 @@ class Worker:
         self.slot = slot
         self.watch = watch
         self.signals = signals
+        self._next: Child | None = None  # waits for a run
+        self._last: Child | None = None  # has said what became of its run, and ends
 
     def run(self) -> None:
         """Train until nothing is left.
@@ -104,29 +128,30 @@ class Worker:
                         return
                     self._train(job)
             finally:
+                for child in (self._last, self._next):
+                    if child is not None:
+                        child.end(kill=child is self._next)
                 self.queue.lock.unlink(missing_ok=True)
         raise KeyboardInterrupt
 
     def _train(self, job: Job) -> None:
         """Train a run in a process of its own, and report what became of it."""
-        from shunted_lab.study.training import train_in_child
-
-        context: Any = multiprocessing.get_context(FORK)
-        connection, theirs = context.Pipe()
-        arguments = (theirs, job.run.folder, self.slot)
-        process = context.Process(target=train_in_child, args=arguments, name=str(title_of(job.run)))
+        child, before = self._next or Child(self.slot), self._last
+        self._next = self._last = None
         self.watch.started(self.slot.index, title_of(job.run))
-        process.start()
-        theirs.close()
+        if before is not None and self.slot.gpus:
+            before.end(kill=False)  # the memory of its GPU is free then
+        _send(child.connection, job.run.folder)
         try:
-            message = self._follow(job, process, connection)
+            self._next = Child(self.slot)
+            if before is not None and not self.slot.gpus:
+                before.end(kill=False)
+            message = self._follow(job, child.process, child.connection)
         except BaseException:
-            process.kill()
+            child.end(kill=True)
             raise
-        finally:
-            process.join()
-            connection.close()
-        self._end(job, message or ("died", cause_of_death(process.exitcode)))
+        self._last = child
+        self._end(job, message or ("died", cause_of_death(child.process.exitcode)))
 
     def _follow(self, job: Job, process: Any, connection: Any) -> tuple[Any, ...] | None:
         """Hear what a run's process says until it ends; its last message, None if it died without one."""

@@ -85,15 +85,23 @@ def batch_layout(config: RunConfig) -> str:
     launch = config.launch
     if launch.parts == 1:
         return ""
-    with torch.device("meta"):
-        layers = list(config.task.build(config.model, 1).modules())
-    found = []
-    if any(isinstance(layer, BatchNorm) for layer in layers):
+    layers, found = _layers(config), []
+    if has_batch_norm(config):
         ranks = 1 if config.recipe.sync_bn else launch.ranks
         found.append(f"BatchNorm over {config.data.batch_size // launch.accumulate // ranks} images")
     if config.recipe.mixup or config.recipe.cutmix or any(map(_depends_on_batch, layers)):
         found.append(f"pieces of {config.per_device_batch_size} images on {launch.ranks} devices")
     return ", ".join(found)
+
+
+def has_batch_norm(config: RunConfig) -> bool:
+    """Whether a layer computes statistics over the images of a batch."""
+    return any(isinstance(layer, BatchNorm) for layer in _layers(config))
+
+
+def _layers(config: RunConfig) -> list[nn.Module]:
+    with torch.device("meta"):
+        return list(config.task.build(config.model, 1).modules())
 
 
 def _depends_on_batch(layer: nn.Module) -> bool:

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import experiment_of, planned
@@ -14,9 +15,10 @@ from conftest import experiment_of, planned
 from shunted_lab.config.compose import compose
 from shunted_lab.config.launch import LaunchConfig
 from shunted_lab.config.schema import ConfigError
-from shunted_lab.study.engines import Work, slurm, slurm_job
+from shunted_lab.study.engines import Work, slurm, slurm_job, slurm_jobs
 from shunted_lab.study.folder import write_note
 from shunted_lab.study.ranks import train_on_ranks
+from shunted_lab.study.session import plan_experiment
 from shunted_lab.study.slots import plan_slots
 from shunted_lab.study.training import train_run
 from shunted_lab.tasks.callbacks import Stopped
@@ -46,10 +48,11 @@ WORDS = [
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """A `srun` and an `sbatch` that submits nothing, and keeps the name of the script that it was given."""
+    """A `srun`, and an `sbatch` that submits nothing, and keeps the name of the script and the URL of the database."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name, text in (("srun", ""), ("sbatch", f'echo "$1" > {tmp_path}/script; echo Submitted batch job 42')):
+    submit = f'echo "$1" > {tmp_path}/script; echo "$SHUNTED_LAB_STORAGE" > {tmp_path}/url; echo Submitted batch job 42'
+    for name, text in (("srun", ""), ("sbatch", submit)):
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(0o755 | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
@@ -57,7 +60,7 @@ def cluster(tmp_path, monkeypatch):
 
 
 def work_of(folder, launch, todo=1):
-    return Work(folder, "1a2b", launch, todo)
+    return Work(folder, "1a2b", launch, todo, {"SHUNTED_LAB_STORAGE": "postgresql+psycopg://lab:secret@db/studies"})
 
 
 def test_the_script_asks_for_what_was_configured_word_by_word(cluster):
@@ -86,6 +89,7 @@ def test_the_script_asks_for_what_was_configured_word_by_word(cluster):
         "#SBATCH --open-mode=append",
         f"#SBATCH --output={logs}0_log.out",
         "#SBATCH --partition=gpu",
+        "#SBATCH --requeue",
         "#SBATCH --signal=USR2@90",
         "#SBATCH --time=90",
         "#SBATCH --wckey=submitit",
@@ -97,12 +101,16 @@ def test_the_script_asks_for_what_was_configured_word_by_word(cluster):
         "# command",
         "export SUBMITIT_EXECUTOR=slurm",
     ]
-    command = f"srun --unbuffered --output {logs}%t_log.out --error {logs}%t_log.err "
+    step = "--nodes=1 --ntasks=1 --cpus-per-task=32 --overlap "
+    command = f"srun --unbuffered --output {logs}%t_log.out --error {logs}%t_log.err {step}"
     assert lines[-1].startswith(command) and " -m submitit.core._submit " in lines[-1]
     (pickled,) = (cluster / "runs" / "ablate_embed" / "jobs").glob("42_0_submitted.pkl")
     submission = submitit.core.utils.DelayedSubmission.load(pickled)
     assert submission.function.command[1:] == ["-m", "shunted_lab.worker", str(work.folder), "plan=1a2b"]
     assert submission._timeout_countdown == 5 and submission._timeout_min == 90
+    assert (cluster / "url").read_text() == "postgresql+psycopg://lab:secret@db/studies\n"
+    files = [path for path in (cluster / "runs").rglob("*") if path.is_file()]
+    assert files and not any(b"secret" in path.read_bytes() for path in files), "a password is in no file"
 
 
 def test_there_are_no_more_jobs_than_runs_that_are_missing():
@@ -141,8 +149,64 @@ def test_an_unknown_executor_is_refused(tmp_path):
 def test_what_slurm_refuses_is_one_line(cluster):
     (cluster / "bin" / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid account' >&2\nexit 1\n")
     work = work_of(cluster / "runs", compose(WORDS).config.launch)
-    with pytest.raises(ConfigError, match=r"launch: SLURM refuses the jobs: .*sbatch: error: invalid account"):
+    with pytest.raises(ConfigError, match=r"^launch: SLURM refuses the jobs: invalid account$"):
+        slurm.Slurm().check(work.launch, "postgresql+psycopg://lab@db/studies")
+    with pytest.raises(ConfigError, match=r"launch: SLURM refuses the jobs: .*invalid account"):
         slurm.Slurm().run(work, print)
+
+
+def test_nodes_that_are_down_are_no_refusal(cluster):
+    said = "sbatch: error: allocation failure: Requested node configuration is not available"
+    (cluster / "bin" / "sbatch").write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    slurm.Slurm().check(compose(WORDS).config.launch, "postgresql+psycopg://lab@db/studies")
+
+
+class Ended:
+    """A job that has ended, and left a result or none."""
+
+    def __init__(self, folder, number, result):
+        self.job_id = f"42_{number}"
+        self.paths = SimpleNamespace(result_pickle=folder / f"{number}.pkl", stderr=folder / f"{number}.err")
+        if result is not None:
+            submitit.core.utils.cloudpickle_dump(result, self.paths.result_pickle)
+
+
+def test_jobs_that_failed_are_told_without_accounting(cluster, monkeypatch):
+    """`squeue` forgets jobs that have ended; a job that was killed leaves no result."""
+    squeue = cluster / "bin" / "squeue"
+    squeue.write_text(
+        "#!/bin/sh\necho 42_0 COMPLETED; echo 42_1 FAILED; "
+        f"[ -e {cluster}/later ] && echo 42_2 OUT_OF_MEMORY || echo 42_2 RUNNING; touch {cluster}/later\n"
+    )
+    squeue.chmod(0o755)
+    monkeypatch.setattr(slurm_jobs, "POLL", 0)
+    monkeypatch.setattr(slurm_jobs, "LATE", 0)
+    results = [("success", 0), ("error", "Traceback\nRuntimeError: exit status 1"), None]
+    jobs = [Ended(cluster, number, result) for number, result in enumerate(results)]
+    found = {job.job_id: reason for job, reason in slurm_jobs.what_failed(jobs, on_cluster=True)}
+    assert found == {"42_1": "RuntimeError: exit status 1", "42_2": "it left no result; state OUT_OF_MEMORY"}
+
+
+@pytest.mark.parametrize(("state", "again"), [("RUNNING", True), ("CANCELLED", False)])
+def test_a_worker_that_was_stopped_queues_its_job_again_unless_it_was_cancelled(cluster, monkeypatch, state, again):
+    """A preemption with GraceTime sends SIGTERM to every process, and no warning."""
+    for name, text in (("squeue", f"echo {state}"), ("scontrol", f'echo "$@" > {cluster}/again')):
+        (cluster / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (cluster / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    job = slurm_job.Job(work_of(Path("runs"), compose(WORDS).config.launch))
+    job.command = ["sh", "-c", "exit 130"]
+    with pytest.raises(SystemExit, match="130"):
+        job()
+    assert (cluster / "again").exists() == again
+    assert not again or (cluster / "again").read_text() == "requeue 42\n"
+
+
+def test_a_run_that_has_failed_fails_the_job():
+    job = slurm_job.Job(work_of(Path("runs"), compose(WORDS).config.launch))
+    job.command = ["sh", "-c", "exit 1"]
+    with pytest.raises(RuntimeError, match=r"exit status 1 of sh"):
+        job()
 
 
 def test_a_job_that_is_out_of_time_stops_its_worker_and_is_queued_again():
@@ -233,14 +297,25 @@ def test_a_run_over_two_nodes_stops_with_a_checkpoint_and_goes_on(tmp_path, two_
 
 def test_jobs_have_the_nodes_of_a_run():
     config = compose([*WORDS, "launch.nodes=4", "launch.nodes_per_run=2"]).config
-    found = slurm.parameters(config.launch, "name", 2)
-    assert (found["nodes"], found["tasks_per_node"], found["slurm_array_parallelism"]) == (2, 1, 2)
+    found = slurm_jobs.parameters(config.launch, "name", 2)
+    assert found["slurm_additional_parameters"]["nodes"] == 2 and found["slurm_array_parallelism"] == 2
+    assert found["nodes"] == found["tasks_per_node"] == 1, "submitit starts the worker on the first node only"
 
 
-def test_on_the_other_nodes_of_a_job_its_command_waits_to_be_asked(monkeypatch):
-    monkeypatch.setenv("SLURM_NODEID", "1")
-    job = slurm_job.Job(work_of(Path("runs"), compose(WORDS).config.launch))
-    assert job() == 0 and job._process is None
+def test_options_of_sbatch_take_the_place_of_our_own():
+    words = ["launch.sbatch={requeue: false, cpus-per-task: 3, exclude: [n1, n2]}"]
+    found = slurm_jobs.parameters(compose([*WORDS, *words]).config.launch, "name", 1)
+    assert found["slurm_additional_parameters"]["requeue"] is False
+    assert found["slurm_additional_parameters"]["exclude"] == "n1,n2"
+    assert "--cpus-per-task=3" in found["slurm_srun_args"]
+
+
+def test_batch_norm_over_cpus_is_refused(tmp_path):
+    """Torch has no SyncBatchNorm for the CPU, and its error would come when the job has begun."""
+    words = ["launch=slurm", "launch.gpus=0", "launch.nodes=2", "launch.nodes_per_run=2"]
+    with pytest.raises(ConfigError, match=r"recipe\.sync_bn: BatchNorm over 2 devices \(variant conv_stem\)"):
+        plan_experiment(experiment_of(tmp_path, *words))
+    plan_experiment(experiment_of(tmp_path, *words, "recipe.sync_bn=false"))
 
 
 def test_nodes_that_are_not_there_are_refused(monkeypatch):
@@ -288,9 +363,9 @@ def warned(*_):
 
 signal.signal(signal.SIGUSR2, warned)
 try:
-    print("status", job(), flush=True)
-except RuntimeError as error:
-    print(error, flush=True)
+    job()
+except SystemExit as error:
+    print("status", error, flush=True)
 """
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=tmp_path

@@ -27,7 +27,8 @@ from shunted_lab.config.compose import compose
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.output.files import is_locked, locked
 from shunted_lab.study import plan, storage
-from shunted_lab.study.manifest import make_home
+from shunted_lab.study.manifest import STORAGE, keep_password, make_home
+from shunted_lab.study.session import plan_experiment
 
 COSTS = dict.fromkeys(["non_overlapping", "overlapping", "conv_stem"], COST)
 COMMANDS = 4
@@ -94,6 +95,7 @@ def test_a_study_in_postgresql_goes_on_and_its_plan_writes_nothing(tmp_path, tra
 
 def _refuse(tmp_path, *words):
     experiment = experiment_of(tmp_path, *words)
+    keep_password(experiment.config.study.storage)
     make_home(plan.study_folder(experiment.config), experiment.config.study.storage)
     return opened(experiment)
 
@@ -129,6 +131,16 @@ def test_a_password_is_written_nowhere(tmp_path):
         _refuse(tmp_path, "study.storage='postgresql+psycopg://lab:secret@127.0.0.1:1/x'")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files and not [path for path in files if b"secret" in path.read_bytes()]
+
+
+def test_a_command_on_a_study_that_is_there_has_the_password(tmp_path, monkeypatch):
+    monkeypatch.delenv(STORAGE, raising=False)
+    url = "postgresql+psycopg://lab:secret@127.0.0.1:1/x"
+    experiment = experiment_of(tmp_path, f"study.storage='{url}'")
+    home = make_home(plan.study_folder(experiment.config), url)
+    with pytest.raises(ConfigError, match=r"cannot be reached"):
+        plan_experiment(experiment)
+    assert home.storage == "postgresql+psycopg://lab@127.0.0.1:1/x" and home.url == url
 
 
 def test_a_database_of_a_newer_schema_is_refused(tmp_path, trained):

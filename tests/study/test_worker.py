@@ -1,6 +1,7 @@
 """One run by hand from its folder, and a run over two processes, for real."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -10,9 +11,10 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
-from conftest import Silent, experiment_of, manifest_of, opened, planned, study_of, until
+from conftest import Silent, experiment_of, manifest_of, opened, planned, prepared, study_of, until
 
 from shunted_lab import worker
 from shunted_lab.output.files import is_locked
@@ -21,8 +23,9 @@ from shunted_lab.study.engines import work_of
 from shunted_lab.study.engines.local import Local
 from shunted_lab.study.prepare import prepare
 from shunted_lab.study.ranks import train_on_ranks
-from shunted_lab.study.slots import plan_slots
+from shunted_lab.study.slots import Slot, plan_slots
 from shunted_lab.study.states import read_states
+from shunted_lab.study.worker import Signals, work
 from shunted_lab.tasks.callbacks import Stopped
 from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.predictions import read_predictions
@@ -166,6 +169,21 @@ def _workers(where):
             if link.endswith("/lock") and link.startswith(str(where)) and int(entry.parts[2]) != os.getpid():
                 found.add(int(entry.parts[2]))
     return found
+
+
+def test_a_worker_that_is_killed_leaves_no_process_behind(tmp_path, trained):
+    """Beside the process of its run it has one that waits for the next run, and both hold ends of pipes."""
+    home, plan, *_ = prepared(experiment_of(tmp_path, "seeds=[0]"))
+    trained.script[("non_overlapping", 0)] = "wait"
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=work, args=(home.folder, plan, Slot(0), Silent(), Signals()))
+    process.start()
+    until(lambda: len(psutil.Process(process.pid).children()) == 2)
+    children = psutil.Process(process.pid).children()
+    process.kill()
+    process.join()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
 
 
 def test_each_run_has_its_own_threads(tmp_path, monkeypatch):

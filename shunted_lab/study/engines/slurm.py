@@ -1,7 +1,7 @@
-"""Jobs of SLURM, each with a worker on its node; what they share is the study and its folder.
+"""Jobs of SLURM, each with a worker on its first node; what they share is the study and its folder.
 
-A job has one node, or as many as a run takes (`launch.nodes_per_run`): then the worker runs on its first node, and
-starts each run on all of them (`study.ranks`). A job whose time is nearly up writes checkpoints and is queued again.
+A job has one node, or as many as a run takes (`launch.nodes_per_run`): the worker starts each run on all of them
+(`study.ranks`). A job whose time is nearly up writes checkpoints and is queued again.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from shunted_lab.config.launch import SlurmConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.output.quantities import counted
 from shunted_lab.study.engines import Work
-from shunted_lab.study.engines.slurm_job import Job
+from shunted_lab.study.engines.slurm_jobs import make_executor, refusal, submit, what_failed
 
 
 class Slurm:
@@ -24,15 +23,21 @@ class Slurm:
 
     here = False
 
-    def check(self, launch: SlurmConfig, storage: str | None) -> None:
+    def check(self, launch: SlurmConfig, storage: str | None = None) -> None:
         jobs = launch.nodes // launch.nodes_per_run
         if jobs > 1 and storage is None and launch.executor == "slurm":
             raise ConfigError(
                 f"launch.nodes: {jobs} jobs need a database that they share; "
                 "study.storage=postgresql+psycopg://user@host/db"
             )
+        if launch.gpus and launch.devices_per_run > launch.gpus:
+            raise ConfigError(
+                f"launch.devices_per_run: {launch.devices_per_run} are more than launch.gpus={launch.gpus}"
+            )
         with tempfile.TemporaryDirectory() as folder:  # submitit makes folders before it submits
-            make_executor(launch, Path(folder), "check", 1)
+            executor = make_executor(launch, Path(folder), "check", 1)
+            if launch.executor == "slurm" and (reason := refusal(executor)):
+                raise ConfigError(f"launch: SLURM refuses the jobs: {reason}")
 
     def describe(self, launch: SlurmConfig, todo: int) -> str:
         jobs = jobs_for(launch, todo)
@@ -52,20 +57,12 @@ class Slurm:
         Raises:
             ConfigError: with what SLURM says of options that it refuses.
         """
-        from submitit.core.utils import FailedJobError
-
-        jobs = jobs_for(work.launch, work.todo)
-        executor = make_executor(work.launch, work.folder / "jobs", work.folder.name, jobs)
-        try:
-            with executor.batch():
-                submitted = [executor.submit(Job(work)) for _ in range(jobs)]
-        except FailedJobError as error:
-            raise ConfigError(f"launch: SLURM refuses the jobs: {' '.join(str(error).split())}") from None
-        say(f"jobs {', '.join(job.job_id for job in submitted)}; {submitted[0].paths.folder}")
-        for job in submitted if work.launch.wait else ():
-            if (failure := job.exception()) is not None:
-                last = [type(failure).__name__, *str(failure).strip().splitlines()][-1]
-                say(f"warning: job {job.job_id} failed ({last}); {job.paths.stderr}")
+        if not (count := jobs_for(work.launch, work.todo)):
+            return True
+        jobs = submit(work, count)
+        say(f"jobs {', '.join(job.job_id for job in jobs)}; {jobs[0].paths.folder}")
+        for job, reason in what_failed(jobs, work.launch.executor == "slurm") if work.launch.wait else ():
+            say(f"warning: job {job.job_id} failed ({reason}); {job.paths.stderr}")
         return bool(work.launch.wait)
 
 
@@ -74,43 +71,3 @@ def jobs_for(launch: SlurmConfig, todo: int) -> int:
     devices = launch.gpus or (1 if launch.devices == "auto" else launch.devices)
     workers = max(1, devices // launch.devices_per_run)
     return min(launch.nodes // launch.nodes_per_run, math.ceil(todo / workers))
-
-
-def make_executor(launch: SlurmConfig, folder: Path, name: str, jobs: int) -> Any:
-    """submitit's executor with all parameters. `folder` gets its scripts and logs.
-
-    Raises:
-        ConfigError: if this machine has no SLURM or no submitit.
-    """
-    if launch.gpus and launch.devices_per_run > launch.gpus:
-        raise ConfigError(f"launch.devices_per_run: {launch.devices_per_run} are more than launch.gpus={launch.gpus}")
-    try:
-        import submitit
-    except ImportError:
-        raise ConfigError("launch: slurm needs submitit; pip install 'shunted_lab[cluster]'") from None
-    try:
-        executor = submitit.AutoExecutor(
-            folder=folder.absolute(), cluster=launch.executor, slurm_max_num_timeout=launch.requeue
-        )
-    except RuntimeError as error:
-        raise ConfigError(f"launch.executor: {' '.join(str(error).split())}") from None
-    executor.update_parameters(**parameters(launch, name, jobs))
-    return executor
-
-
-def parameters(launch: SlurmConfig, name: str, jobs: int) -> dict[str, Any]:
-    """What submitit is asked for."""
-    found: dict[str, Any] = {
-        "name": name,
-        "timeout_min": launch.minutes,
-        "nodes": launch.nodes_per_run,
-        "tasks_per_node": 1,
-        "cpus_per_task": launch.cpus,
-        "slurm_array_parallelism": max(1, jobs),
-        "slurm_setup": list(launch.setup) or None,
-        "slurm_partition": launch.partition,
-        "gpus_per_node": launch.gpus or None,
-        "mem_gb": launch.memory,
-        "slurm_additional_parameters": dict(launch.sbatch) or None,
-    }
-    return {key: value for key, value in found.items() if value is not None}

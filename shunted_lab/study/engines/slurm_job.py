@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from typing import Any
 
 from shunted_lab.study.engines import Work, worker_command
 
 GRACE = 60  # seconds that a job has to write its checkpoints before its time is up; SLURM warns 90 s before
-ENDS = (0, 1, 130)  # statuses of a worker: all done, a run has failed, stopped
+STOPPED = 130  # status of a worker that was asked to stop
 
 
 class Job:
@@ -19,19 +20,25 @@ class Job:
 
     def __init__(self, work: Work):
         self.command = worker_command(work)
-        hidden = {} if work.launch.gpus else {"CUDA_VISIBLE_DEVICES": ""}
-        self.environment = work.environment | hidden
+        self.environment = {} if work.launch.gpus else {"CUDA_VISIBLE_DEVICES": ""}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
-        if int(os.environ.get("SLURM_NODEID", 0)):
-            return 0  # this node is asked when a run begins (`study.ranks`)
+        """Ends without a result if the worker was stopped: the job is queued again, or was cancelled.
+
+        Raises:
+            RuntimeError: if a run has failed, or the worker itself.
+        """
         task = ["index=" + str(1000 * int(os.environ.get("SLURM_ARRAY_TASK_ID", 0)))]  # workers propose other points
-        self._process = subprocess.Popen(
-            self.command + task, env=os.environ | self.environment, preexec_fn=_ignore_warning
-        )
-        status = self._process.wait()
-        if status not in ENDS:
+        environment = os.environ | self.environment
+        process = subprocess.Popen(self.command + task, env=environment, preexec_fn=_ignore_warning)
+        self._process = process
+        status = process.wait()
+        if status == STOPPED:
+            if self._process is not None:  # not by `checkpoint`
+                _queue_again()
+            sys.exit(status)
+        if status:
             raise RuntimeError(f"exit status {status} of {' '.join(self.command)}")
         return status
 
@@ -45,6 +52,16 @@ class Job:
                 self._process.kill()
         self._process = None  # the job is pickled
         return DelayedSubmission(self)
+
+
+def _queue_again() -> None:
+    """For a preemption with GraceTime: every process gets SIGTERM, and SLURM queues only jobs again that still run when
+    that time is over. A job that was cancelled, or that SLURM has queued again, does not count as running.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    asked = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
+    if job and subprocess.run(asked, capture_output=True, text=True).stdout.strip() == "RUNNING":
+        subprocess.run(["scontrol", "requeue", job])
 
 
 def _ignore_warning() -> None:
