@@ -50,6 +50,7 @@ from shunted_lab.study.storage import AWAY
 
 WORKERS = "workers"  # in the study's folder: a lock for each worker, held while it lives
 GRACE = 2  # heartbeats that a worker of another machine may miss
+FURTHEST = 64  # runs that a worker of many passes over
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Queue:
         if (supervisor := multiprocessing.parent_process()) is not None:
             self.worker["supervisor"] = supervisor.pid
         self._waiting: list[FrozenTrial] = []
+        self._ahead = 0  # how far on to look after a claim that failed
         self._known: dict[str, list[FrozenTrial]] = {}
         self._beaten = time.monotonic()
         self._seen: dict[int, tuple[Any, float]] = {}  # trial -> its last heartbeat, and when that was first seen
@@ -156,12 +158,19 @@ class Queue:
 
     @patient
     def take(self) -> Job | None:
-        """The next run, claimed; None if nothing is left for this worker."""
+        """The next run, claimed; None if nothing is left for this worker.
+
+        Of many workers most find the next run taken, and those after it, too: they look further and further on. What
+        they have passed is read again.
+        """
         while True:
             while self._waiting:
                 job = self._claim(self._waiting.pop(0))
                 if job is not None:
+                    self._ahead //= 2
                     return job
+                self._ahead = min(FURTHEST, 2 * self._ahead + 1)
+                del self._waiting[: self._ahead // 2]
             if not self._refill() and not self._wait_for_the_dead():
                 return None
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import ExitStack
 
 import pytest
 from conftest import command, complete_once, experiment_of, names, planned, queue_of, states_of, study_of, trials
@@ -9,6 +10,7 @@ from optuna.trial import TrialState
 
 from shunted_lab import RESULTS_VERSION
 from shunted_lab.config.compose import compose
+from shunted_lab.output.files import locked
 from shunted_lab.study import plan
 from shunted_lab.study.folder import load_run
 from shunted_lab.study.queue import Queue
@@ -190,6 +192,23 @@ def test_of_several_trials_of_a_run_the_first_counts_whoever_claims_first(tmp_pa
     assert job is not None and job.number == 0
     assert [t.state.name for t in queue.study.trials][:2] == ["RUNNING", "PRUNED"]
     assert queue.study.trials[1].user_attrs["given_back"] == "another trial has its run"
+
+
+def test_many_workers_find_a_run_without_trying_all_that_others_have(tmp_path):
+    """Each claim is a call of the database: with 20 workers and 2,000 runs most of the time went into those in vain."""
+    experiment = experiment_of(tmp_path, f"seeds={list(range(40))}")
+    queue_of(experiment).enqueue(planned(experiment))
+    queues, tries, found = [queue_of(experiment) for _ in range(10)], [], []
+    for queue in queues:
+        begin = queue._begin
+        queue._begin = lambda trial, begin=begin: tries.append(trial) or begin(trial)
+    with ExitStack() as living:
+        for queue in queues:
+            living.enter_context(locked(queue.lock))
+        while taken := [job for queue in queues if (job := queue.take()) is not None]:
+            found += [job.number for job in taken]
+    assert sorted(found) == list(range(120))
+    assert len(tries) < 4 * 120, "one worker after another would try 10 times as many as there are"
 
 
 def test_a_lost_database_is_filled_again_from_the_folders_of_the_plan(tmp_path, trained):
