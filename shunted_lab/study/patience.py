@@ -24,6 +24,9 @@ class Waiting(Protocol):
     def database_was_away(self, error: Exception) -> None:
         """Told of each try that failed."""
 
+    def database_answers(self) -> None:
+        """Told of each that did not."""
+
 
 def patient(call: Callable[..., R]) -> Callable[..., R]:
     """Try again while the database does not answer, up to `PATIENCE`; training goes on meanwhile."""
@@ -33,7 +36,9 @@ def patient(call: Callable[..., R]) -> Callable[..., R]:
         start, pauses = time.monotonic(), list(PAUSES)
         while True:
             try:
-                return call(self, *args, **kwargs)
+                found = call(self, *args, **kwargs)
+                self.database_answers()
+                return found
             except AWAY as error:
                 self.database_was_away(error)
                 if (away := time.monotonic() - start) > PATIENCE or self.stopping():

@@ -46,8 +46,9 @@ from shunted_lab.study.folder import NOTE, Run, missing_metrics, read_result, wr
 from shunted_lab.study.machine import this_machine
 from shunted_lab.study.patience import patient
 from shunted_lab.study.states import by_fingerprint, count_attempts, current, is_alive, is_leaving
-from shunted_lab.study.storage import AWAY
+from shunted_lab.study.storage import AWAY, cause_of
 
+log = logging.getLogger(__name__)
 WORKERS = "workers"  # in the study's folder: a lock for each worker, held while it lives
 GRACE = 2  # heartbeats that a worker of another machine may miss
 FURTHEST = 64  # runs that a worker of many passes over
@@ -103,6 +104,7 @@ class Queue:
         self._beaten = time.monotonic()
         self._seen: dict[int, tuple[Any, float]] = {}  # trial -> its last heartbeat, and when that was first seen
         self._unsaid: list[tuple[int, int, float]] = []  # intermediate values that the database does not have yet
+        self._away = False  # whether the database did not answer the last time
 
     # Planning: what a command does before workers start.
 
@@ -255,6 +257,7 @@ class Queue:
             with suppress(UpdateFinishedTrialError):
                 self.storage.set_trial_user_attr(job.trial_id, "heartbeat", time.time())
             self.recover()
+            self.database_answers()
         except AWAY as error:
             self.database_was_away(error)
 
@@ -359,8 +362,15 @@ class Queue:
     def database_was_away(self, error: Exception) -> None:
         """Nobody could beat meanwhile: those who are watched get their whole grace again."""
         self._seen.clear()
-        reason = (str(error).splitlines() or [""])[0]
-        logging.getLogger(__name__).warning("the study's database does not answer; it is tried again: %s", reason)
+        if not self._away:
+            log.warning("the study's database does not answer; runs are trained meanwhile: %s", cause_of(error))
+        self._away = True
+
+    def database_answers(self) -> None:
+        """Said once after an outage."""
+        if self._away:
+            log.warning("the study's database answers again")
+        self._away = False
 
 
 def _measured(run: Run, result: Mapping[str, Any]) -> dict[str, float]:

@@ -126,12 +126,16 @@ def _in_one_line(place: Path | str) -> Iterator[None]:
 
 
 def _reason(error: Exception, place: Path | str) -> str:
-    """What the database said, without the statement that Optuna and SQLAlchemy add, and without a password."""
+    """What the database said, without a password."""
+    text = cause_of(error).replace(str(place), masked(str(place)))
+    return text if len(text) < 300 else text[:300] + "..."
+
+
+def cause_of(error: BaseException) -> str:
+    """What the database said, in one line, without the statement that Optuna and SQLAlchemy add."""
     while isinstance(error.__cause__, sqlalchemy.exc.SQLAlchemyError):
         error = error.__cause__
-    text = " ".join(str(getattr(error, "orig", None) or error).split())
-    text = text.replace(str(place), masked(str(place)))
-    return text if len(text) < 300 else text[:300] + "..."
+    return " ".join(str(getattr(error, "orig", None) or error).split())
 
 
 def write_storage(place: Path | str) -> BaseStorage:

@@ -1,16 +1,30 @@
 """A database that goes away while runs train: nothing is lost, training goes on, and nobody takes a run for dead."""
 
+import re
 import threading
 import time
 
 import pytest
-from conftest import RESULT, command, complete_once, names, prepared, start, states_of, trials, until
-from conftest import experiment_of as experiment_of_words
+import sqlalchemy
+from conftest import (
+    RESULT,
+    command,
+    complete_once,
+    experiment_of,
+    names,
+    prepared,
+    queue_of,
+    start,
+    states_of,
+    trials,
+    until,
+)
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.study import patience
-from shunted_lab.study.queue import Queue
+from shunted_lab.study.queue import Job, Queue
 
 
 @pytest.fixture
@@ -49,7 +63,7 @@ def test_training_goes_on_while_the_database_is_away_and_results_arrive_afterwar
 
 @pytest.mark.slow
 def test_an_observer_gives_everybody_the_whole_grace_after_the_database_was_away(tmp_path, server, words):
-    home, _, _, manifest = prepared(experiment_of_words(tmp_path, *words))
+    home, _, _, manifest = prepared(experiment_of(tmp_path, *words))
     mine = _queue(home, manifest)
     mine.worker |= {"machine": "another", "heartbeat": 2.0}
     job = mine.take()
@@ -79,7 +93,7 @@ def _queue(home, manifest):
 def test_a_worker_gives_up_in_one_line_when_its_database_stays_away(tmp_path, trained, server, words, monkeypatch):
     monkeypatch.setattr(patience, "PATIENCE", 1.0)
     trained.script = {("overlapping", 0): lambda *args: server.stop()}
-    found = prepared(experiment_of_words(tmp_path, *words))
+    found = prepared(experiment_of(tmp_path, *words))
     with pytest.raises(
         ConfigError, match=r"study\.storage: the database has not answered for 1 s; results are in their"
     ):
@@ -88,3 +102,21 @@ def test_a_worker_gives_up_in_one_line_when_its_database_stays_away(tmp_path, tr
     trained.script = {}
     assert names(command(tmp_path, *words)) == ["done"] * 3
     assert trained.all().count(("overlapping", 0)) == 1, "its result was in its folder"
+
+
+def test_an_outage_is_said_once_with_its_cause_and_so_is_its_end(tmp_path, caplog):
+    queue, tries = queue_of(experiment_of(tmp_path)), []
+
+    def beat(trial, key, value):
+        tries.append(key)
+        if len(tries) < 4:
+            with pytest.raises(sqlalchemy.exc.OperationalError) as away:
+                sqlalchemy.create_engine("postgresql+psycopg://lab:secret@127.0.0.1:1/x").connect()
+            raise StorageInternalError("An exception is raised during the commit.") from away.value
+
+    queue.storage.set_trial_user_attr, queue.heartbeat = beat, 0
+    for _ in range(6):
+        queue.beat(Job(None, 0, 0))
+    away, back = caplog.messages
+    assert re.match(r"the study's database does not answer; runs are trained meanwhile: connection .*refused", away)
+    assert back == "the study's database answers again" and "secret" not in away
