@@ -71,7 +71,7 @@ def run(experiment: Experiment, overrides: list[str]) -> int:
     _print_plan(planned, console)
     expected = expect(planned)
     if expected is not None:
-        from shunted_lab.study.forecast import forecast_line
+        from shunted_lab.study.costs.forecast import forecast_line
 
         say(console, forecast_line(config, expected, planned.todo, planned.costs))
     if config.plan_only:

@@ -270,7 +270,7 @@ def workplace(tmp_path_factory):
         patch.chdir(folder)
         patch.syspath_prepend(folder)
         patch.setenv("COLUMNS", "200")
-        patch.setattr("shunted_lab.study.measure.measure_variants", lambda *args, **kwargs: None)
+        patch.setattr("shunted_lab.study.costs.measure.measure_variants", lambda *args, **kwargs: None)
         for fence in fences(DOCS / "quickstart.md"):
             write_files(fence, folder, cut_down)
             for words in commands(fence):

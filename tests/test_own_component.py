@@ -15,7 +15,7 @@ from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import check_data
 from shunted_lab.nn import ATTENTION
 from shunted_lab.study.plan import count_costs, data_facts
-from shunted_lab.study.search import make_search
+from shunted_lab.study.search.search import make_search
 from shunted_lab.tasks.model import model_sources
 
 FILE = '''

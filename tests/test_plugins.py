@@ -20,8 +20,8 @@ from shunted_lab.config.task import TaskConfig
 from shunted_lab.nn import build_seeded
 from shunted_lab.report.collect import image_evidence, load_study
 from shunted_lab.report.write import write_report
+from shunted_lab.study.costs.measure import time_run
 from shunted_lab.study.folder import load_run
-from shunted_lab.study.measure import time_run
 from shunted_lab.study.plan import model_cost, sources_of
 from shunted_lab.tasks.train import make_module
 

@@ -15,8 +15,8 @@ from shunted_lab.report.lines import plan_grid
 from shunted_lab.report.render import Block, grids
 from shunted_lab.report.statistics import Difference, Summary
 from shunted_lab.report.table import Row, Table
+from shunted_lab.study.costs.measure import Measured
 from shunted_lab.study.folder import Run
-from shunted_lab.study.measure import Measured
 from shunted_lab.study.states import RunState
 from shunted_lab.tasks.classification import Classification
 

@@ -10,7 +10,7 @@ from shunted_lab.config.run import RunConfig
 from shunted_lab.config.task import Goal
 from shunted_lab.output.quantities import Unit, counted, listed
 from shunted_lab.report.statistics import Difference, smallest_difference
-from shunted_lab.study.measure import Measured
+from shunted_lab.study.costs.measure import Measured
 from shunted_lab.study.states import RunState
 
 if TYPE_CHECKING:

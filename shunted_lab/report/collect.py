@@ -21,8 +21,8 @@ from shunted_lab.config.task import Goal
 from shunted_lab.report.states import StudyStates, load_states
 from shunted_lab.report.statistics import Difference, McNemar, leave_one_out, mcnemar, paired_bootstrap
 from shunted_lab.report.table import Table, build_table, checked, headlines
+from shunted_lab.study.costs.measure import read_measured
 from shunted_lab.study.folder import TRACEBACK
-from shunted_lab.study.measure import read_measured
 from shunted_lab.study.states import RunState
 from shunted_lab.tasks.evidence import StoredEvidence, read_evidence
 from shunted_lab.tasks.history import read_history

@@ -23,9 +23,9 @@ from shunted_lab.output.terminal import Grid
 from shunted_lab.report.captions import replaced_images
 from shunted_lab.study.manifest import Manifest, SearchSpec, read_home, read_manifest
 from shunted_lab.study.prepare import read_study
-from shunted_lab.study.space import Space
+from shunted_lab.study.search.space import Space
+from shunted_lab.study.search.trials import best, costs_of, finished, is_over, tried
 from shunted_lab.study.states import current
-from shunted_lab.study.trials import best, costs_of, finished, is_over, tried
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,9 +13,9 @@ from typing import Any
 from shunted_lab.output.files import digest_of_values, write_json
 from shunted_lab.output.terminal import WIDE, Grid
 from shunted_lab.report.states import StudyStates
+from shunted_lab.study.costs.measure import read_measured
+from shunted_lab.study.costs.memo import code_version
 from shunted_lab.study.folder import TRACEBACK
-from shunted_lab.study.measure import read_measured
-from shunted_lab.study.memo import code_version
 
 FILE = "report/shown.json"
 READ = ("run.json", "history.csv", "evidence.npz", TRACEBACK)  # what a report reads of a run's folder

@@ -17,7 +17,7 @@ from shunted_lab.config.task import Goal
 from shunted_lab.nn.cost import Cost
 from shunted_lab.report.captions import measured_captions, paper_captions, table_caption
 from shunted_lab.report.statistics import Difference, Summary, paired_difference, summarize
-from shunted_lab.study.measure import Measured
+from shunted_lab.study.costs.measure import Measured
 from shunted_lab.study.states import RunState
 
 

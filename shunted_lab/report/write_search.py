@@ -9,7 +9,7 @@ from optuna.study import Study
 from shunted_lab.report.search import SearchTable, rows_of, search_pictures, to_markdown
 from shunted_lab.report.write import PAGE, Coverage, Written, choose_target, publish
 from shunted_lab.study.manifest import Manifest
-from shunted_lab.study.trials import finished
+from shunted_lab.study.search.trials import finished
 
 
 def write_search(manifest: Manifest, study: Study | None, table: SearchTable) -> Written:

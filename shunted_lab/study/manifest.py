@@ -164,7 +164,7 @@ class Manifest:
         folder: the study's.
         facts: of each variant's data.
         costs, paper_costs: by variant; `paper_costs` is empty for an experiment without `paper:`.
-        measured_as: variant -> the key of its measured costs (`study.measure`).
+        measured_as: variant -> the key of its measured costs (`study.costs.measure`).
         runs: all that the table shows.
         search: of a search.
     """

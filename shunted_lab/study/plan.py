@@ -16,11 +16,11 @@ from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import DataFacts, check_data
 from shunted_lab.nn import Cost
 from shunted_lab.output.quantities import counted
+from shunted_lab.study.costs.measure import measured_as
+from shunted_lab.study.costs.memo import remember
 from shunted_lab.study.folder import Folders, Run
 from shunted_lab.study.identity import WEIGHTS, configuration_of, sources_of, with_weights
 from shunted_lab.study.manifest import Manifest, SearchSpec, cost_values
-from shunted_lab.study.measure import measured_as
-from shunted_lab.study.memo import remember
 from shunted_lab.tasks.schedule import highest_rate, peak_rate
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from shunted_lab.study.folder import Run, copy_twin, find_twin, read_result
 from shunted_lab.study.manifest import Home, Manifest, make_home, read_home
 from shunted_lab.study.plan import study_folder
 from shunted_lab.study.queue import Queue
-from shunted_lab.study.search import check_same_search, note_search, search_of
-from shunted_lab.study.search_queue import SearchQueue
+from shunted_lab.study.search.queue import SearchQueue
+from shunted_lab.study.search.search import check_same_search, note_search, search_of
 from shunted_lab.study.states import by_fingerprint, current, is_alive, read_states, set_aside
 from shunted_lab.study.storage import create_study, open_study, place_of
 

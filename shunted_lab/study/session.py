@@ -15,12 +15,11 @@ from shunted_lab.config.compose import Experiment
 from shunted_lab.config.experiment import Config
 from shunted_lab.config.variants import chosen
 from shunted_lab.nn.cost import Cost
-from shunted_lab.study.confirm import with_best_trials
+from shunted_lab.study.costs.forecast import Forecast, forecast
+from shunted_lab.study.costs.measure import is_measured
 from shunted_lab.study.engines import Engine, Work, engine_of, work_of
 from shunted_lab.study.folder import Run
-from shunted_lab.study.forecast import Forecast, forecast
 from shunted_lab.study.manifest import Manifest, keep_password, read_home, read_manifest
-from shunted_lab.study.measure import is_measured
 from shunted_lab.study.plan import (
     check_device,
     check_runs_dir,
@@ -34,7 +33,8 @@ from shunted_lab.study.plan import (
 )
 from shunted_lab.study.prepare import prepare, prepare_search, read_study, storage_of
 from shunted_lab.study.preview import to_train
-from shunted_lab.study.search import Search, check_same_search, make_search
+from shunted_lab.study.search.confirm import with_best_trials
+from shunted_lab.study.search.search import Search, check_same_search, make_search
 from shunted_lab.study.slots import plan_slots, warm_up
 from shunted_lab.study.states import RunState, read_states
 from shunted_lab.study.watch import Watch

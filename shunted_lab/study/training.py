@@ -22,10 +22,10 @@ from shunted_lab.config.schema import ConfigError
 from shunted_lab.data.corrupt import CorruptImages
 from shunted_lab.output.files import locked, write_json, write_text
 from shunted_lab.output.streams import forgive
+from shunted_lab.study.costs.measure import are_stable, spread_of, time_run
+from shunted_lab.study.costs.pace import threads_of
 from shunted_lab.study.folder import RESULT, TRACEBACK, Run, add_origin, load_run, missing_metrics, read_result
 from shunted_lab.study.identity import WEIGHTS, sources_of
-from shunted_lab.study.measure import are_stable, spread_of, time_run
-from shunted_lab.study.pace import threads_of
 from shunted_lab.study.ranks import train_on_ranks
 from shunted_lab.study.slots import Slot, origin, take
 from shunted_lab.tasks.callbacks import Pruned, Stopped

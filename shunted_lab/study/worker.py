@@ -19,14 +19,14 @@ from typing import Any
 
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.output.files import locked
+from shunted_lab.study.costs.measure import measure_variants
 from shunted_lab.study.folder import TRACEBACK
 from shunted_lab.study.manifest import Manifest, read_home, read_manifest
-from shunted_lab.study.measure import measure_variants
 from shunted_lab.study.prepare import write_study
 from shunted_lab.study.queue import Job, Queue
-from shunted_lab.study.sampler import make_pruner, make_sampler
-from shunted_lab.study.search import search_of
-from shunted_lab.study.search_queue import SearchQueue
+from shunted_lab.study.search.queue import SearchQueue
+from shunted_lab.study.search.sampler import make_pruner, make_sampler
+from shunted_lab.study.search.search import search_of
 from shunted_lab.study.slots import Slot, origin, take
 from shunted_lab.study.states import is_last
 from shunted_lab.study.watch import PipeWatch, Watch, title_of

@@ -10,7 +10,8 @@ from shunted_lab.config.compose import compose
 from shunted_lab.output.files import write_json
 from shunted_lab.report.collect import collect
 from shunted_lab.report.states import states_of
-from shunted_lab.study import measure, plan
+from shunted_lab.study import plan
+from shunted_lab.study.costs import measure
 from shunted_lab.study.folder import add_origin, write_note
 from shunted_lab.study.manifest import make_home, read_manifest
 from shunted_lab.study.prepare import write_study

@@ -9,7 +9,7 @@ from shunted_lab.report import shown as module
 from shunted_lab.report.collect import collect
 from shunted_lab.report.finding import finding
 from shunted_lab.report.shown import make_report
-from shunted_lab.study import memo
+from shunted_lab.study.costs import memo
 
 
 @pytest.fixture

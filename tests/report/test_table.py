@@ -17,8 +17,8 @@ from shunted_lab.nn.cost import Cost
 from shunted_lab.report.render import blocks, grids, to_csv, to_latex, to_markdown
 from shunted_lab.report.table import Table, build_table
 from shunted_lab.report.write import TABLES, Target, publish
+from shunted_lab.study.costs.measure import Measured
 from shunted_lab.study.folder import Run
-from shunted_lab.study.measure import Measured
 from shunted_lab.study.states import RunState
 
 ACCURACY = {

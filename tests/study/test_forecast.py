@@ -10,11 +10,12 @@ from shunted_lab.config.compose import compose
 from shunted_lab.config.launch import LaunchConfig
 from shunted_lab.data import DataFacts
 from shunted_lab.nn import Cost
-from shunted_lab.study import forecast as module
-from shunted_lab.study import pace, plan
+from shunted_lab.study import plan
 from shunted_lab.study import slots as slots_module
-from shunted_lab.study.forecast import Forecast, can_be_measured, forecast, forecast_line, total_seconds
-from shunted_lab.study.pace import Pace, is_small, measure_paces
+from shunted_lab.study.costs import forecast as module
+from shunted_lab.study.costs import pace
+from shunted_lab.study.costs.forecast import Forecast, can_be_measured, forecast, forecast_line, total_seconds
+from shunted_lab.study.costs.pace import Pace, is_small, measure_paces
 from shunted_lab.study.slots import Load, Slot, plan_slots
 from shunted_lab.study.states import RunState
 

@@ -12,7 +12,8 @@ from conftest import RESULT, command, experiment_of, manifest_of, planned, trial
 
 from shunted_lab.command import run_command
 from shunted_lab.nn import Speed, device_name
-from shunted_lab.study import measure, training
+from shunted_lab.study import training
+from shunted_lab.study.costs import measure
 from shunted_lab.study.folder import write_note
 
 

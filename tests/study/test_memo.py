@@ -4,8 +4,9 @@ import pytest
 
 from shunted_lab.config.compose import compose
 from shunted_lab.config.schema import ConfigError
-from shunted_lab.study import memo, plan
-from shunted_lab.study.memo import remember
+from shunted_lab.study import plan
+from shunted_lab.study.costs import memo
+from shunted_lab.study.costs.memo import remember
 
 
 @pytest.fixture(autouse=True)

@@ -14,15 +14,15 @@ from shunted_lab.report.search import SHOWN, _verdict, build_search_table, load_
 from shunted_lab.report.write_search import write_search
 from shunted_lab.study import slots as slots_module
 from shunted_lab.study import training
-from shunted_lab.study.confirm import with_best_trials
 from shunted_lab.study.engines import work_of
 from shunted_lab.study.engines.local import Local
 from shunted_lab.study.plan import data_facts, search_manifest, study_folder
 from shunted_lab.study.prepare import prepare_search, read_study
-from shunted_lab.study.search import make_search
+from shunted_lab.study.search.confirm import with_best_trials
+from shunted_lab.study.search.search import make_search
+from shunted_lab.study.search.space import read_rates, write_rates
+from shunted_lab.study.search.trials import costs_of, finished, is_over, tried
 from shunted_lab.study.slots import Slot
-from shunted_lab.study.space import read_rates, write_rates
-from shunted_lab.study.trials import costs_of, finished, is_over, tried
 
 FILE = """
 baseline: paper

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from shunted_lab.config.run import RunConfig
 from shunted_lab.data import DataFacts
 from shunted_lab.nn import Cost
+from shunted_lab.study.costs.memo import keep, recall
 from shunted_lab.study.machine import count_cores
-from shunted_lab.study.memo import keep, recall
 from shunted_lab.study.slots import CONTEXT, Slot, take
 from shunted_lab.tasks.device import find_device
 

@@ -19,9 +19,9 @@ from shunted_lab.output.files import locked
 from shunted_lab.study.folder import RESULT, TRIALS, Run, load_run, read_result, write_note
 from shunted_lab.study.patience import patient
 from shunted_lab.study.queue import Job, Queue
-from shunted_lab.study.search import Search, with_cost
+from shunted_lab.study.search.search import Search, with_cost
+from shunted_lab.study.search.trials import is_over, tried
 from shunted_lab.study.states import by_fingerprint, count_attempts, current, is_alive
-from shunted_lab.study.trials import is_over, tried
 
 DRAWS = 2000  # points drawn at random before the space is taken for exhausted
 REJECTIONS = 30  # proposals of a sampler in a row that were tried already, before points are drawn at random

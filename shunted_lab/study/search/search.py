@@ -18,13 +18,13 @@ from shunted_lab.config.schema import ConfigError, nearest, unknown
 from shunted_lab.config.search import MEASURED, MEASURED_LATER, SearchConfig
 from shunted_lab.data import DataFacts
 from shunted_lab.nn.cost import Cost
+from shunted_lab.study.costs.measure import can_measure_memory
 from shunted_lab.study.folder import TRIALS, Folders, Run
 from shunted_lab.study.identity import affects_result, flatten, sources_of, with_weights
 from shunted_lab.study.manifest import Manifest, SearchSpec, cost_values
-from shunted_lab.study.measure import can_measure_memory
 from shunted_lab.study.plan import check_weights, make_run, model_cost, study_folder
-from shunted_lab.study.space import Space, make_space
-from shunted_lab.study.trials import finished_points
+from shunted_lab.study.search.space import Space, make_space
+from shunted_lab.study.search.trials import finished_points
 
 
 class Search:

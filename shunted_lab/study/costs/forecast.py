@@ -12,9 +12,9 @@ from shunted_lab.config.run import RunConfig
 from shunted_lab.data import DataFacts
 from shunted_lab.nn import Cost
 from shunted_lab.output.quantities import counted, duration, file_size
+from shunted_lab.study.costs.pace import is_small, measure_paces
 from shunted_lab.study.folder import Run
 from shunted_lab.study.machine import count_cores, free_memory
-from shunted_lab.study.pace import is_small, measure_paces
 from shunted_lab.study.plan import needed_space, study_folder
 from shunted_lab.study.slots import Load, Slot, plan_slots, warm_up
 from shunted_lab.study.states import RunState

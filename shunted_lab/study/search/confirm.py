@@ -12,8 +12,8 @@ from shunted_lab.output.quantities import counted
 from shunted_lab.study.manifest import read_home, read_manifest
 from shunted_lab.study.plan import data_facts, study_folder
 from shunted_lab.study.prepare import read_study
-from shunted_lab.study.search import check_same_search, make_search
-from shunted_lab.study.trials import best, finished_points
+from shunted_lab.study.search.search import check_same_search, make_search
+from shunted_lab.study.search.trials import best, finished_points
 
 
 def with_best_trials(experiment: Experiment, given: Sequence[str] = ()) -> Experiment:

@@ -1,0 +1,1 @@
+"""Searches: which points are tried, how workers share them, and how the best become an experiment."""
