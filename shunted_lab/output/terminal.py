@@ -24,7 +24,7 @@ class Grid:
     """A table of text that rich prints. One column holds names, which fold; the others hold numbers, which do not.
 
     Args:
-        title, caption: lines above and below.
+        title, caption: lines above and below; a long one is continued with an indent.
         head: the names of the columns; all empty for a table without a head.
         rows: the cells.
         names: which column holds names.
@@ -52,8 +52,9 @@ class Grid:
         if shown.title:
             yield Text(shown.title, style="italic")
         yield from _blocks(shown, options.max_width) if form is None else [_table(shown, form)]
-        if shown.caption:
-            yield from Text(shown.caption).wrap(console, room or max(CAPTION, form.total if form else 0))
+        for line in shown.caption.splitlines():
+            width = room or max(CAPTION, form.total if form else 0)
+            yield Text("\n".join(_wrapped(line, width, "", "  ")))
 
 
 @dataclass(frozen=True)
@@ -138,5 +139,5 @@ def _blocks(grid: Grid, room: int) -> Iterator[Text]:
                 yield Text("\n".join(_wrapped(line.strip(), room)))
 
 
-def _wrapped(line: str, room: int) -> list[str]:
-    return textwrap.wrap(line, room, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+def _wrapped(line: str, room: int, first: str = "  ", rest: str = "    ") -> list[str]:
+    return textwrap.wrap(line, room, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)

@@ -1,42 +1,65 @@
-"""What a table shows, in one sentence."""
+"""What a table shows, in plain English: which variants are better or worse, and what would decide the others."""
 
 from __future__ import annotations
 
 from shunted_lab.config.experiment import Config
+from shunted_lab.config.task import Metric
+from shunted_lab.output.quantities import Unit
 from shunted_lab.report.render import interval_text
+from shunted_lab.report.statistics import Difference, smallest_difference
 from shunted_lab.report.table import Row, Table
+from shunted_lab.report.table_facts import POWER, TINY
+
+FEW, MANY = 5, 20  # more seeds that are proposed: usually, and at most where they would decide
 
 
 def finding(table: Table, config: Config) -> str | None:
-    """Which variants differ from their baseline, by separate 95 % intervals; None for a table that compares nothing.
+    """One sentence for each variant beside its baseline, by its 95 % t-interval; None where nothing is compared.
 
-    A comparison of a table with open runs is not stated.
+    A table with open runs concludes nothing. "Detect" means: with 80 % probability, if the differences keep their
+    spread.
     """
     rows = [row for row in table.rows if not row.is_baseline]
     if not rows or not table.compares:
         return None
     if not table.complete:
         return "Not all runs are done: nothing is concluded yet."
-    clear = [row for row in rows if row.difference is not None and row.difference.n > 1 and not _holds_zero(row)]
-    parts = [_clear(row, table, config) for row in clear]
-    others = [row.variant for row in rows if row not in clear]
-    if others:
-        than = {config.baseline_of(name) for name in others}
-        beside = than.pop() if len(than) == 1 else "their baselines"
-        parts.append(f"no significant difference from {beside}: {', '.join(others)}")
-    text = "; ".join(parts)
-    return text[0].upper() + text[1:] + "." if not clear else text + "."
-
-
-def _holds_zero(row: Row) -> bool:
-    return row.difference is None or row.difference.holds_zero
-
-
-def _clear(row: Row, table: Table, config: Config) -> str:
-    assert row.difference is not None
-    word = "above" if row.difference.mean > 0 else "below"
     metric = table.goal.leading
-    interval = interval_text(row.difference, metric.unit, row.planned)
-    label = metric.label[0].lower() + metric.label[1:]
-    unit = "points" if metric.unit.symbol == "%" else metric.unit.symbol
-    return f"{row.variant} is {word} {config.baseline_of(row.variant)} in {label}: {interval} {unit}".rstrip()
+    parts = [_sentence(row, config.baseline_of(row.variant), metric) for row in sorted(rows, key=_is_undecided)]
+    return f"{metric.label}: {'; '.join(parts)}."
+
+
+def _is_undecided(row: Row) -> bool:
+    d = row.difference
+    return d is None or d.n < 2 or d.std <= TINY or d.holds_zero
+
+
+def _sentence(row: Row, baseline: str, metric: Metric) -> str:
+    d, unit = row.difference, metric.unit
+    if d is None or d.n < 2:
+        return f"{row.variant} shares fewer than two seeds with {baseline}"
+    if _is_undecided(row) and d.std <= TINY:
+        return f"{row.variant} differs from {baseline} by {interval_text(d, unit)} in every seed, which shows no spread"
+    if _is_undecided(row):
+        return f"{row.variant} is undecided, {interval_text(d, unit)}{_in(unit)}: {_more_seeds(d, unit)}"
+    word = "better" if (d.mean > 0) == (metric.direction == "max") else "worse"
+    low, high = sorted((abs(d.low), abs(d.high)))
+    by = f"{_amount(abs(d.mean), unit)}{_in(unit)} [{_amount(low, unit)}, {_amount(high, unit)}]"
+    return f"{row.variant} is {word} than {baseline} by {by}"
+
+
+def _more_seeds(d: Difference, unit: Unit) -> str:
+    """How many more seeds would decide a difference of this size; where that are too many, what a few would detect."""
+    needed = next((k for k in range(1, MANY + 1) if smallest_difference(d.std, d.n + k, power=POWER) <= abs(d.mean)), 0)
+    count = needed or FEW
+    least = _amount(smallest_difference(d.std, d.n + count, power=POWER), unit)
+    return f"{count} more seed{'' if count == 1 else 's'} would detect {least}{_in(unit)}"
+
+
+def _amount(value: float, unit: Unit) -> str:
+    return f"{unit.scale * value:.{unit.digits}f}"
+
+
+def _in(unit: Unit) -> str:
+    symbol = "points" if unit.symbol == "%" else unit.symbol
+    return f" {symbol}" if symbol else ""

@@ -192,7 +192,7 @@ def render_search_page(
     """The page of a search; `runs` are the folders of its rows, `folder` is the page's, from which its links start."""
     config, base = manifest.config, _options(next(iter(manifest.variants.values())))
     links = [f"{quote(os.path.relpath(path, folder))}/" if path.exists() else "" for path in runs]
-    block = Block(table.title, table.head, table.rows, " ".join(table.caption))
+    block = Block(table.title, table.head, table.rows, table.facts)
     return (
         _environment()
         .get_template("page.html")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from shunted_lab.output.quantities import COSTS, Unit, head_text, signed_text
 from shunted_lab.output.terminal import Grid
+from shunted_lab.report.facts import Fact, bullets, lines, sentences
 from shunted_lab.report.statistics import Difference, Summary
 from shunted_lab.report.table import Row, Table
 
@@ -23,18 +24,18 @@ class Block:
     title: str
     head: Sequence[str]
     rows: list[Sequence[str]]
-    caption: str
+    facts: Sequence[Fact]
 
 
 def blocks(table: Table) -> list[Block]:
     """The ablation, and the same variants at paper scale if the experiment has `paper:`."""
-    found = [Block(table.title, head(table), [cells(row, table) for row in table.rows], " ".join(table.caption))]
+    found = [Block(table.title, head(table), [cells(row, table) for row in table.rows], table.facts)]
     if table.paper_title:
         rows = [paper_cells(row, table) for row in table.rows]
         metric = table.goal.leading
         published = (f"Paper: {head_text(metric.label, metric.unit)}", "Paper: params (M)", "Paper: FLOPs (G)")
         columns = ("Variant", "Params (M)", "GMACs", *published)
-        found.append(Block(table.paper_title, columns, rows, " ".join(table.paper_caption)))
+        found.append(Block(table.paper_title, columns, rows, table.paper_facts))
     return found
 
 
@@ -128,13 +129,13 @@ def interval_text(found: Difference | None, unit: Unit, planned: int = 0) -> str
 
 
 def to_markdown(table: Table) -> str:
-    """Pipe tables with their captions."""
+    """Pipe tables with their facts."""
     parts = []
     for block in blocks(table):
         lines = [[cell.replace("|", "\\|") for cell in line] for line in (block.head, *block.rows)]
         ruled = [lines[0], ["---"] + ["---:"] * (len(lines[0]) - 1), *lines[1:]]
         body = "\n".join(f"| {' | '.join(line)} |" for line in ruled)
-        parts.append(f"**{block.title}**\n\n{body}\n\n{block.caption}\n")
+        parts.append(f"**{block.title}**\n\n{body}\n\n{bullets(block.facts)}\n")
     return "\n".join(parts)
 
 
@@ -151,7 +152,7 @@ def to_latex(table: Table) -> str:
         lines = [" & ".join(_escape(cell) for cell in line) + r" \\" for line in (block.head, *block.rows)]
         body = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
         body += [*lines[1:], r"\bottomrule", r"\end{tabular}"]
-        body += [rf"\caption{{\textbf{{{_escape(block.title)}.}} {_escape(block.caption)}}}", r"\end{table}"]
+        body += [rf"\caption{{\textbf{{{_escape(block.title)}.}} {_escape(sentences(block.facts))}}}", r"\end{table}"]
         parts.append("\n".join(body) + "\n")
     return "\n".join(parts)
 
@@ -223,4 +224,4 @@ def number_text(value: float, unit: Unit) -> str:
 
 def grids(table: Table) -> list[Grid]:
     """The table, and that of the paper's scale, for a terminal."""
-    return [Grid(block.title, block.head, block.rows, block.caption) for block in blocks(table)]
+    return [Grid(block.title, block.head, block.rows, lines(block.facts)) for block in blocks(table)]

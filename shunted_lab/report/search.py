@@ -20,7 +20,8 @@ from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.output.quantities import Unit, cell_text, counted, difference_text, head_text
 from shunted_lab.output.terminal import Grid
-from shunted_lab.report.captions import replaced_images
+from shunted_lab.report.facts import INCOMPLETE, SMOKE_TEST, Fact, bullets, lines
+from shunted_lab.report.table_facts import replaced_images
 from shunted_lab.study.manifest import Manifest, SearchSpec, read_home, read_manifest
 from shunted_lab.study.prepare import read_study
 from shunted_lab.study.search.space import Space
@@ -43,7 +44,7 @@ class SearchTable:
     title: str
     head: Sequence[str]
     rows: list[Sequence[str]]
-    caption: list[str]
+    facts: list[Fact]
     complete: bool
     csv: str
 
@@ -60,17 +61,15 @@ def build_search_table(manifest: Manifest, study: Study | None) -> SearchTable:
     over = study is not None and bool(study.user_attrs.get("exhausted"))
     points = sum(is_over(ts) for ts in trials.values())
     complete = (over and points == len(trials)) or points >= search.trials
-    caption = ["SMOKE TEST, not a result: a few batches of training."] if config.smoke else []
-    caption += _counts(search, study, trials, over)
-    caption += _verdict(manifest, base, done)
-    caption += replaced_images({t.user_attrs["name"]: t.user_attrs["result"] for t in done})
-    caption += _uncertain(done) if "latency" in names else []
-    caption.append(
-        "One seed, chosen by validation: trials of a search are not evidence. An experiment with "
-        f"confirm: {{search: {config.name}}} trains the best again with other seeds."
-    )
+    facts = [SMOKE_TEST] if config.smoke else []
+    facts += _counts(search, study, trials, over)
+    facts.append(_verdict(manifest, base, done))
+    facts += replaced_images({t.user_attrs["name"]: t.user_attrs["result"] for t in done})
+    facts += _uncertain(done) if "latency" in names else []
+    again = f"an experiment with confirm: {{search: {config.name}}} trains the best again with other seeds"
+    facts.append(Fact("Not evidence", f"each trial has one seed and was chosen by validation; {again}"))
     title = f"{config.name}: {config.description}" if config.description else config.name
-    return SearchTable(title, head, rows, caption, complete, _csv(names, done))
+    return SearchTable(title, head, rows, facts, complete, _csv(names, done))
 
 
 def _spec(manifest: Manifest) -> SearchSpec:
@@ -204,53 +203,50 @@ def _row(manifest: Manifest, names: Sequence[str], trial: FrozenTrial) -> Sequen
     return shown, *values, f"{costs['params'] / 1e6:.3f}", f"{costs['macs'] / 1e9:.4f}"
 
 
-def _counts(search: SearchSpec, study: Study | None, trials: dict[str, list[FrozenTrial]], over: bool) -> list[str]:
+def _counts(search: SearchSpec, study: Study | None, trials: dict[str, list[FrozenTrial]], over: bool) -> list[Fact]:
     states = [ts[-1].state for ts in trials.values()]
     done = sum(any(t.state == TrialState.COMPLETE for t in ts) for ts in trials.values())
     pruned = states.count(TrialState.PRUNED)
     planned = counted(search.trials, "assignment")
-    lines = [f"{len(trials)} of {planned} tried: {done} trained, {pruned} pruned."]
+    facts = [Fact("Tried", f"{len(trials)} of {planned}: {done} trained, {pruned} pruned")]
     rest = len(trials) - done - pruned
     if rest:
-        lines.append(f"INCOMPLETE: {rest} {'is' if rest == 1 else 'are'} running, interrupted or failed.")
+        facts.append(Fact(INCOMPLETE, f"{rest} {'is' if rest == 1 else 'are'} running, interrupted or failed"))
     if over:
-        lines.append("No other assignment satisfies the constraints.")
+        facts.append(Fact("Exhausted", "no other assignment satisfies the constraints"))
     given = study.get_trials(deepcopy=False) if study else []
     broken = sum(str(t.user_attrs.get("given_back", "")).startswith("more ") for t in given)
     if broken:
-        verb = "violates a constraint and was" if broken == 1 else "violate a constraint and were"
-        lines.append(f"{counted(broken, 'proposal')} {verb} rejected before training.")
-    for name, bound in search.bounds.items():
-        lines.append(f"Constraint: {name} at most {bound:,.0f}.")
-    return lines
+        verb = "violates" if broken == 1 else "violate"
+        facts.append(Fact("Rejected before training", f"{counted(broken, 'proposal')} that {verb} a constraint"))
+    facts += [Fact("Constraint", f"{name} at most {bound:,.0f}") for name, bound in search.bounds.items()]
+    return facts
 
 
-def _verdict(manifest: Manifest, base: list[FrozenTrial], done: list[FrozenTrial]) -> list[str]:
+def _verdict(manifest: Manifest, base: list[FrozenTrial], done: list[FrozenTrial]) -> Fact:
     """Whether something was found that is better than the baseline in the first objective, and costs no more: among
     all points, not only those that the table shows.
     """
     if not base:
-        return ["The baseline is not trained yet."]
+        return Fact("Best", "the baseline is not trained yet")
     name, way = next(iter(_spec(manifest).objectives.items()))
     sign = 1 if way == "max" else -1
     better = [t for t in done if _macs(t) <= _macs(base[0]) and sign * (t.values[0] - base[0].values[0]) > 0]
     if not better:
-        return [f"Nothing was found with a better {name} than the baseline at its MACs or fewer."]
+        return Fact("Best", f"nothing was found with a better {name} than the baseline at its MACs or fewer")
     best_one = max(better, key=lambda t: (sign * t.values[0], -t.number))
     gain = difference_text(best_one.values[0] - base[0].values[0], manifest.goal.unit(name))
-    return [f"Best at the baseline's MACs or fewer: {best_one.user_attrs['name']}, {name} {gain}."]
+    return Fact("Best at the baseline's MACs or fewer", f"{best_one.user_attrs['name']}, {name} {gain}")
 
 
-def _uncertain(trials: list[FrozenTrial]) -> list[str]:
+def _uncertain(trials: list[FrozenTrial]) -> list[Fact]:
     """How many latencies were measured on a machine that was too busy for them."""
     costs = [costs_of(t) for t in trials]
     spreads = [found["latency_spread"] for found in costs if "latency_spread" in found]
     if not spreads:
         return []
-    return [
-        f"The latency of {len(spreads)} of {counted(len(trials), 'trial')} is uncertain: rounds differed by up to "
-        f"{100 * max(spreads):.0f} %, the machine was busy."
-    ]
+    differed = f"rounds differed by up to {100 * max(spreads):.0f} %, the machine was busy"
+    return [Fact("Uncertain latency", f"{len(spreads)} of {counted(len(trials), 'trial')}: {differed}")]
 
 
 def _macs(trial: FrozenTrial) -> float:
@@ -270,12 +266,12 @@ def _csv(names: list[str], trials: list[FrozenTrial]) -> str:
 
 
 def to_markdown(table: SearchTable) -> str:
-    """A pipe table with its caption."""
+    """A pipe table with its facts."""
     ruled = [table.head, ["---"] + ["---:"] * (len(table.head) - 1), *table.rows]
     body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in ruled)
-    return f"**{table.title}**\n\n{body}\n\n{' '.join(table.caption)}\n"
+    return f"**{table.title}**\n\n{body}\n\n{bullets(table.facts)}\n"
 
 
 def to_terminal(table: SearchTable) -> Grid:
     """For `rich.print`."""
-    return Grid(table.title, table.head, table.rows, " ".join(table.caption))
+    return Grid(table.title, table.head, table.rows, lines(table.facts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import optimize, special, stats
@@ -76,8 +77,12 @@ def smallest_difference(std: float, n: int, confidence: float = 0.95, power: flo
         std: standard deviation of the paired differences.
         n: pairs; NaN is returned below 2.
     """
-    if n < 2 or math.isnan(std):
-        return math.nan
+    return math.nan if n < 2 or math.isnan(std) else std * _detectable(n, confidence, power)
+
+
+@cache
+def _detectable(n: int, confidence: float, power: float) -> float:
+    """What `n` pairs detect, in standard deviations."""
     critical = stats.t.ppf((1 + confidence) / 2, n - 1)
     quantiles = (np.arange(10_000) + 0.5) / 10_000
     bar = critical * np.sqrt(stats.chi2.ppf(quantiles, n - 1) / (n - 1))  # what a standard normal + shift must exceed
@@ -85,7 +90,7 @@ def smallest_difference(std: float, n: int, confidence: float = 0.95, power: flo
     def lacking(shift: float) -> float:
         return power - float((special.ndtr(shift - bar) + special.ndtr(-shift - bar)).mean())
 
-    return float(optimize.brentq(lacking, 0, bar.max() + 10)) * std / math.sqrt(n)
+    return float(optimize.brentq(lacking, 0, bar.max() + 10)) / math.sqrt(n)
 
 
 def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:

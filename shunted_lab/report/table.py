@@ -15,8 +15,9 @@ from shunted_lab.config.experiment import Config
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.task import Goal
 from shunted_lab.nn.cost import Cost
-from shunted_lab.report.captions import measured_captions, paper_captions, table_caption
+from shunted_lab.report.facts import Fact
 from shunted_lab.report.statistics import Difference, Summary, paired_difference, summarize
+from shunted_lab.report.table_facts import measured_facts, paper_facts, table_facts
 from shunted_lab.study.costs.measure import Measured
 from shunted_lab.study.states import RunState
 
@@ -40,14 +41,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows and captions; `render` makes text of it."""
+    """Rows, and the facts below them; `render` makes text of it."""
 
     title: str
     goal: Goal
     rows: list[Row]
-    caption: list[str]  # sentences
+    facts: list[Fact]
     paper_title: str | None = None
-    paper_caption: list[str] = field(default_factory=list)
+    paper_facts: list[Fact] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -109,9 +110,8 @@ def build_table(
             )
         )
     title = f"{config.name}: {config.description}" if config.description else config.name
-    caption = table_caption(config, variants, states, rows, goal)
-    caption += measured_captions(measured)
-    return Table(title, goal, rows, caption, *paper_captions(config, variants))
+    facts = table_facts(config, variants, states, rows, goal) + measured_facts(measured)
+    return Table(title, goal, rows, facts, *paper_facts(config, variants))
 
 
 def headlines(variants: Mapping[str, RunConfig], states: Sequence[RunState]) -> dict[str, dict[int, float]]:

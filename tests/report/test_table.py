@@ -14,6 +14,7 @@ import pytest
 
 from shunted_lab.config.compose import Experiment, compose
 from shunted_lab.nn.cost import Cost
+from shunted_lab.report.facts import Fact, sentences
 from shunted_lab.report.render import blocks, grids, to_csv, to_latex, to_markdown
 from shunted_lab.report.table import Table, build_table
 from shunted_lab.report.write import TABLES, Target, publish
@@ -69,20 +70,21 @@ def test_a_complete_table():
         ("overlapping", "2.00", "0.021", "74.00 ± 3.00 (3)", "+2.00 [−0.48, +4.48]"),
         ("conv_stem", "2.00", "0.021", "71.93 ± 1.84 (3)", "−0.07 [−1.19, +1.05]"),
     ]
-    caption = blocks(made)[0].caption
+    caption = sentences(blocks(made)[0].facts)
     for text in (
-        "Top-1 accuracy on the test split of earth (1,550 images; training 5,484, validation 868) at 64 x 64",
-        "Model shunted_lite, recipe lite",
-        "tested: the last epoch",
-        "Trained on a CPU (2 threads).",
-        "over n seeds (0, 1, 2)",
-        "paired difference to non_overlapping with its 95 % t-interval",
-        "No significant difference from non_overlapping: overlapping, conv_stem.",
+        "Metric: Top-1 accuracy on the test split.",
+        "Data: earth, 64 x 64 (costs at the same size); 1,550 test images, 5,484 training images, 868 validation",
+        "Model: shunted_lite.",
+        "Training: recipe lite, 4 epochs; tested: the last epoch.",
+        "Device: a CPU (2 threads).",
+        "Seeds: 3 (0, 1, 2); mean ± standard deviation.",
+        "Δ: paired difference to non_overlapping with its 95 % t-interval, in percentage points.",
+        "Not significant: overlapping, conv_stem.",
     ):
         assert text in caption, text
     # three pairs show 3.264 standard deviations of the differences (1 and 0.45 points) with 80 % power
-    assert "n = 3 detects with 80 % probability a true difference to non_overlapping of at least" in caption
-    assert "of at least 3.3 (overlapping), 1.5 (conv_stem) points." in caption
+    detected = "true differences to non_overlapping that are detected with 80 % probability"
+    assert f"Detectable: {detected}: at least 3.3 (overlapping), 1.5 (conv_stem) points with n = 3." in caption
     assert "INCOMPLETE" not in caption and "SMOKE" not in caption
 
 
@@ -100,10 +102,10 @@ def test_a_run_that_is_not_done_shows_in_its_row_and_in_the_caption(state):
     made = table(runs=runs)
     assert not made.complete
     for text in (to_markdown(made), to_latex(made)):
-        assert f"(2 of 3: 1 {state})" in text and "INCOMPLETE, 1 of 9 runs not done" in text
+        assert f"(2 of 3: 1 {state})" in text and "1 of 9 runs not done" in text
     assert blocks(made)[0].rows[1][3] == f"74.00 ± 4.24 (2 of 3: 1 {state})"
-    assert f"overlapping seed 1 {state}" in blocks(made)[0].caption
-    assert ("(ValueError: loss is nan)" in blocks(made)[0].caption) == (state == "failed")
+    assert f"overlapping seed 1 {state}" in sentences(blocks(made)[0].facts)
+    assert ("(ValueError: loss is nan)" in sentences(blocks(made)[0].facts)) == (state == "failed")
     assert made.rows[1].difference.n == 2  # seeds 0 and 2 of both
     read = pd.read_csv(io.StringIO(to_csv(made)))
     assert (read.n[1], read.n_planned[1], read.open[1]) == (2, 3, f"1 {state}")
@@ -114,9 +116,9 @@ def test_a_variant_without_a_finished_run_is_a_dash():
     for seed in range(3):
         runs = replaced(runs, "conv_stem", seed, "missing")
     assert blocks(table(runs=runs))[0].rows[2][3:] == ("– (0 of 3: 3 missing)", "–")
-    assert blocks(table(runs=runs))[0].caption.count("Top-1 accuracy on") == 1
+    assert sentences(blocks(table(runs=runs))[0].facts).count("Data:") == 1
     nothing = [RunState(s.run, "missing") for s in runs]
-    assert "Nothing is trained yet." in blocks(table(runs=nothing))[0].caption
+    assert "Device: nothing is trained yet." in sentences(blocks(table(runs=nothing))[0].facts)
 
 
 def test_without_its_baseline_a_row_has_no_difference():
@@ -129,10 +131,8 @@ def test_without_its_baseline_a_row_has_no_difference():
 def test_one_seed_has_no_spread_and_no_comparison_in_any_format():
     made = table(experiment("seeds=[1]"))
     assert blocks(made)[0].rows[1][3:] == ("74.00 (1)",)
-    caption = blocks(made)[0].caption
-    assert (
-        "One seed: no spread, no comparison (seed 1)." in caption and "interval" not in caption and "±" not in caption
-    )
+    caption = sentences(blocks(made)[0].facts)
+    assert "Seeds: one (1): no spread, no comparison." in caption and "interval" not in caption and "±" not in caption
     _has_no_differences(made)
 
 
@@ -144,7 +144,7 @@ def test_one_variant_has_no_difference_to_itself_in_any_format():
         for seed in found.config.seeds
     ]
     made = table(found, done)
-    assert "Mean ± standard deviation over n seeds (0, 1, 2)." in made.caption
+    assert Fact("Seeds", "3 (0, 1, 2); mean ± standard deviation") in made.facts
     assert blocks(made)[0].rows == [("model", "2.00", "0.021", "71.00 ± 1.00 (3)")]
     _has_no_differences(made)
 
@@ -170,8 +170,8 @@ def test_the_caption_says_how_many_images_were_used():
     found = experiment("smoke=true")
     used = {"train": 32, "val": 32, "test": 32}
     runs = [dataclasses.replace(state, result={**(state.result or {}), "used": used}) for state in states(found)]
-    caption = " ".join(table(found, runs).caption)
-    assert "(32 of 1,550 images; training 32 of 5,484 in each epoch, validation 32 of 868)" in caption
+    caption = sentences(table(found, runs).facts)
+    assert "32 of 1,550 test images, 32 of 5,484 training images in each epoch, 32 of 868 validation images" in caption
 
 
 def test_variants_that_use_other_images_are_named_in_the_caption():
@@ -183,9 +183,11 @@ def test_variants_that_use_other_images_are_named_in_the_caption():
     for state in runs:
         if state.run.variant == "conv_stem":
             state.result["used"] = {"train": 128, "val": 128, "test": 128}
-    caption = " ".join(table(found, runs).caption)
-    assert "non_overlapping, overlapping: Top-1 accuracy on the test split of earth (1,550 images;" in caption
-    assert "conv_stem: Top-1 accuracy on the test split of earth (128 of 1,550 images;" in caption
+    caption = sentences(table(found, runs).facts)
+    assert (
+        "; 1,550 test images, 5,484 training images, 868 validation images (non_overlapping, overlapping); " in caption
+    )
+    assert "; 128 of 1,550 test images, " in caption and "images (conv_stem)." in caption
 
 
 def test_a_difference_over_fewer_pairs_shows_their_number():
@@ -197,12 +199,12 @@ def test_the_caption_never_gives_the_power_of_other_pairs():
     runs = states(experiment())
     for seed in (1, 2):
         runs = replaced(runs, "overlapping", seed, "missing")
-    caption = blocks(table(runs=runs))[0].caption
-    assert "n = 1 detects" not in caption
-    assert "n = 3 detects with 80 % probability a true difference to non_overlapping of at least" in caption
+    caption = sentences(blocks(table(runs=runs))[0].facts)
+    assert "n = 1" not in caption
+    assert "points with n = 3." in caption
     runs = replaced(states(experiment()), "overlapping", 1, "missing")
-    caption = blocks(table(runs=runs))[0].caption
-    assert "n = 2 detects" in caption and "n = 3 detects" in caption
+    caption = sentences(blocks(table(runs=runs))[0].facts)
+    assert "points with n = 2; " in caption and "points with n = 3." in caption
 
 
 def test_seeds_without_spread_prove_nothing():
@@ -210,9 +212,9 @@ def test_seeds_without_spread_prove_nothing():
         dataclasses.replace(s, result=result(0.7 if s.run.variant == "overlapping" else 0.5))
         for s in states(experiment())
     ]
-    caption = blocks(table(runs=runs))[0].caption
-    assert "The same difference in every seed, which says nothing about other seeds: overlapping, conv_stem." in caption
-    assert "a true difference" not in caption
+    caption = sentences(blocks(table(runs=runs))[0].facts)
+    assert "Same in every seed: overlapping, conv_stem; this says nothing about other seeds." in caption
+    assert "Detectable" not in caption
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -223,7 +225,7 @@ def test_a_metric_that_is_not_finite_is_a_failed_run(value):
     ]
     made = table(runs=runs)
     assert not made.complete and blocks(made)[0].rows[1][3] == "74.00 ± 4.24 (2 of 3: 1 failed)"
-    assert f"overlapping seed 1 failed (test/top1 is {value})" in blocks(made)[0].caption
+    assert f"overlapping seed 1 failed (test/top1 is {value})" in sentences(blocks(made)[0].facts)
 
 
 def test_variants_of_different_data_and_recipes_are_told_apart_in_the_caption():
@@ -231,18 +233,20 @@ def test_variants_of_different_data_and_recipes_are_told_apart_in_the_caption():
     run = found.variants["overlapping"]
     data, recipe = dataclasses.replace(run.data, image_size=96), dataclasses.replace(run.recipe, epochs=40)
     variants = {**found.variants, "overlapping": dataclasses.replace(run, data=data, recipe=recipe)}
-    caption = blocks(table(dataclasses.replace(found, variants=variants)))[0].caption
-    assert "overlapping: Top-1 accuracy on the test split of earth" in caption and "at 96 x 96" in caption
-    assert "non_overlapping, conv_stem: Model shunted_lite, recipe lite, 4 epochs" in caption
-    assert "overlapping: Model shunted_lite, recipe lite, 40 epochs" in caption
+    caption = sentences(blocks(table(dataclasses.replace(found, variants=variants)))[0].facts)
+    assert "earth, 96 x 96 (costs at the same size)" in caption and "images (overlapping). " in caption
+    assert "Model: shunted_lite." in caption
+    assert "recipe lite, 40 epochs; tested: the last epoch (overlapping)." in caption
 
 
 def test_smoke_is_never_a_result():
-    assert blocks(table(experiment("smoke=true")))[0].caption.startswith("SMOKE TEST, not a result")
+    assert sentences(blocks(table(experiment("smoke=true")))[0].facts).startswith(
+        "SMOKE TEST: a few batches of training, not a result."
+    )
 
 
 def test_the_chosen_epoch_is_named():
-    caption = blocks(table(experiment("recipe.select=best")))[0].caption
+    caption = sentences(blocks(table(experiment("recipe.select=best")))[0].facts)
     assert "tested: the epoch that was best on the validation split" in caption
 
 
@@ -250,44 +254,44 @@ def test_where_runs_differ_in_how_they_were_trained_the_caption_says_which():
     found = experiment()
     same = {"precision": "32-true", "batch_layout": "batches of 64 images"}
     runs = [RunState(s.run, "done", (s.result or {}) | same) for s in states(found)]
-    assert "Trained on a CPU (2 threads), 32-true, batches of 64 images." in blocks(table(found, runs))[0].caption
+    assert "Device: a CPU (2 threads), 32-true, batches of 64 images." in sentences(blocks(table(found, runs))[0].facts)
 
     runs[4] = RunState(runs[4].run, "done", result(0.74, "an H100") | same | {"precision": "bf16-mixed"})
     runs[6] = RunState(runs[6].run, "done", result(0.7) | same | {"batch_layout": "4 parts x 16 images"})
-    caption = blocks(table(found, runs))[0].caption
-    assert "The runs differ in device: an H100 (overlapping seed 1); a CPU (2 threads) (the others)." in caption
-    assert "The runs differ in precision: bf16-mixed (overlapping seed 1); 32-true (the others)." in caption
-    assert "The runs differ in batch layout: 4 parts x 16 images (conv_stem seed 0); batches of 64" in caption
-    assert "Trained on" not in caption
+    caption = sentences(blocks(table(found, runs))[0].facts)
+    assert "Runs differ in device: an H100 (overlapping seed 1); a CPU (2 threads) (the others)." in caption
+    assert "Runs differ in precision: bf16-mixed (overlapping seed 1); 32-true (the others)." in caption
+    assert "Runs differ in batch layout: 4 parts x 16 images (conv_stem seed 0); batches of 64" in caption
+    assert "Device:" not in caption
 
 
 def test_images_that_were_replaced_are_in_the_caption_with_the_runs_where_these_differ():
     runs = states(experiment())
-    assert not any("replaced" in line for line in table(runs=runs).caption)
+    assert not any(fact.label == "Replaced" for fact in table(runs=runs).facts)
     for state in runs:
         state.result["corrupt_images"] = ["/data/train/cat/5.jpg"]
-    line = "1 training image could not be decoded and was replaced: /data/train/cat/5.jpg."
-    assert line in table(runs=runs).caption
+    assert (
+        Fact("Replaced", "1 training image that could not be decoded: /data/train/cat/5.jpg") in table(runs=runs).facts
+    )
     runs[0].result["corrupt_images"] = []
     runs[1].result["corrupt_images"] = [f"{number}.jpg" for number in range(5)]
     others = ", ".join(f"{s.run.variant} seed {s.run.seed}" for s in runs[2:])
-    found = [line for line in table(runs=runs).caption if "replaced" in line]
-    assert found == [
-        f"5 training images could not be decoded and were replaced in {runs[1].run.variant} seed 1: "
-        "0.jpg, 1.jpg, 2.jpg and 2 more.",
-        f"1 training image could not be decoded and was replaced in {others}: /data/train/cat/5.jpg.",
+    assert [fact.text for fact in table(runs=runs).facts if fact.label == "Replaced"] == [
+        f"5 training images that could not be decoded in {runs[1].run.variant} seed 1: 0.jpg, 1.jpg, 2.jpg and 2 more",
+        f"1 training image that could not be decoded in {others}: /data/train/cat/5.jpg",
     ]
 
 
 def test_a_head_that_was_not_taken_is_in_the_caption():
     found = experiment("model.checkpoint=/weights.pth")
     runs = states(found)
-    assert any("with the weights of /weights.pth, recipe" in line for line in table(found, runs).caption)
+    assert Fact("Model", "shunted_lite with the weights of /weights.pth") in table(found, runs).facts
     for state in runs:
         state.result["initial_weights"] = {"entry": "model", "new_head": state.run.variant == "conv_stem", "head": ""}
-    caption = table(found, runs).caption
-    assert any(line.startswith("conv_stem: ") and "of /weights.pth (new head), recipe" in line for line in caption)
-    assert sum("(new head)" in line for line in caption) == 1
+    (model,) = (fact.text for fact in table(found, runs).facts if fact.label == "Model")
+    taken, new = model.split("; ")
+    assert taken == "shunted_lite with the weights of /weights.pth (non_overlapping, overlapping)"
+    assert new == "shunted_lite with the weights of /weights.pth (new head) (conv_stem)"
 
 
 def test_paper_columns_hold_numbers_with_a_source_and_dashes():
@@ -295,9 +299,9 @@ def test_paper_columns_hold_numbers_with_a_source_and_dashes():
     assert block.title == "The same variants at paper scale (shunted_s, 224 x 224)"
     assert block.rows[1] == ("overlapping", "22.40", "4.993", "–", "–", "–")
     assert block.rows[2] == ("conv_stem", "22.40", "4.993", "82.9", "22.4", "4.9")
-    assert "arXiv 2111.15193" in block.caption
-    assert "The results above are of earth; they are not results on ImageNet." in block.caption
-    assert "attention products" in block.caption
+    assert "arXiv 2111.15193" in sentences(block.facts)
+    assert "Not ImageNet: the results above are of earth." in sentences(block.facts)
+    assert "attention products" in sentences(block.facts)
 
 
 def test_without_a_paper_there_is_one_block():
@@ -307,7 +311,7 @@ def test_without_a_paper_there_is_one_block():
     ]
     made = build_table(found.config, found.variants, runs, {"model": Cost(1, 2, 2, 0)}, {})
     assert len(blocks(made)) == 1 and to_csv(made).count("\n") == 2
-    assert "true difference" not in blocks(made)[0].caption  # nothing is compared
+    assert "Detectable" not in sentences(blocks(made)[0].facts)  # nothing is compared
 
 
 def test_every_format_shows_the_same_cells():
@@ -352,7 +356,9 @@ def test_measured_costs_stand_in_the_table():
     block = blocks(made)[0]
     assert block.head[3:5] == ("Latency (ms)", "Memory (MB)")
     assert [line[3:5] for line in block.rows] == [("10.0", "0.7"), ("–", "–"), ("30.0", "0.7")]
-    assert "forward, one image, alone on a CPU." in block.caption
+    assert "latency and peak memory above the weights of a forward pass of one image, alone on a CPU." in sentences(
+        block.facts
+    )
     read = pd.read_csv(io.StringIO(to_csv(made)), dtype=str).set_index("variant")
     assert (read.latency_ms["conv_stem"], read.memory_mb["conv_stem"]) == ("30.0", "0.7")
 
@@ -364,8 +370,8 @@ def test_several_devices_are_shown_side_by_side():
     block = blocks(made)[0]
     assert block.head[3:6] == ("Latency (ms), a CPU", "Memory (MB), a CPU", "Latency (ms), a GPU")
     assert [line[3:6] for line in block.rows] == [("10.0", "0.7", "1.0")] * 2 + [("10.0", "0.7", "–")]
-    assert "forward, one image, alone on a CPU, a GPU." in block.caption
-    assert "Latency of conv_stem on a GPU is not shown: 20 rounds differed by 34 %" in block.caption
+    assert "of a forward pass of one image, alone on a CPU, a GPU." in sentences(block.facts)
+    assert "Latency not shown: conv_stem on a GPU; 20 rounds differed by 34 %" in sentences(block.facts)
     read = pd.read_csv(io.StringIO(to_csv(made)), dtype=str).set_index("variant")
     assert read["latency_ms (a GPU)"]["overlapping"] == "1.0" and read["memory_mb (a GPU)"].isna().all()
 
@@ -375,12 +381,14 @@ def test_a_latency_that_was_not_stable_is_a_dash_with_its_reason():
     measured["overlapping"] = {"a CPU": Measured(None, 7e5, 20, 0.34)}
     block = blocks(table(measured=measured))[0]
     assert [line[3:5] for line in block.rows] == [("10.0", "0.7"), ("–", "0.7"), ("10.0", "0.7")]
-    assert "Latency of overlapping is not shown: 20 rounds differed by 34 %, the machine was busy." in block.caption
+    assert "Latency not shown: overlapping; 20 rounds differed by 34 %, the machine was busy." in sentences(block.facts)
     measured = {name: {"a CPU": Measured(None, 7e5, 20, 0.1 * i)} for i, name in enumerate(ACCURACY, 1)}
     block = blocks(table(measured=measured))[0]
     assert block.head[3:5] == ("Memory (MB)", "Top-1 (%)")
-    assert "Peak memory above the weights: forward, one image, alone on a CPU." in block.caption
-    assert "conv_stem is not shown: 20 rounds differed by up to 30 %, the machine was busy." in block.caption
+    assert "Measured costs: peak memory above the weights of a forward pass of one image, alone on a CPU." in sentences(
+        block.facts
+    )
+    assert "conv_stem; 20 rounds differed by up to 30 %, the machine was busy." in sentences(block.facts)
 
 
 def test_rows_across_settings_are_compared_within_their_setting():
@@ -405,8 +413,8 @@ def test_rows_across_settings_are_compared_within_their_setting():
     block = blocks(made)[0]
     assert block.head[3:7] == ("Recall (%)", "Small (%)", "Medium (%)", "Large (%)")
     assert block.rows[0][4:7] == ("40.00 ± 0.00", "–", "80.00 ± 0.00")
-    assert "SYNTHETIC images" in block.caption and "size ratio 16" in block.caption
-    assert "paired difference to one_rate_coarse in the same of ratio1, ratio4, ratio16" in block.caption
+    assert "SYNTHETIC images" in sentences(block.facts) and "size ratio 16" in sentences(block.facts)
+    assert "paired difference to one_rate_coarse in the same of ratio1, ratio4, ratio16" in sentences(block.facts)
 
 
 def test_latex_escapes_what_latex_would_read():

@@ -10,6 +10,7 @@ from optuna.trial import TrialState, create_trial
 from shunted_lab import run as command
 from shunted_lab.config.compose import compose
 from shunted_lab.config.schema import ConfigError
+from shunted_lab.report.facts import Fact, sentences
 from shunted_lab.report.search import SHOWN, _verdict, build_search_table, load_search
 from shunted_lab.report.write_search import write_search
 from shunted_lab.study import slots as slots_module
@@ -147,7 +148,7 @@ def test_more_than_the_baselines_macs_are_rejected_before_training(searched, gra
     assert all(t.state == TrialState.PRUNED and t.constraints["macs"] > 0 for t in broken)
     assert len(graded_training.all()) == 10
     table = build_search_table(manifest, study)
-    assert table.complete and "not evidence" in " ".join(table.caption)
+    assert table.complete and "Not evidence: " in sentences(table.facts)
 
 
 def test_several_objectives_give_a_front(searched, graded_training):
@@ -163,8 +164,8 @@ def test_a_latency_of_a_busy_machine_is_said(searched, trained, monkeypatch):
     monkeypatch.setattr("shunted_lab.study.training._measured", lambda run, classes: costs[len(trained.all()) - 1])
     experiment = searched(trials=2, more="  objectives: {val/top1: max, latency: min}")
     manifest, study = run_search(experiment)
-    caption = " ".join(build_search_table(manifest, study).caption)
-    assert "The latency of 1 of 2 trials is uncertain: rounds differed by up to 34 %, the machine was busy." in caption
+    caption = sentences(build_search_table(manifest, study).facts)
+    assert "Uncertain latency: 1 of 2 trials: rounds differed by up to 34 %, the machine was busy." in caption
 
 
 def test_a_hopeless_run_is_pruned(searched, trained):
@@ -253,7 +254,7 @@ def test_a_search_is_finished_when_every_point_is_trained_or_pruned(searched, gr
     points = tried(study.trials)
     assert len(points) == 5 and sum(is_over(trials) for trials in points.values()) == 4
     assert build_search_table(manifest, study).complete
-    assert "INCOMPLETE: 1 is running, interrupted or failed." in build_search_table(manifest, study).caption
+    assert Fact("INCOMPLETE", "1 is running, interrupted or failed") in build_search_table(manifest, study).facts
 
 
 def test_workers_of_a_search_propose_different_points(searched, graded_training):
@@ -318,7 +319,7 @@ def test_a_search_that_the_command_line_shortened_is_finished(searched, graded_t
     run_search(searched("search.trials=3", trials=12))
     assert list(with_best_trials(compose(["experiment=again"])).variants) == ["paper", "best1", "best2"]
     table = build_search_table(*load_search(study_folder(searched(trials=12).config)))
-    assert table.complete and "3 of 3" in " ".join(table.caption)
+    assert table.complete and "3 of 3" in sentences(table.facts)
     run_search(searched("search.trials=3", "seeds=[7]", f"runs_dir={tmp_path}/seven", trials=12))
     words = ["experiment=again", f"runs_dir={tmp_path}/seven"]
     assert len(with_best_trials(compose(words)).variants) == 3

@@ -1,4 +1,4 @@
-"""The captions of a table: what was trained on what, what is incomplete, and what the seeds can show."""
+"""The facts below a table: what was trained on what, what is incomplete, and what the seeds can show."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from shunted_lab.config.experiment import Config
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.task import Goal
 from shunted_lab.output.quantities import Unit, counted, listed
+from shunted_lab.report.facts import INCOMPLETE, SMOKE_TEST, Fact
 from shunted_lab.report.statistics import Difference, smallest_difference
 from shunted_lab.study.costs.measure import Measured
 from shunted_lab.study.states import RunState
@@ -21,7 +22,7 @@ NAMED = 3  # replaced images that a caption names
 TINY = 1e-12  # a spread of fractions that is rounding of the arithmetic only
 
 
-def measured_captions(measured: Mapping[str, Mapping[str, Measured]]) -> list[str]:
+def measured_facts(measured: Mapping[str, Mapping[str, Measured]]) -> list[Fact]:
     """How latency and memory were measured, and which latencies are not shown.
 
     Args:
@@ -32,64 +33,66 @@ def measured_captions(measured: Mapping[str, Mapping[str, Measured]]) -> list[st
     shown += ["peak memory above the weights"] if any(m.memory is not None for m in everything) else []
     devices = sorted({device for of in measured.values() for device in of})
     named = ", ".join(devices)
-    lines = [f"{' and '.join(shown).capitalize()}: forward, one image, alone on {named}."] if shown else []
+    facts = [Fact("Measured costs", f"{' and '.join(shown)} of a forward pass of one image, alone on {named}")]
+    facts = facts if shown else []
     for device in devices:
         busy = {name: of[device] for name, of in measured.items() if device in of and of[device].latency is None}
         if busy:
             rounds, spread = max(m.rounds for m in busy.values()), max(m.spread for m in busy.values())
             where = f" on {device}" if len(devices) > 1 else ""
-            lines.append(
-                f"Latency of {', '.join(busy)}{where} is not shown: {rounds} rounds differed by "
-                f"{'up to ' if len(busy) > 1 else ''}{100 * spread:.0f} %, the machine was busy."
-            )
-    return lines
+            up_to = "up to " if len(busy) > 1 else ""
+            differed = f"{rounds} rounds differed by {up_to}{100 * spread:.0f} %, the machine was busy"
+            facts.append(Fact("Latency not shown", f"{', '.join(busy)}{where}; {differed}"))
+    return facts
 
 
-def table_caption(
+def table_facts(
     config: Config, variants: Mapping[str, RunConfig], states: Sequence[RunState], rows: Sequence[Row], goal: Goal
-) -> list[str]:
-    """The sentences below a table, but for those about measured costs."""
-    lines = ["SMOKE TEST, not a result: a few batches of training."] if config.smoke else []
-    lines += [_incomplete(states)] if any(row.open for row in rows) else []
+) -> list[Fact]:
+    """What stands below a table, but for measured costs."""
+    facts = [SMOKE_TEST] if config.smoke else []
+    facts += [_incomplete(states)] if any(row.open for row in rows) else []
+    facts.append(Fact("Metric", f"{goal.leading.meaning} on the test split"))
     images: dict[str, str] = {}
     for run in variants.values():
         images.setdefault(_images_key(run), _images(run, states))
-    lines += _shared({name: _measured_on(run, goal, images[_images_key(run)]) for name, run in variants.items()})
+    facts.append(_shared("Data", {name: _data_of(run, images[_images_key(run)]) for name, run in variants.items()}))
     done = [state for state in states if state.result is not None]
-    lines += replaced_images({f"{s.run.variant} seed {s.run.seed}": s.result or {} for s in done})
-    lines += _shared({name: _training_of(run, _has_new_head(name, states)) for name, run in variants.items()})
-    lines += _trained_on(states)
+    facts += replaced_images({f"{s.run.variant} seed {s.run.seed}": s.result or {} for s in done})
+    models = {name: _model_of(run, _has_new_head(name, states)) for name, run in variants.items()}
+    training = {name: _training_of(run) for name, run in variants.items()}
+    facts += [_shared("Model", models), _shared("Training", training)]
+    facts += _trained_on(states)
     if len(config.seeds) == 1:
-        return [*lines, f"One seed: no spread, no comparison (seed {config.seeds[0]})."]
-    mean = f"Mean ± standard deviation over n seeds ({', '.join(map(str, config.seeds))})"
+        return [*facts, Fact("Seeds", f"one ({config.seeds[0]}): no spread, no comparison")]
+    facts.append(Fact("Seeds", f"{len(config.seeds)} ({', '.join(map(str, config.seeds))}); mean ± standard deviation"))
     if all(row.is_baseline for row in rows):
-        return [*lines, f"{mean}."]
+        return facts
     unit = goal.leading.unit
     shown_in = unit.of_difference or unit.symbol
-    difference = f"Δ: paired difference to {_compared(config)} with its 95 % t-interval"
-    difference += f", in {shown_in}" if shown_in else ""
-    return [*lines, f"{mean}; {difference}.", *_proof(config, rows, unit)]
+    text = f"paired difference to {_compared(config)} with its 95 % t-interval{f', in {shown_in}' if shown_in else ''}"
+    return [*facts, Fact("Δ", text), *_proof(config, rows, unit)]
 
 
 CONDITIONS = {"device": "device", "precision": "precision", "batch_layout": "batch layout"}  # in a result: its name
 
 
-def _trained_on(states: Sequence[RunState]) -> list[str]:
+def _trained_on(states: Sequence[RunState]) -> list[Fact]:
     """Device, precision and batch layout of the finished runs; where they differ, which runs had which."""
     done = [(state, state.result) for state in states if state.result is not None]
     if not done:
-        return ["Nothing is trained yet."]
+        return [Fact("Device", "nothing is trained yet")]
     shared: list[str] = []
-    differing = []
+    differing: list[Fact] = []
     for key, name in CONDITIONS.items():
         groups: dict[str, list[RunState]] = {}
         for state, result in done:
             groups.setdefault(result.get(key, "unknown"), []).append(state)
         if len(groups) > 1:
-            differing.append(f"The runs differ in {name}: {_by_size(groups)}.")
+            differing.append(Fact(f"Runs differ in {name}", _by_size(groups)))
         elif "unknown" not in groups:
             shared += groups
-    return [f"Trained on {', '.join(shared)}.", *differing] if shared else differing
+    return [Fact("Device", ", ".join(shared)), *differing] if shared else differing
 
 
 def _by_size(groups: Mapping[str, Sequence[RunState]]) -> str:
@@ -103,15 +106,17 @@ def _compared(config: Config) -> str:
     return f"{config.baseline} in the same of {', '.join(config.across)}" if config.across else str(config.baseline)
 
 
-def _shared(sentences: Mapping[str, str]) -> list[str]:
-    """Each sentence once; where variants differ, with the names of those that it holds for."""
+def _shared(label: str, texts: Mapping[str, str]) -> Fact:
+    """One fact of all variants; where they differ, with the names of those that each text holds for."""
     names: dict[str, list[str]] = {}
-    for name, sentence in sentences.items():
-        names.setdefault(sentence, []).append(name)
-    return list(names) if len(names) == 1 else [f"{', '.join(of)}: {sentence}" for sentence, of in names.items()]
+    for name, text in texts.items():
+        names.setdefault(text, []).append(name)
+    if len(names) == 1:
+        return Fact(label, next(iter(names)))
+    return Fact(label, "; ".join(f"{text} ({', '.join(of)})" for text, of in names.items()))
 
 
-def replaced_images(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def replaced_images(results: Mapping[str, Mapping[str, Any]]) -> list[Fact]:
     """Which training images could not be decoded and were replaced, by run where runs differ.
 
     Args:
@@ -121,13 +126,12 @@ def replaced_images(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for run, result in results.items():
         if names := tuple(result.get("corrupt_images", ())):
             runs.setdefault(names, []).append(run)
-    lines = []
+    facts = []
     for names, of in runs.items():
-        count = counted(len(names), "training image")
         where = "" if len(of) == len(results) else f" in {', '.join(of)}"
-        verb = "was" if len(names) == 1 else "were"
-        lines.append(f"{count} could not be decoded and {verb} replaced{where}: {listed(names, NAMED)}.")
-    return lines
+        count = counted(len(names), "training image")
+        facts.append(Fact("Replaced", f"{count} that could not be decoded{where}: {listed(names, NAMED)}"))
+    return facts
 
 
 def _has_new_head(variant: str, states: Sequence[RunState]) -> bool:
@@ -136,12 +140,14 @@ def _has_new_head(variant: str, states: Sequence[RunState]) -> bool:
     return any(initial["new_head"] for initial in done if initial)
 
 
-def _training_of(run: RunConfig, new_head: bool) -> str:
-    tested = {"last": "the last epoch", "best": "the epoch that was best on the validation split"}[run.recipe.select]
+def _model_of(run: RunConfig, new_head: bool) -> str:
     weights = "" if run.model.checkpoint is None else f" with the weights of {run.model.checkpoint}"
-    weights += " (new head)" if new_head else ""
-    epochs = counted(run.recipe.epochs, "epoch")
-    return f"Model {run.model.name}{weights}, recipe {run.recipe.name}, {epochs}; tested: {tested}."
+    return f"{run.model.name}{weights}{' (new head)' if new_head else ''}"
+
+
+def _training_of(run: RunConfig) -> str:
+    tested = {"last": "the last epoch", "best": "the epoch that was best on the validation split"}[run.recipe.select]
+    return f"recipe {run.recipe.name}, {counted(run.recipe.epochs, 'epoch')}; tested: {tested}"
 
 
 def _images_key(run: RunConfig) -> str:
@@ -159,69 +165,64 @@ def _images(run: RunConfig, states: Sequence[RunState]) -> str:
     used = used or sizes
     text = {n: f"{used[n]:,}" + (f" of {size:,}" if used[n] < size else "") for n, size in sizes.items()}
     epoch = " in each epoch" if used["train"] < sizes["train"] else ""
-    return f" ({text['test']} images; training {text['train']}{epoch}, validation {text['val']})"
+    return f"; {text['test']} test images, {text['train']} training images{epoch}, {text['val']} validation images"
 
 
-def _measured_on(run: RunConfig, goal: Goal, images: str) -> str:
+def _data_of(run: RunConfig, images: str) -> str:
     height, width = run.task.input_size(run.data)
     kind = "SYNTHETIC images, " if run.data.synthetic else ""
-    where = f"{kind}test split of {run.data.description}{images}"
-    return f"{goal.leading.meaning} on the {where} at {height} x {width}; costs at the same size."
+    return f"{kind}{run.data.description}, {height} x {width} (costs at the same size){images}"
 
 
-def _incomplete(states: Sequence[RunState]) -> str:
+def _incomplete(states: Sequence[RunState]) -> Fact:
     missing = [
         f"{s.run.variant} seed {s.run.seed} {s.state}{f' ({s.error})' if s.error else ''}"
         for s in states
         if s.state != "done"
     ]
     of = f"{len(missing)} of {counted(len(states), 'run')}"
-    return f"INCOMPLETE, {of} not done: {'; '.join(missing)}."
+    return Fact(INCOMPLETE, f"{of} not done: {'; '.join(missing)}")
 
 
-def _proof(config: Config, rows: Sequence[Row], unit: Unit) -> list[str]:
+def _proof(config: Config, rows: Sequence[Row], unit: Unit) -> list[Fact]:
     """Which differences so many seeds can show, and which are not significant."""
     differences = {row.variant: row.difference for row in rows if row.difference is not None}
     if not differences:
         return []
     if all(difference.n < 2 for difference in differences.values()):
-        return ["No variant shares two finished seeds with the baseline: no interval."]
-    lines = _power(config, {name: d for name, d in differences.items() if d.n > 1 and d.std > TINY}, unit)
+        return [Fact("No interval", "no variant shares two finished seeds with the baseline")]
+    facts = _power(config, {name: d for name, d in differences.items() if d.n > 1 and d.std > TINY}, unit)
     same = [name for name, d in differences.items() if d.n > 1 and d.std <= TINY]
     if same:
-        lines.append(f"The same difference in every seed, which says nothing about other seeds: {', '.join(same)}.")
+        facts.append(Fact("Same in every seed", f"{', '.join(same)}; this says nothing about other seeds"))
     undecided = [name for name, difference in differences.items() if difference.holds_zero]
     if undecided:
-        lines.append(f"No significant difference from {_compared(config)}: {', '.join(undecided)}.")
-    return lines
+        facts.append(Fact("Not significant", ", ".join(undecided)))
+    return facts
 
 
-def _power(config: Config, differences: Mapping[str, Difference], unit: Unit) -> list[str]:
+def _power(config: Config, differences: Mapping[str, Difference], unit: Unit) -> list[Fact]:
     """The smallest true difference that each comparison detects, with the pairs that it has."""
     by_n: dict[int, list[str]] = {}
     for name, d in differences.items():
         least = unit.scale * smallest_difference(d.std, d.n, power=POWER)
         by_n.setdefault(d.n, []).append(f"{least:.{max(unit.digits - 1, 0)}f} ({name})")
     shown_in = " points" if unit.symbol == "%" else f" {unit.symbol}".rstrip()
-    return [
-        f"With this spread, n = {n} detects with {100 * POWER:.0f} % probability a true difference to "
-        f"{config.baseline} of at least {', '.join(shown)}{shown_in}."
-        for n, shown in sorted(by_n.items())
-    ]
+    found = "; ".join(f"{', '.join(least)}{shown_in} with n = {n}" for n, least in sorted(by_n.items()))
+    what = f"true differences to {config.baseline} that are detected with {100 * POWER:.0f} % probability"
+    return [Fact("Detectable", f"{what}: at least {found}")] if by_n else []
 
 
-def paper_captions(config: Config, variants: Mapping[str, RunConfig]) -> tuple[str | None, list[str]]:
+def paper_facts(config: Config, variants: Mapping[str, RunConfig]) -> tuple[str | None, list[Fact]]:
+    """The title of the table at the paper's scale, and what stands below it; None without `paper:`."""
     paper = config.paper
     if paper is None:
         return None, []
     size = f"{paper.image_size} x {paper.image_size}"
-    lines = ["Costs are counted, not measured; GMACs include convolutions, linear layers and attention products."]
-    lines.append(
-        f"Paper columns: {paper.source}; – where no source is known."
-        if paper.rows
-        else "Numbers of the paper are not given."
-    )
+    text = "counted, not measured; GMACs include convolutions, linear layers and attention products"
+    published = f"{paper.source}; – where no source is known" if paper.rows else "not given"
+    facts = [Fact("Costs", text), Fact("Paper columns", published)]
     small = sorted({run.data.name for run in variants.values()} - {"imagenet"})
     if small:
-        lines.append(f"The results above are of {', '.join(small)}; they are not results on ImageNet.")
-    return f"The same variants at paper scale ({paper.model}, {size})", lines
+        facts.append(Fact("Not ImageNet", f"the results above are of {', '.join(small)}"))
+    return f"The same variants at paper scale ({paper.model}, {size})", facts
