@@ -14,19 +14,28 @@ FEW, MANY = 5, 20  # more seeds that are proposed: usually, and at most where th
 
 
 def finding(table: Table, config: Config) -> str | None:
-    """One sentence for each variant beside its baseline, by its 95 % t-interval; None where nothing is compared.
+    """The verdict in one sentence; None where nothing is compared."""
+    lines = verdict(table, config)
+    if not lines:
+        return None
+    return f"{lines[0]} {'; '.join(lines[1:])}." if len(lines) > 1 else lines[0]
+
+
+def verdict(table: Table, config: Config) -> list[str]:
+    """What is compared, and a line for each variant beside its baseline, by its 95 % t-interval; empty where nothing is
+    compared.
 
     A table with open runs concludes nothing. "Detect" means: with 80 % probability, if the differences keep their
     spread.
     """
     rows = [row for row in table.rows if not row.is_baseline]
     if not rows or not table.compares:
-        return None
+        return []
     if not table.complete:
-        return "Not all runs are done: nothing is concluded yet."
+        return ["Not all runs are done: nothing is concluded yet."]
     metric = table.goal.leading
-    parts = [_sentence(row, config.baseline_of(row.variant), metric) for row in sorted(rows, key=_is_undecided)]
-    return f"{metric.label}: {'; '.join(parts)}."
+    lines = [_sentence(row, config.baseline_of(row.variant), metric) for row in sorted(rows, key=_is_undecided)]
+    return [f"{metric.label}:", *lines]
 
 
 def _is_undecided(row: Row) -> bool:

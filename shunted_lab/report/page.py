@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from shunted_lab.report.collect import (
     main_effects,
     number,
 )
+from shunted_lab.report.finding import verdict
 from shunted_lab.report.picture import Picture
 from shunted_lab.report.render import (
     UNKNOWN,
@@ -38,7 +39,7 @@ from shunted_lab.report.render import (
     number_text,
 )
 from shunted_lab.report.search import SearchTable, rates_of_heads
-from shunted_lab.report.table import Row
+from shunted_lab.report.table import Row, Table, headlines
 from shunted_lab.study.manifest import Manifest
 
 COSTS = {"macs": "MACs", "latency": "latency of one image (ms)", "memory": "peak memory of one image (MB)"}
@@ -46,7 +47,16 @@ COSTS = {"macs": "MACs", "latency": "latency of one image (ms)", "memory": "peak
 
 def pictures(data: StudyData) -> Iterator[Picture]:
     """The figures of a study, those for which there are data."""
-    makers: list[Callable[[StudyData], Iterator[Picture]]] = [_costs, _forest, _effects, _curves, _classes, _rates]
+    makers: list[Callable[[StudyData], Iterator[Picture]]] = [
+        _forest,
+        _paired,
+        _costs,
+        _effects,
+        _curves,
+        _times,
+        _classes,
+        _rates,
+    ]
     for make in makers:
         yield from make(data)
 
@@ -72,7 +82,7 @@ def _against(data: StudyData, name: str, cost: str, cost_of: Callable[[Row], flo
         if found is not None and not row.open and value is not None:
             spread = 0.0 if math.isnan(found.std) else found.std
             points.append(plots.Point(row.variant, found.mean, found.mean - spread, found.mean + spread, value))
-    if points:
+    if len({point.cost for point in points}) > 1:  # one point, or one cost for all, says nothing
         yield Picture(
             f"{metric.key}_{name}",
             f"{metric.label} against {cost}",
@@ -107,6 +117,19 @@ def _forest(data: StudyData) -> Iterator[Picture]:
         )
 
 
+def _paired(data: StudyData) -> Iterator[Picture]:
+    values = headlines(data.variants, [run.state for run in data.runs])
+    shown = {name: of for name, of in values.items() if of}
+    if data.table.compares and 2 <= len(shown) <= plots.PAIRED_VARIANTS and len(data.config.seeds) > 1:
+        yield Picture(
+            "seeds",
+            "Seed by seed",
+            "A line for each seed, a bar for the mean. Within a seed all variants start from the same values and see "
+            "the same images: parallel lines are a clear difference.",
+            plots.paired_lines(shown, data.goal.leading.label, data.goal.leading.unit),
+        )
+
+
 def _effects(data: StudyData) -> Iterator[Picture]:
     rows = [(name, d.mean, d.low, d.high, d.n) for name, d in main_effects(data).items() if d is not None]
     if rows:
@@ -120,15 +143,54 @@ def _effects(data: StudyData) -> Iterator[Picture]:
 
 
 def _curves(data: StudyData) -> Iterator[Picture]:
-    for metric, unit in ((data.goal.monitor, data.goal.leading.unit), ("train/loss", LOSS), ("val/loss", LOSS)):
+    leading = data.goal.leading
+    shown = {
+        data.goal.monitor: (f"{leading.label}, validation", leading.unit),
+        "train/loss": ("Training loss", LOSS),
+        "val/loss": ("Validation loss", LOSS),
+    }
+    for metric, (label, unit) in shown.items():
         found = curves(data, metric)
-        if any(len(line) > 1 for lines in found.values() for line in lines):
-            yield Picture(
-                metric.replace("/", "_"),
-                f"Learning curves: {metric}",
-                _spread(data, "band"),
-                plots.learning_curves(found, metric, unit),
-            )
+        if _are_lines(found):
+            figure = plots.learning_curves(found, label, unit, images=_images_of_an_epoch(data))
+            yield Picture(metric.replace("/", "_"), f"Learning curves: {label}", _spread(data, "band"), figure)
+
+
+def _times(data: StudyData) -> Iterator[Picture]:
+    """The metric over training time, where variants differ in it."""
+    leading, found = data.goal.leading, curves(data, data.goal.monitor)
+    seconds = {name: _seconds_of_an_epoch(data, name) for name in found}
+    if not _are_lines(found) or len(found) < 2 or any(value is None for value in seconds.values()):
+        return
+    label = f"{leading.label}, validation"
+    text = (
+        f"Training without validation and testing, on {', '.join(sorted(_devices(data)))}; the mean over the seeds, "
+        "spread evenly over the epochs. Runs that were trained beside each other share the machine. "
+    )
+    known = {name: value for name, value in seconds.items() if value is not None}
+    figure = plots.learning_curves(found, label, leading.unit, seconds=known)
+    yield Picture("time", f"{label}, against training time", text + _spread(data, "band"), figure)
+
+
+def _are_lines(found: Mapping[str, Sequence[Sequence[float]]]) -> bool:
+    return any(len(line) > 1 for lines in found.values() for line in lines)
+
+
+def _seconds_of_an_epoch(data: StudyData, variant: str) -> float | None:
+    """Mean over the finished runs of a variant; None where it is not known."""
+    runs = [run for run in data.of(variant) if run.state.result is not None and "train_seconds" in run.state.result]
+    each = [run.state.result["train_seconds"] / run.state.run.config.recipe.epochs for run in runs if run.state.result]
+    return sum(each) / len(each) if each and all(each) else None
+
+
+def _images_of_an_epoch(data: StudyData) -> int | None:
+    """Training images of an epoch; None where variants differ in it."""
+    found = {(run.state.result.get("used") or {}).get("train") for run in data.runs if run.state.result is not None}
+    return found.pop() if len(found) == 1 else None
+
+
+def _devices(data: StudyData) -> set[str]:
+    return {str(run.state.result.get("device")) for run in data.runs if run.state.result is not None}
 
 
 def _classes(data: StudyData) -> Iterator[Picture]:
@@ -167,9 +229,14 @@ def render_page(data: StudyData, made: Sequence[Picture], folder: Path) -> str:
             smoke=data.config.smoke,
             complete=data.table.complete,
             problems=data.problems,
-            blocks=[(block, [f"#run-{row[0]}" for row in block.rows]) for block in blocks(data.table)],
+            verdict=verdict(data.table, data.config),
+            blocks=[
+                (block, [f"#run-{row[0]}" for row in block.rows], important(block, data.table))
+                for block in blocks(data.table)
+            ],
             pictures=[(p, plots.to_svg(p.figure, p.title, f"{p.name}-")) for p in made],
-            evidence=[_evidence_row(found, metric.unit) for found in image_evidence(data)],
+            evidence=(evidence := [_evidence_row(found, metric.unit) for found in image_evidence(data)]),
+            answer=_answer(evidence),
             effects=[(n, interval_text(d, metric.unit), d.n if d else 0) for n, d in main_effects(data).items()],
             class_names=names,
             per_class={name: [number_text(v, metric.unit) for v in values] for name, values in per_class.items()},
@@ -200,7 +267,7 @@ def render_search_page(
             title=table.title,
             smoke=config.smoke,
             complete=table.complete,
-            blocks=[(block, links)],
+            blocks=[(block, links, [0, 1])],
             pictures=[(p, plots.to_svg(p.figure, p.title, f"{p.name}-")) for p in made],
             base=yaml.safe_dump({key: base[key] for key in ("model", "data", "task", "recipe")}),
             changes=yaml.safe_dump({"variants": config.variants, "search": asdict(config.search)}),  # type: ignore[arg-type]
@@ -219,10 +286,27 @@ def _environment() -> jinja2.Environment:
     return jinja2.Environment(loader=where, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
+def important(block: Block, table: Table) -> list[int]:
+    """The columns that come first where the screen is narrow: names, the leading metric and its difference."""
+    metric = head_text(table.goal.leading.label, table.goal.leading.unit)
+    return [i for i, name in enumerate(block.head) if i == 0 or name == metric or name.startswith("Δ")]
+
+
+def _answer(evidence: Sequence[Mapping[str, Any]]) -> str:
+    """Whether other test images would change which of two variants is ahead."""
+    may = [row["variant"] for row in evidence if row["may_change"]]
+    if not may:
+        return "No: with other images of the same kind, each variant would stay on the same side of its baseline."
+    sure = [row["variant"] for row in evidence if not row["may_change"]]
+    rest = f" It would not for {', '.join(sure)}." if sure else ""
+    return f"They might for {', '.join(may)}: the interval over images contains zero.{rest}"
+
+
 def _evidence_row(found: ImageEvidence, unit: Unit) -> dict[str, Any]:
     tests = [f"seed {seed}: {m.only_a} / {m.only_b}, p = {m.p:.3g}" for seed, m in found.mcnemar.items()]
     text = interval_text(found.bootstrap, unit)
-    return {"variant": found.variant, "baseline": found.baseline, "bootstrap": text, "mcnemar": "; ".join(tests)}
+    known = {"variant": found.variant, "baseline": found.baseline, "bootstrap": text, "mcnemar": "; ".join(tests)}
+    return known | {"may_change": found.bootstrap.holds_zero}
 
 
 def _run_row(run: RunData, folder: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A report of a whole study: it says what is there, fails closed on what is not, and opens in a browser."""
 
 import csv
+import html
 import html.parser
 import io
 import json
@@ -19,9 +20,11 @@ from sqlalchemy import Engine, event
 from shunted_lab.report import __main__ as command
 from shunted_lab.report.collect import class_scores, curves, image_evidence, load_study, main_effects
 from shunted_lab.report.page import pictures
+from shunted_lab.report.render import blocks
 from shunted_lab.report.write import Target, publish, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 
 class Page(html.parser.HTMLParser):
@@ -60,17 +63,15 @@ def test_the_page_has_the_table_the_figures_and_a_link_to_every_run(make):
     assert page.external == [] and len(page.ids) == len(set(page.ids))
     for link in page.links:
         assert link[1:] in page.ids if link.startswith("#") else (report / link).exists(), link
-    folders = {Path(report / link).resolve() for link in page.links if "seed" in link}
+    folders = {Path(report / link).resolve() for link in page.links if "/seed" in link and "figures" not in link}
     assert folders == {run.folder.resolve() for run in made.runs}
-    names = {"top1_macs", "top1_latency", "top1_memory", "differences", "val_top1", "train_loss", "classes"}
+    names = {"differences", "seeds", "top1_macs", "val_top1", "train_loss", "classes"}  # latency, memory: one for all
     assert {i.removeprefix("figure-") for i in page.ids if i.startswith("figure-")} == names
     assert {p.name for p in (report / "figures").iterdir()} == {f"{n}.{kind}" for n in names for kind in ("svg", "pdf")}
     assert "INCOMPLETE" not in page.words and "0123abc" in page.words and "data: name: earth" in page.words
 
 
 def test_the_page_shows_the_numbers_of_the_other_formats(make):
-    from shunted_lab.report.render import blocks
-
     data, _ = written(make())
     text = (data.folder / "report" / "index.html").read_text(encoding="utf-8")
     for row in blocks(data.table)[0].rows:
@@ -89,9 +90,14 @@ def test_a_failed_and_a_missing_run_show_with_the_traceback(make):
     data, page = written(made)
     assert "INCOMPLETE" in page.words and "(2 of 3: 1 failed)" in page.words and "(2 of 3: 1 missing)" in page.words
     assert "ValueError: <loss> is nan" in page.words and not data.table.complete
+    assert "top1_macs" not in [picture.name for picture in pictures(data)], "one point says nothing"
+
+
+def test_a_variant_with_an_open_run_is_not_among_the_points(make):
+    data = make(lambda variant, seed: None if (variant, seed) == ("overlapping", 1) else 0.7).data()
     points = next(p for p in pictures(data) if p.name == "top1_macs")
     shown = [t.get_text() for t in points.figure.findobj(lambda a: hasattr(a, "get_text"))]
-    assert "non_overlapping" in shown and "overlapping" not in shown and "conv_stem" not in shown
+    assert "non_overlapping" in shown and "overlapping" not in shown and "conv_stem" in shown
 
 
 def test_an_empty_study_one_run_and_a_nan_are_said(make, tmp_path):
@@ -163,7 +169,7 @@ def test_a_complete_table_is_not_replaced_by_one_with_fewer_runs(make, without_f
     assert "(0 of 3: 3 missing)" in (folder / "incomplete" / "table.md").read_text()
     written = write_report(make(nothing, "seeds=[0]").data())
     assert written.warnings == [], "what is complete for its overrides is written"
-    assert not (folder / "incomplete").exists() and "(seed 0)" in (folder / "table.md").read_text()
+    assert not (folder / "incomplete").exists() and "one (0): no spread" in (folder / "table.md").read_text()
 
 
 def test_an_incomplete_table_is_replaced_by_one_with_as_many_runs(make, without_figures):
@@ -287,31 +293,115 @@ def test_the_work_of_a_report_grows_with_the_runs_only_by_reading_their_files_on
     assert work[0] == work[1] and min(work[0]) > 0
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-@pytest.mark.parametrize("dark", [False, True])
-def test_the_page_opens_in_a_browser_without_an_error(make, tmp_path, dark):
-    made = make()
-    written(made)
-    page = made.data().folder / "report" / "index.html"
-    # What the browser has laid out is written into the page's title, which --dump-dom shows.
-    probe = """<script>window.addEventListener('load', () => {
-      const drawn = [...document.querySelectorAll('figure svg')].map(
-        svg => svg.querySelectorAll('path, use').length > 0 && svg.getBoundingClientRect().width > 100);
-      document.title = JSON.stringify({
-        rows: document.querySelectorAll('table.results tbody tr').length,
-        svgs: drawn,
-        wide: document.documentElement.scrollWidth,
-        paper: getComputedStyle(document.body).backgroundColor}); });</script>"""
+def browse(page, profile, script, *words, width=390, address=""):
+    """Open a page in headless Chromium, run a script in it, and return what it gives; no error is on the console.
+
+    What it gives is written into the page's title, which --dump-dom shows.
+    """
+    probe = f"""<script>window.addEventListener('load', () => {{
+      document.title = JSON.stringify((() => {{ {script} }})()); }});</script>"""
     copy = page.with_name("probe.html")
     copy.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{probe}</body>"), encoding="utf-8")
-    words = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--window-size=390,800"]
-    words += ["--blink-settings=preferredColorScheme=0"] if dark else []
-    words += [f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=3000", "--dump-dom", copy.as_uri()]
-    found = subprocess.run([CHROMIUM, *words], capture_output=True, text=True, timeout=120)
-    title = re.search(r"<title>(\{.*?\})</title>", found.stdout)
-    assert title, found.stderr[-2000:]
-    seen = json.loads(title[1].replace("&quot;", '"'))
-    assert seen["rows"] >= 3 and len(seen["svgs"]) == 7 and all(seen["svgs"])
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", *words]
+    options += [f"--window-size={width},800", f"--user-data-dir={profile}", "--virtual-time-budget=3000", "--dump-dom"]
+    found = subprocess.run([CHROMIUM, *options, copy.as_uri() + address], capture_output=True, text=True, timeout=120)
+    title = re.search(r"<title>(.*?)</title>", found.stdout)
+    assert title and title[1].startswith("{"), found.stderr[-2000:]
+    assert "CONSOLE" not in found.stderr, found.stderr
+    return json.loads(html.unescape(title[1]))
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory):
+    return tmp_path_factory.mktemp("chromium")
+
+
+@in_a_browser
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_opens_in_a_browser_without_an_error(make, profile, dark):
+    made = make()
+    written(made)
+    seen = browse(
+        made.folder / "report" / "index.html",
+        profile,
+        """return {
+          rows: document.querySelectorAll('table.results tbody tr').length,
+          svgs: [...document.querySelectorAll('figure svg')].map(
+            svg => svg.querySelectorAll('path, use').length > 0 && svg.getBoundingClientRect().width > 100),
+          wide: document.documentElement.scrollWidth,
+          first: [...document.querySelectorAll('table.results tbody tr td')].slice(0, 7).sort(
+            (a, b) => a.getBoundingClientRect().y - b.getBoundingClientRect().y).map(td => td.dataset.head),
+          paper: getComputedStyle(document.body).backgroundColor};""",
+        *(["--blink-settings=preferredColorScheme=0"] if dark else []),
+    )
+    assert seen["rows"] >= 3 and len(seen["svgs"]) == 6 and all(seen["svgs"])
     assert seen["wide"] <= 500  # nothing but tables and figures scrolls sideways on a phone
+    assert seen["first"][:3] == ["Variant", "Top-1 (%)", "Δ [95 % CI]"], "important values first on a phone"
     assert (seen["paper"] == "rgb(22, 23, 26)") == dark
-    assert "CONSOLE" not in found.stderr
+
+
+CLICKS = """
+const table = document.querySelector('table.results'), tools = document.querySelector('.tools');
+const names = () => [...table.tBodies[0].rows].filter(row => !row.hidden).map(row => row.cells[0].textContent);
+const head = name => [...table.tHead.rows[0].cells].find(cell => cell.textContent === name);
+const seen = {before: names()};
+head('Top-1 (%)').querySelector('button').click(); seen.down = names(); seen.sorted = head('Top-1 (%)').ariaSort;
+head('Top-1 (%)').querySelector('button').click(); seen.up = names();
+head('Top-1 (%)').querySelector('button').click(); seen.back = names();
+const find = tools.querySelector('input[type=search]');
+find.value = 'STEM'; find.dispatchEvent(new Event('input')); seen.found = names();
+find.value = ''; find.dispatchEvent(new Event('input'));
+const box = (kind, name) => [...[...tools.querySelectorAll('details')].find(
+  d => d.querySelector('summary').textContent === kind).querySelectorAll('label')].find(
+  label => label.textContent.trim() === name).querySelector('input');
+box('columns', 'GMACs').click(); box('variants', 'overlapping').click();
+head('Params (M)').querySelector('button').click();
+seen.shown = names(); seen.gmacs = head('GMACs').hidden; seen.address = location.hash;
+const row = document.querySelector('#figure-differences .tip'), tip = document.getElementById('tip');
+row.dispatchEvent(new PointerEvent('pointerenter', {clientX: 50, clientY: 50}));
+seen.hover = [tip.hidden, tip.textContent];
+row.dispatchEvent(new PointerEvent('pointerleave')); seen.left = tip.hidden;
+row.dispatchEvent(new MouseEvent('click', {clientX: 50, clientY: 50})); seen.tap = tip.hidden;
+return seen;
+"""
+
+
+@in_a_browser
+def test_the_table_is_sorted_filtered_and_reduced_and_a_link_shows_it_again(make, profile):
+    made = make(lambda variant, seed: {"n": 0.70, "o": 0.72, "c": 0.68}[variant[0]] + 0.001 * seed)
+    data, _ = written(made)
+    page = made.folder / "report" / "index.html"
+    seen = browse(page, profile, CLICKS, width=1200)
+    assert seen["before"] == seen["back"] == ["non_overlapping", "overlapping", "conv_stem"]
+    assert seen["down"] == ["overlapping", "non_overlapping", "conv_stem"] and seen["sorted"] == "descending"
+    assert seen["up"] == seen["down"][::-1]
+    assert seen["found"] == ["conv_stem"] and sorted(seen["shown"]) == ["conv_stem", "non_overlapping"]
+    assert seen["gmacs"] is True
+    interval = blocks(data.table)[0].rows[1][-1]
+    assert seen["hover"][0] is False and seen["hover"][1].startswith("overlapping:\n" + interval.split()[0])
+    assert seen["left"] is True and seen["tap"] is False
+    again = browse(
+        page,
+        profile,
+        """const table = document.querySelector('table.results'), cells = [...table.tHead.rows[0].cells];
+        return {heads: cells.filter(cell => !cell.hidden).map(cell => cell.textContent),
+          sort: cells.map(cell => cell.ariaSort).indexOf('descending'),
+          rows: [...table.tBodies[0].rows].filter(row => !row.hidden).map(row => row.cells[0].textContent)};""",
+        width=1200,
+        address=seen["address"],
+    )
+    assert "GMACs" not in again["heads"] and "Params (M)" in again["heads"]
+    assert sorted(again["rows"]) == ["conv_stem", "non_overlapping"] and again["sort"] == 1
+
+
+@in_a_browser
+def test_a_link_that_was_cut_shows_the_whole_table(make, profile):
+    made = make()
+    written(made)
+    seen = browse(
+        made.folder / "report" / "index.html",
+        profile,
+        "return {rows: document.querySelector('table.results tbody').querySelectorAll('tr:not([hidden])').length};",
+        address="#view=%5B%7B%22sort",
+    )
+    assert seen == {"rows": 3}

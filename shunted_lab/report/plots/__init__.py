@@ -4,17 +4,21 @@ from shunted_lab.report.plots.curves import learning_curves
 from shunted_lab.report.plots.export import save, to_svg
 from shunted_lab.report.plots.fronts import Point, metric_against_cost, pareto_front, search_front
 from shunted_lab.report.plots.heatmap import rates_heatmap
+from shunted_lab.report.plots.paired import VARIANTS as PAIRED_VARIANTS
+from shunted_lab.report.plots.paired import paired_lines
 from shunted_lab.report.plots.rows import class_bars, forest, importance
 from shunted_lab.report.plots.style import INK
 
 __all__ = [
     "INK",
+    "PAIRED_VARIANTS",
     "Point",
     "class_bars",
     "forest",
     "importance",
     "learning_curves",
     "metric_against_cost",
+    "paired_lines",
     "pareto_front",
     "rates_heatmap",
     "save",

@@ -11,13 +11,14 @@ from xml.sax.saxutils import quoteattr
 from matplotlib.figure import Figure
 
 from shunted_lab.output.files import write_bytes
-from shunted_lab.report.plots.style import INK, styled
+from shunted_lab.report.plots.style import INK, TIP, styled
 
 METADATA: dict[str, dict[str, str | None]] = {
     "svg": dict.fromkeys(("Date", "Creator", "Format", "Type")),
     "pdf": {"CreationDate": None},
     "png": {},
 }
+TIPPED = rf"<g id=([\"']){TIP}(.*?)\1>"  # the text holds no tags: it is escaped
 POINT = 96 / 72  # CSS pixels
 
 
@@ -38,6 +39,7 @@ def to_svg(figure: Figure, label: str = "figure", prefix: str = "") -> str:
     text = text[text.index("<svg") :].rstrip()
     # the rule `*` would hold for the whole page; on the root it is inherited by this figure alone
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", text, count=1, flags=re.DOTALL)
+    text = re.sub(TIPPED, lambda found: f'<g class="tip" tabindex="0"><title>{found[2]}</title>', text)
     # inside of tags only: a variant may have any name
     text = re.sub(r"<[^>]*>", lambda tag: _in_tag(tag[0], prefix), text)
     return re.sub(r"<svg[^>]*>", _root(figure, label), text, count=1)
@@ -66,7 +68,7 @@ def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = ("svg
     unknown = [form for form in formats if form not in METADATA]
     if unknown:
         raise ValueError(f"format {unknown[0]!r}: choose from {', '.join(METADATA)}")
-    rendered = {form: _rendered(figure, form) for form in formats}
+    rendered = {form: re.sub(TIPPED.encode(), b"<g>", _rendered(figure, form)) for form in formats}
     return [write_bytes(folder / f"{name}.{form}", data) for form, data in rendered.items()]
 
 

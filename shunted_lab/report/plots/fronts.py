@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
-from shunted_lab.output.quantities import PERCENT, Unit
+from shunted_lab.output.quantities import PERCENT, Unit, cell_text, value_text
 from shunted_lab.report.plots.labels import label_points
 from shunted_lab.report.plots.style import (
     COLOURS,
@@ -22,8 +23,10 @@ from shunted_lab.report.plots.style import (
     settle,
     show_in,
     styled,
+    tip,
 )
 
+TIPPED = 300  # points with a text of their own: more make a page slow
 LABELLED = 15  # more names than that cover the data
 WIDTH, HEIGHT = 6.4, 4.2  # inches
 
@@ -91,6 +94,11 @@ def metric_against_cost(
     }
     axes.plot(x[others], y[others], **dot, fillstyle="none", label="others")
     axes.plot(x[front], y[front], **dot, label="front")
+    if len(shown) <= TIPPED:
+        for point, cost, value in zip(shown, x, y, strict=True):
+            (area,) = axes.plot(cost, value, linestyle="none", marker="o", markersize=14, color=GREY, alpha=0)
+            found = f"{value_text(float(value), unit)}{_spread(point, unit)}"
+            tip(area, f"{point.name}: {found}; {cost_label} {_cost(float(cost))}")
     handles = [line for line in axes.lines if line.get_label() == "Pareto front"]
     figure.legend(handles=handles, loc="outside upper left")
     amounts(axes.xaxis, x.tolist())
@@ -102,6 +110,17 @@ def metric_against_cost(
         named = [(float(cost), float(value), point.name) for cost, value, point in zip(x, y, shown, strict=True)]
         label_points(figure, axes, named, np.array(lines, dtype=float).reshape(-1, 4))
     return figure
+
+
+def _spread(point: Point, unit: Unit) -> str:
+    if not (is_number(point.low) and is_number(point.high)) or point.high == point.low:
+        return ""
+    assert point.high is not None and point.low is not None
+    return f" ± {cell_text((point.high - point.low) / 2, unit)}"
+
+
+def _cost(value: float) -> str:
+    return EngFormatter(sep="", places=2)(value) if value >= 10_000 else f"{value:.4g}"
 
 
 def _front_line(axes: Axes, x: np.ndarray, y: np.ndarray, where: str) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from shunted_lab.report.plots.style import GREY, shorten
 
-SIZE = 7.5  # points, as all lengths here
+SIZE = 8.5  # points, as all lengths here
 DOT = 4.5  # half the side of a marker's box
 LINE = 1.0  # half the width of a line's
 SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from shunted_lab.output.quantities import Unit, head_text
+from shunted_lab.output.quantities import Unit, difference_text, head_text, signed_text, value_text
 from shunted_lab.report.plots.style import (
     COLOURS,
     GREY,
@@ -19,6 +19,7 @@ from shunted_lab.report.plots.style import (
     is_number,
     name_rows,
     new_axes,
+    row_tips,
     settle,
     shorten,
     show_differences_in,
@@ -59,8 +60,17 @@ def forest(rows: Sequence[Effect], label: str, unit: Unit) -> Figure:
     name_rows(axes, [name for name, *_ in rows])
     show_differences_in(axes.xaxis, unit)
     axes.set_xlabel(head_text(label, Unit(unit.of_difference or unit.symbol)))
-    write_rows(axes, [f"n = {n}" for *_, n in rows], 1.015, "left", size=7)
+    write_rows(axes, [f"n = {n}" for *_, n in rows], 1.015, "left", size=8)
+    row_tips(axes, [_effect_text(row, unit) for row in rows])
     return settle(figure)
+
+
+def _effect_text(row: Effect, unit: Unit) -> str:
+    name, mean, low, high, n = row
+    if not is_number(mean):
+        return f"{name}: no pair"
+    interval = f" [{signed_text(low, unit)}, {signed_text(high, unit)}]" if is_number(low) else ""
+    return f"{name}: {difference_text(mean, unit)}{interval}, n = {n}"
 
 
 @styled()
@@ -127,9 +137,16 @@ def class_bars(class_names: Sequence[str], scores: Mapping[str, Sequence[float]]
     notes = [note] if note else []
     notes += [] if alone else [f"{len(names) - 1} further variants in grey"]
     axes.set_title("\n".join(notes))
+    if alone:
+        row_tips(axes, [_class_text(class_names[c], names, table[:, i], unit) for i, c in enumerate(chosen)])
     shown = axes.lines[::-1][: len(names) if alone else 1]
     figure.legend(shown, [str(line.get_label()) for line in shown], loc="outside right upper")
     return settle(figure)
+
+
+def _class_text(label: str, names: Sequence[str], scores: np.ndarray, unit: Unit) -> str:
+    known = [f"{name} {value_text(float(v), unit)}" for name, v in zip(names, scores, strict=True) if is_number(v)]
+    return f"{label}: {', '.join(known)}"
 
 
 def _chosen(table: np.ndarray) -> tuple[np.ndarray, str]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from matplotlib import style
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -25,14 +26,14 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 LINES = ("-", "--", "-.", ":")
 NAMED = len(MARKERS)  # as many can be distinguished; of more, only the first has a colour
 
-SMALL = 8  # points
+SMALL = 9  # points
 PAD = 6 / 72  # inches around everything
 LETTERS = 36  # a longer name would leave no room for the data
 
 LOOK = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same layout on every machine
-    "font.size": 9,
+    "font.size": 10,
     "text.parse_math": False,  # `$` in a variant's name is a dollar
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -54,6 +55,7 @@ LOOK = {
     "svg.hashsalt": "shunted_lab",
     "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3
 }
+TIP = "tip:"  # how the identifier of an artist begins that has a tip
 _LOCK = threading.RLock()  # matplotlib's settings are shared by all threads
 
 
@@ -72,6 +74,18 @@ def new_axes(width: float, height: float, grid: str) -> tuple[Figure, Axes]:
     # ticks are made when they are first drawn, perhaps outside `styled`
     axes.tick_params(which="both", color=INK, labelcolor=INK, labelsize=SMALL)
     return figure, axes
+
+
+def tip(artist: Artist, text: str) -> None:
+    """A text that a page shows when the artist is pointed at or tapped; `to_svg` puts it there."""
+    artist.set_gid(TIP + text)
+
+
+def row_tips(axes: Axes, texts: Sequence[str]) -> None:
+    """A text for each of the rows that `name_rows` has made."""
+    for row, text in enumerate(texts):
+        band = axes.axhspan(row - 0.5, row + 0.5, facecolor=GREY, edgecolor="none", alpha=0)
+        tip(band, text)
 
 
 def settle(figure: Figure) -> Figure:
