@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": Command("shunted_lab.evaluate", "accuracy of a checkpoint on a data set"),
     "attention": Command("shunted_lab.attention", "draw where a point of an image attends to, per stage and rate"),
     "dashboard": Command("shunted_lab.dashboard", "show all studies in the Optuna dashboard"),
+    "compare": Command("shunted_lab.compare", "compare results of trainings from elsewhere, from a CSV file"),
     "convert": Command("shunted_lab.convert", "convert a folder of images to tar shards"),
     "worker": Command("shunted_lab.worker", "train what is left of a study, on any machine that sees its folder"),
 }

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from shunted_lab.attention import AttentionConfig
+from shunted_lab.compare import CompareConfig
 from shunted_lab.config.compose import compose, compose_as
 from shunted_lab.config.experiment_file import experiment_files
 from shunted_lab.config.groups import PRESETS
@@ -43,6 +44,7 @@ COMPOSERS = {
     "cost": partial(compose_as, CostConfig),
     "dashboard": partial(compose_as, DashboardConfig),
     "convert": partial(compose_as, ConvertConfig),
+    "compare": partial(compose_as, CompareConfig),
 }
 FOLDERS = {"report", "worker"}  # commands whose first argument may be a folder
 # programs that are not ours
@@ -105,7 +107,9 @@ def check(words: list[str]) -> None:
     assert importlib.util.find_spec(f"shunted_lab.{module}"), words
     if overrides == ["--help"]:
         return
-    if module in FOLDERS and "=" not in overrides[0]:
+    if module == "compare" and "=" not in overrides[0]:
+        overrides = [f"file={overrides[0]}", *overrides[1:]]
+    elif module in FOLDERS and "=" not in overrides[0]:
         assert set(overrides[0].split("/")) & set(experiment_files()), words
         overrides = [f"study={overrides[0]}", *overrides[1:]]
     if module == "evaluate":

@@ -10,6 +10,7 @@ from shunted_lab.report.statistics import Difference, smallest_difference
 from shunted_lab.report.table import Row, Table
 from shunted_lab.report.table_facts import POWER, TINY
 
+NAMED = 10  # variants with a sentence of their own; those first that are better or worse
 FEW, MANY = 5, 20  # more seeds that are proposed: usually, and at most where they would decide
 
 
@@ -34,8 +35,10 @@ def verdict(table: Table, config: Config) -> list[str]:
     if not table.complete:
         return ["Not all runs are done: nothing is concluded yet."]
     metric = table.goal.leading
-    lines = [_sentence(row, config.baseline_of(row.variant), metric) for row in sorted(rows, key=_is_undecided)]
-    return [f"{metric.label}:", *lines]
+    first = sorted(rows, key=_is_undecided)
+    lines = [_sentence(row, config.baseline_of(row.variant), metric) for row in first[:NAMED]]
+    more = [f"{len(rows) - NAMED} more variants are in the table"] if len(rows) > NAMED else []
+    return [f"{metric.label}:", *lines, *more]
 
 
 def _is_undecided(row: Row) -> bool:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import jinja2
 import yaml
 
+from shunted_lab.config.experiment import Config
 from shunted_lab.output.quantities import LOSS, Unit, counted, head_text, value_text
 from shunted_lab.report import plots
 from shunted_lab.report.collect import (
@@ -42,6 +43,7 @@ from shunted_lab.report.search import SearchTable, rates_of_heads
 from shunted_lab.report.table import Row, Table, headlines
 from shunted_lab.study.manifest import Manifest
 
+ROWS = 200  # a longer figure would be read by nobody
 COSTS = {"macs": "MACs", "latency": "latency of one image (ms)", "memory": "peak memory of one image (MB)"}
 
 
@@ -63,7 +65,7 @@ def pictures(data: StudyData) -> Iterator[Picture]:
 
 def _costs(data: StudyData) -> Iterator[Picture]:
     costs: dict[str, tuple[str, Callable[[Row], float | None]]] = {
-        "macs": (COSTS["macs"], lambda row: float(row.cost.macs))
+        "macs": (COSTS["macs"], lambda row: None if row.cost is None else float(row.cost.macs))
     }
     devices = data.table.devices
     for device, key, _ in measured_columns(data.table):
@@ -103,31 +105,45 @@ def _over_seeds(data: StudyData) -> str:
 
 
 def _forest(data: StudyData) -> Iterator[Picture]:
+    yield from _differences(data.table)
+
+
+def _differences(table: Table) -> Iterator[Picture]:
     rows = []
-    for row in data.table.rows:
-        if data.table.compares and not row.is_baseline:
+    for row in table.rows:
+        if table.compares and not row.is_baseline:
             d = row.difference
             rows.append((row.variant, *((d.mean, d.low, d.high, d.n) if d else (math.nan, math.nan, math.nan, 0))))
-    if rows and any(not math.isnan(row[1]) for row in rows):
+    if len(rows) <= ROWS and any(not math.isnan(row[1]) for row in rows):
         yield Picture(
             "differences",
             "Paired differences to the baseline",
             "Mean over the seeds that both have, with its 95 % t-interval.",
-            plots.forest(rows, data.goal.leading.label, data.goal.leading.unit),
+            plots.forest(rows, table.goal.leading.label, table.goal.leading.unit),
         )
 
 
 def _paired(data: StudyData) -> Iterator[Picture]:
     values = headlines(data.variants, [run.state for run in data.runs])
+    why = "Within a seed all variants start from the same values and see the same images."
+    yield from _seeds(data.table, values, why)
+
+
+def _seeds(table: Table, values: Mapping[str, Mapping[int, float]], why: str = "") -> Iterator[Picture]:
     shown = {name: of for name, of in values.items() if of}
-    if data.table.compares and 2 <= len(shown) <= plots.PAIRED_VARIANTS and len(data.config.seeds) > 1:
+    if table.compares and 2 <= len(shown) <= plots.PAIRED_VARIANTS:
         yield Picture(
             "seeds",
             "Seed by seed",
-            "A line for each seed, a bar for the mean. Within a seed all variants start from the same values and see "
-            "the same images: parallel lines are a clear difference.",
-            plots.paired_lines(shown, data.goal.leading.label, data.goal.leading.unit),
+            f"A line for each seed, a bar for the mean; lines that rise or fall alike show a difference. {why}".rstrip(),
+            plots.paired_lines(shown, table.goal.leading.label, table.goal.leading.unit),
         )
+
+
+def comparison_pictures(table: Table, values: Mapping[str, Mapping[int, float]]) -> Iterator[Picture]:
+    """The figures of results from elsewhere."""
+    yield from _differences(table)
+    yield from _seeds(table, values)
 
 
 def _effects(data: StudyData) -> Iterator[Picture]:
@@ -248,6 +264,22 @@ def render_page(data: StudyData, made: Sequence[Picture], folder: Path) -> str:
             base=yaml.safe_dump(_options(next(iter(data.variants.values()))), sort_keys=False, allow_unicode=True),
             changes=yaml.safe_dump(dict(data.config.variants), sort_keys=False, allow_unicode=True),
             origins=_origins(data.runs),
+            unknown=UNKNOWN,
+        )
+    )
+
+
+def render_comparison(table: Table, config: Config, made: Sequence[Picture]) -> str:
+    """The page of results from elsewhere."""
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=table.title,
+            complete=table.complete,
+            verdict=verdict(table, config),
+            blocks=[(block, [""] * len(block.rows), important(block, table)) for block in blocks(table)],
+            pictures=[(p, plots.to_svg(p.figure, p.title, f"{p.name}-")) for p in made],
             unknown=UNKNOWN,
         )
     )

@@ -44,7 +44,8 @@ def head(table: Table) -> Sequence[str]:
     metrics = [head_text(metric.label, metric.unit) for metric in (table.goal.leading, *table.goal.columns)]
     differences = ["Δ [95 % CI]"] if table.compares else []
     measured = [f"{title}{_on(device, table)}" for device, _, title in measured_columns(table)]
-    return ("Variant", "Params (M)", "GMACs", *measured, *metrics, *differences)
+    costs = ["Params (M)", "GMACs"] if table.has_costs else []
+    return ("Variant", *costs, *measured, *metrics, *differences)
 
 
 QUANTITIES = {"latency": "Latency (ms)", "memory": "Memory (MB)"}  # that are measured: the title of their column
@@ -77,7 +78,13 @@ def cells(row: Row, table: Table) -> Sequence[str]:
     more = [UNKNOWN if found is None else _mean(found, u) for found, u in zip(row.columns, units, strict=True)]
     if table.compares:
         more.append("baseline" if row.is_baseline else interval_text(row.difference, unit, row.planned))
-    return row.variant, _millions(row.cost.params), _giga(row.cost.macs), *measured, _headline(row, unit), *more
+    return row.variant, *_cost_cells(row, table), *measured, _headline(row, unit), *more
+
+
+def _cost_cells(row: Row, table: Table) -> list[str]:
+    if row.cost is None:
+        return [UNKNOWN, UNKNOWN] if table.has_costs else []
+    return [_millions(row.cost.params), _giga(row.cost.macs)]
 
 
 def _measured(value: float | None) -> str:
@@ -194,7 +201,7 @@ def _csv_values(row: Row, table: Table) -> list[object]:
     d = row.difference
     states = "; ".join(f"{count} {state}" for state, count in row.open.items())
     values: list[object] = [row.variant, *([row.is_baseline] if compares else [])]
-    values += [_millions(row.cost.params), _giga(row.cost.macs)]
+    values += [_millions(row.cost.params), _giga(row.cost.macs)] if row.cost else ["", ""]
     for device in table.devices or [""]:
         texts = [_measured(measured_value(row, device, key)) for key in QUANTITIES]
         values += ["" if text == UNKNOWN else text for text in texts]

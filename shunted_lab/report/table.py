@@ -27,7 +27,7 @@ class Row:
     """What is known of a variant. Metrics are in base units; `open` counts its runs that are not done, by state."""
 
     variant: str
-    cost: Cost
+    cost: Cost | None  # None for a result from elsewhere
     planned: int
     summary: Summary | None
     difference: Difference | None  # None for the baseline, and where no seed is shared
@@ -53,6 +53,10 @@ class Table:
     @property
     def complete(self) -> bool:
         return not any(row.open for row in self.rows)
+
+    @property
+    def has_costs(self) -> bool:
+        return any(row.cost is not None for row in self.rows)
 
     @property
     def devices(self) -> list[str]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from shunted_lab.report.table import Row
 
 POWER = 0.8
+SEEDS = 20  # that are named one by one
 NAMED = 3  # replaced images that a caption names
 TINY = 1e-12  # a spread of fractions that is rounding of the arithmetic only
 
@@ -63,12 +64,17 @@ def table_facts(
     training = {name: _training_of(run) for name, run in variants.items()}
     facts += [_shared("Model", models), _shared("Training", training)]
     facts += _trained_on(states)
+    return facts + comparison_facts(config, rows, goal.leading.unit)
+
+
+def comparison_facts(config: Config, rows: Sequence[Row], unit: Unit) -> list[Fact]:
+    """What is compared, over which seeds, and what they can show."""
     if len(config.seeds) == 1:
-        return [*facts, Fact("Seeds", f"one ({config.seeds[0]}): no spread, no comparison")]
-    facts.append(Fact("Seeds", f"{len(config.seeds)} ({', '.join(map(str, config.seeds))}); mean ± standard deviation"))
+        return [Fact("Seeds", f"one ({config.seeds[0]}): no spread, no comparison")]
+    seeds = listed([str(seed) for seed in config.seeds], SEEDS)
+    facts = [Fact("Seeds", f"{len(config.seeds)} ({seeds}); mean ± standard deviation")]
     if all(row.is_baseline for row in rows):
         return facts
-    unit = goal.leading.unit
     shown_in = unit.of_difference or unit.symbol
     text = f"paired difference to {_compared(config)} with its 95 % t-interval{f', in {shown_in}' if shown_in else ''}"
     return [*facts, Fact("Δ", text), *_proof(config, rows, unit)]
