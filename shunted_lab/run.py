@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shunted_lab.command import make_console, run_command
@@ -137,9 +138,18 @@ def _report_search(manifest: Manifest, console: Console) -> int:
     written = write_search(manifest, study, table)
     console.print(to_terminal(table))
     paths, warnings = [str(path) for path in written.paths], [f"warning: {text}" for text in written.warnings]
-    for line in [*paths, *warnings, *places(manifest.config, paths)]:
+    for line in [*paths, *warnings, *places(manifest.config, paths), *_index(manifest.config)]:
         say(console, line)
     return 0 if table.complete else 1
+
+
+def _index(config: Config) -> list[str]:
+    """Write the page of all studies. Returns where it is, or why it is not."""
+    from shunted_lab.report.index import INDEX, write_index
+
+    folder = Path(config.runs_dir)
+    warning = write_index(folder)
+    return [f"warning: {warning}" if warning else f"all studies: {(folder / INDEX).absolute().as_uri()}"]
 
 
 def _report(manifest: Manifest, overrides: list[str], console: Console) -> int:
@@ -152,7 +162,7 @@ def _report(manifest: Manifest, overrides: list[str], console: Console) -> int:
     shown = make_report(found, console.print)
     warnings = [f"warning: {problem}" for problem in shown.warnings]
     failures = failure_lines(found.states, config.launch.max_attempts)
-    for line in [*shown.paths, *warnings, *failures, *next_steps(config, overrides, shown)]:
+    for line in [*shown.paths, *warnings, *failures, *next_steps(config, overrides, shown), *_index(config)]:
         say(console, line)
     return 1 if set(shown.open) & set(chosen(config)) else 0
 

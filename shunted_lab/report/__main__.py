@@ -54,12 +54,14 @@ def _act(overrides: list[str]) -> int:
 
 def report(folder: Path) -> int:
     """Write the report of the study in a folder. Returns 1 if it is not complete."""
+    from shunted_lab.report.index import update_index
     from shunted_lab.study.manifest import read_manifest
 
     make = _report_search if read_manifest(folder).search is not None else _report_runs
     written, table, complete = make(folder)
     print("\n".join(map(str, written.paths)) or table)
-    for warning in written.warnings:
+    index = update_index(folder.absolute().parent)
+    for warning in [*written.warnings, *([index] if index else [])]:
         print(f"warning: {warning}", file=sys.stderr)
     return 0 if complete else 1
 

@@ -135,7 +135,7 @@ def _seeds(table: Table, values: Mapping[str, Mapping[int, float]], why: str = "
         yield Picture(
             "seeds",
             "Seed by seed",
-            f"A line for each seed, a bar for the mean; lines that rise or fall alike show a difference. {why}".rstrip(),
+            f"A line for each seed, a bar for the mean; lines that run alike show a difference. {why}".rstrip(),
             plots.paired_lines(shown, table.goal.leading.label, table.goal.leading.unit),
         )
 

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shunted_lab.output.files import write_text
+from shunted_lab.output.quantities import counted
 from shunted_lab.report.collect import StudyData
-from shunted_lab.report.render import to_csv, to_latex, to_markdown
+from shunted_lab.report.finding import finding
+from shunted_lab.report.index import SUMMARY, Summary
+from shunted_lab.report.render import blocks, to_csv, to_latex, to_markdown
 from shunted_lab.study.states import RunState
 
 if TYPE_CHECKING:
@@ -71,7 +74,23 @@ def write_page(data: StudyData, target: Target) -> Written:
     from shunted_lab.report.page import pictures, render_page  # matplotlib: 1 s
 
     made = list(pictures(data))
-    return publish(target, {PAGE: render_page(data, made, target.folder / "report")}, made)
+    texts = {SUMMARY: summary_of(data).text(), PAGE: render_page(data, made, target.folder / "report")}
+    return publish(target, texts, made)
+
+
+def summary_of(data: StudyData) -> Summary:
+    """What the page of all studies says of this one."""
+    done, config, block = sum(run.state.state == "done" for run in data.runs), data.config, blocks(data.table)[0]
+    return Summary(
+        config.name,
+        config.description,
+        f"{done} of {counted(len(data.runs), 'run')} done",
+        data.table.complete,
+        config.smoke,
+        finding(data.table, config),
+        block.head,
+        block.rows,
+    )
 
 
 @dataclass(frozen=True)
@@ -110,7 +129,8 @@ def publish(target: Target, texts: Mapping[str, str], made: Sequence[Picture]) -
     try:
         figures.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            paths.append(write_text(target.folder / name, text))
+            path = write_text(target.folder / name, text)
+            paths += [path] if name != SUMMARY else []  # of use to the page of all studies only
         for picture in made:
             from shunted_lab.report.plots import save  # matplotlib: 1 s
 

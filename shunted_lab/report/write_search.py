@@ -6,6 +6,8 @@ from pathlib import Path
 
 from optuna.study import Study
 
+from shunted_lab.output.quantities import counted
+from shunted_lab.report.index import SUMMARY, Summary
 from shunted_lab.report.search import SearchTable, rows_of, search_pictures, to_markdown
 from shunted_lab.report.write import PAGE, Coverage, Written, choose_target, publish
 from shunted_lab.study.manifest import Manifest
@@ -26,7 +28,20 @@ def write_search(manifest: Manifest, study: Study | None, table: SearchTable) ->
     made = search_pictures(manifest, study)
     runs = [folder / t.user_attrs["folder"] for t in rows_of(manifest, study)]
     page = render_search_page(manifest, table, runs, made, target.folder / "report")
-    return publish(target, {"search.md": to_markdown(table), "search.csv": table.csv, PAGE: page}, made)
+    texts = {
+        "search.md": to_markdown(table),
+        "search.csv": table.csv,
+        SUMMARY: _summary(manifest, table, coverage).text(),
+    }
+    return publish(target, texts | {PAGE: page}, made)
+
+
+def _summary(manifest: Manifest, table: SearchTable, coverage: Coverage) -> Summary:
+    config = manifest.config
+    found = next((str(fact) for fact in table.facts if fact.label.startswith("Best")), None)
+    state = f"{coverage.done} of {counted(coverage.planned, 'assignment')} trained"
+    title, question = config.name, config.description
+    return Summary(title, question, state, table.complete, config.smoke, found, table.head, table.rows)
 
 
 def _done_before(folder: Path) -> int:

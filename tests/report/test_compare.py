@@ -176,7 +176,7 @@ def test_the_command_prints_and_writes_tables_and_page(tmp_path, capsys):
 
 def test_the_example_of_the_docs_is_what_the_command_prints(tmp_path, monkeypatch, capsys):
     page = (Path(__file__).parents[2] / "docs" / "howto" / "compare.md").read_text(encoding="utf-8")
-    example, words, output = re.findall(r"```(?:csv)?\n(.*?)```", page, re.DOTALL)[:3]
+    example, words, output = re.findall(r"```(?:csv|text)?\n(.*?)```", page, re.DOTALL)[:3]
     monkeypatch.chdir(tmp_path)
     Path("results.csv").write_text(example)
     assert compare.main(words.split()[3:]) == 0

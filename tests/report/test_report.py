@@ -19,6 +19,8 @@ from sqlalchemy import Engine, event
 
 from shunted_lab.report import __main__ as command
 from shunted_lab.report.collect import class_scores, curves, image_evidence, load_study, main_effects
+from shunted_lab.report.finding import finding
+from shunted_lab.report.index import write_index
 from shunted_lab.report.page import pictures
 from shunted_lab.report.render import blocks
 from shunted_lab.report.write import Target, publish, write_report
@@ -405,3 +407,33 @@ def test_a_link_that_was_cut_shows_the_whole_table(make, profile):
         address="#view=%5B%7B%22sort",
     )
     assert seen == {"rows": 3}
+
+
+# --- all studies -----------------------------------------------------------------------------------------------------
+
+
+def test_the_index_has_every_study_with_question_state_finding_and_table(make, without_figures, tmp_path):
+    made = make(lambda variant, seed: 0.7 + 0.01 * seed + (0.02 if variant == "overlapping" else 0.001 * seed))
+    data = made.data()
+    write_report(data)
+    (tmp_path / "runs" / "new").mkdir()
+    (tmp_path / "runs" / "new" / "study.json").write_text("{}")
+    (tmp_path / "runs" / "no study").mkdir()
+    assert write_index(tmp_path / "runs") is None
+    page = Page(tmp_path / "runs" / "index.html")
+    interval = blocks(data.table)[0].rows[1][-1]
+    for text in ("patch embedding", "9 of 9 runs done", finding(data.table, data.config), interval):
+        assert text in page.words, text
+    assert {"ablate_embed/report/index.html", "ablate_embed/", "new/"} == set(page.links)
+    assert page.external == [] and "no study" not in page.words
+    (data.folder / "report" / "summary.json").write_text('{"title"')  # cut: listed without its report
+    write_index(tmp_path / "runs")
+    assert set(Page(tmp_path / "runs" / "index.html").links) == {"ablate_embed/", "new/"}
+
+
+def test_a_report_updates_an_index_that_is_there_and_makes_none(make, without_figures, tmp_path, capsys):
+    made = make()
+    assert command.main([str(made.folder)]) == 0 and not (tmp_path / "runs" / "index.html").exists()
+    (tmp_path / "runs" / "index.html").write_text("old")
+    assert command.main([str(made.folder)]) == 0
+    assert "9 of 9 runs done" in (tmp_path / "runs" / "index.html").read_text()
