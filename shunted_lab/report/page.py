@@ -245,7 +245,7 @@ def render_page(data: StudyData, made: Sequence[Picture], folder: Path) -> str:
             smoke=data.config.smoke,
             complete=data.table.complete,
             problems=data.problems,
-            verdict=verdict(data.table, data.config),
+            verdict=[] if data.config.smoke else verdict(data.table, data.config),
             blocks=[
                 (block, [f"#run-{row[0]}" for row in block.rows], important(block, data.table))
                 for block in blocks(data.table)

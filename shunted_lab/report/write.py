@@ -87,7 +87,7 @@ def summary_of(data: StudyData) -> Summary:
         f"{done} of {counted(len(data.runs), 'run')} done",
         data.table.complete,
         config.smoke,
-        finding(data.table, config),
+        None if config.smoke else finding(data.table, config),
         block.head,
         block.rows,
     )

@@ -38,7 +38,7 @@ def write_search(manifest: Manifest, study: Study | None, table: SearchTable) ->
 
 def _summary(manifest: Manifest, table: SearchTable, coverage: Coverage) -> Summary:
     config = manifest.config
-    found = next((str(fact) for fact in table.facts if fact.label.startswith("Best")), None)
+    found = next((str(f) for f in table.facts if f.label.startswith("Best") and not config.smoke), None)
     state = f"{coverage.done} of {counted(coverage.planned, 'assignment')} trained"
     title, question = config.name, config.description
     return Summary(title, question, state, table.complete, config.smoke, found, table.head, table.rows)
