@@ -35,7 +35,7 @@ class Config:
     selects: ClassVar = ("experiment",)  # keys of the command line that choose a file, and are not in it
 
     name: str = option("", "the experiment's name: its file's, and its folder's in runs_dir")
-    description: str = option("", "one line for the table's caption")
+    description: str = option("", "the question, in one line: the table's title")
     model: ModelConfig = group("shunted_lite")
     data: DataConfig = group("earth")
     task: TaskConfig = group(None)  # that of the data
