@@ -20,11 +20,21 @@ import torch
 
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data.corrupt import CorruptImages
-from shunted_lab.output.files import locked, write_json, write_text
+from shunted_lab.output.files import is_locked, locked, write_json, write_text
 from shunted_lab.output.streams import forgive
 from shunted_lab.study.costs.measure import are_stable, spread_of, time_run
 from shunted_lab.study.costs.pace import threads_of
-from shunted_lab.study.folder import RESULT, TRACEBACK, Run, add_origin, load_run, missing_metrics, read_result
+from shunted_lab.study.folder import (
+    RESULT,
+    TRACEBACK,
+    Run,
+    add_origin,
+    copy_twin,
+    find_twin,
+    load_run,
+    missing_metrics,
+    read_result,
+)
 from shunted_lab.study.identity import WEIGHTS, sources_of
 from shunted_lab.study.ranks import train_on_ranks
 from shunted_lab.study.slots import Slot, origin, take
@@ -34,6 +44,7 @@ from shunted_lab.tasks.listener import RunListener, Status
 from shunted_lab.tasks.resume import keep_weights, newest
 from shunted_lab.tasks.train import train
 
+TRAINING = ".training"  # in runs_dir: a lock for each run that is trained
 IDLE = 0.5  # seconds between two looks at the worker, by a process that has no run yet
 
 
@@ -116,7 +127,7 @@ def _attempt(folder: Path, listener: RunListener, slot: Slot) -> tuple[Any, ...]
         take(slot)
         run = load_run(folder)
         use_threads(run, slot.threads or torch.get_num_threads())
-        return ("done", train_run(run, listener))
+        return ("done", _train_once(run, listener))
     except Stopped:
         return ("stopped",)
     except Pruned:
@@ -135,6 +146,25 @@ def _attempt(folder: Path, listener: RunListener, slot: Slot) -> tuple[Any, ...]
             return ("refused", f"{folder}: the disk is full; free some space, then the same command resumes")
         write_text(folder / TRACEBACK, traceback.format_exc())
         return ("failed", traceback.format_exc())
+
+
+def _train_once(run: Run, listener: RunListener) -> dict[str, Any]:
+    """Train a run. Where another experiment in `runs_dir` trains the same one, wait for it and take its result.
+
+    Raises:
+        What `train_run` does; BlockingIOError if it was asked to stop meanwhile.
+    """
+    runs_dir = run.folder.parents[2]
+    lock = runs_dir / TRAINING / run.fingerprint
+    lock.parent.mkdir(exist_ok=True)
+    had_to_wait = is_locked(lock)
+    with locked(lock, lambda: not listener.stopping()):
+        try:
+            if had_to_wait and (twin := find_twin(run, runs_dir)) is not None:
+                copy_twin(run, twin)
+            return train_run(run, listener)
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def use_threads(run: Run, share: int | None = None) -> None:

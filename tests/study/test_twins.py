@@ -1,9 +1,22 @@
 """A run is trained once, whoever asks; and a study belongs to its folder, whatever its experiment is called."""
 
 import json
+import multiprocessing
+import time
 
 import pytest
-from conftest import command, complete_once, experiment_of, manifest_of, names, opened, planned, states_of, trials
+from conftest import (
+    command,
+    complete_once,
+    experiment_of,
+    manifest_of,
+    names,
+    opened,
+    planned,
+    states_of,
+    trials,
+    until,
+)
 
 from shunted_lab import run as main_command
 from shunted_lab.config.compose import compose
@@ -42,6 +55,25 @@ def test_an_identical_run_of_another_experiment_is_taken_and_the_plan_says_so(tm
     note = json.loads((folder / "run.json").read_text())
     assert (note["variant"], note["fingerprint"]) == ("plain", states[0].run.fingerprint) and len(note["origins"]) == 1
     assert len(complete_once(opened(other).get_trials())) == 2
+
+
+def test_a_run_that_another_experiment_trains_just_now_is_waited_for(tmp_path, trained, other):
+    trained.script[("plain", 0)] = lambda config, folder, listener: until((tmp_path / "go").exists)
+    fork = multiprocessing.get_context("fork")
+    theirs = fork.Process(target=command, args=(tmp_path,), kwargs={"experiment": other})
+    theirs.start()
+    until(lambda: ("plain", 0) in trained.all())
+    mine = fork.Process(target=command, args=(tmp_path, "seeds=[0]"))
+    mine.start()
+    until(lambda: any((tmp_path / "runs" / "ablate_embed").glob("workers/*")))
+    time.sleep(0.5)
+    assert trained.all() == [("plain", 0)], "it has claimed its run, and waits"
+    (tmp_path / "go").touch()
+    theirs.join(60)
+    mine.join(60)
+    assert names(states_of(tmp_path, "seeds=[0]")) == ["done"] * 3
+    assert sorted(trained.all()) == [("conv_stem", 0), ("mine", 0), ("overlapping", 0), ("plain", 0)]
+    assert not list((tmp_path / "runs" / ".training").iterdir())
 
 
 def test_rerun_trains_what_another_experiment_has_trained(tmp_path, trained, other):
