@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 HELP = """\
 usage: python -m shunted_lab.attention checkpoint=RUN_FOLDER image=FILE [query=[0.5,0.5]] [key=value ...]
 
-Draws the attention of a point of an image, per stage and per rate, and that of the whole model (attention rollout).
+Draws where points of an image attend, per stage and rate, and what the whole model attends (attention rollout). Several
+points stand side by side, and so does another run (compare).
 
   python -m shunted_lab.attention checkpoint=runs/ablate_embed/conv_stem/seed0-1a2b3c4d image=tile.png
+  python -m shunted_lab.attention checkpoint=SSA_RUN compare=SRA_RUN image=photo.jpg query=[[0.3,0.6],[0.8,0.2]]
   python -m shunted_lab.attention checkpoint=ckpt_S.pth model=shunted_s image=photo.jpg size=224 mask=dog.png
 """
 
@@ -43,8 +45,11 @@ class AttentionConfig:
     mask: str | None = path_option(
         None, "an image whose bright pixels are the object: prints its share of the attention / its share of the area"
     )
-    query: list[float] = option(
-        [0.5, 0.5], "the point whose attention is drawn: y, x as fractions of height and width, in [0, 1)"
+    compare: str | None = path_option(None, "the folder of another run, whose attention stands beside")
+    query: Any = option(
+        [0.5, 0.5],
+        "the point whose attention is drawn, or several: y, x as fractions of height and width, in [0, 1)",
+        type="[y,x] | [[y,x],...]",
     )
     size: Any = option(
         None,
@@ -54,10 +59,18 @@ class AttentionConfig:
     out: str = path_option("attention.png", "the figure: .png, .svg or .pdf")
 
     def __post_init__(self) -> None:
-        inside = len(self.query) == 2 and all(0 <= value < 1 for value in self.query)
-        require(inside, "query", self.query, "is not a point: y and x, each in [0, 1), e.g. [0.5,0.25]")
+        for point in self.points or [None]:
+            is_point = isinstance(point, list) and len(point) == 2 and all(isinstance(v, int | float) for v in point)
+            inside = is_point and all(0 <= value < 1 for value in point or ())
+            require(inside, "query", self.query, "is not a point: y and x, each in [0, 1), e.g. [0.5,0.25]")
         if self.size is not None:
             height_width("size", self.size)
+
+    @property
+    def points(self) -> list[Any]:
+        """The points, one at least."""
+        given = self.query if isinstance(self.query, list) else [self.query]
+        return given if any(isinstance(value, list) for value in given) else [given]
 
 
 def main(overrides: Sequence[str] | None = None) -> int:
@@ -77,7 +90,7 @@ def draw(config: AttentionConfig) -> Path:
     """
     from shunted_lab.nn import ComponentError
     from shunted_lab.nn.maps import attention_of, concentration, rollout
-    from shunted_lab.report.attention import attention_figure
+    from shunted_lab.report.attention import Look, attention_figure
     from shunted_lab.report.plots import save
 
     out = Path(config.out)
@@ -85,19 +98,39 @@ def draw(config: AttentionConfig) -> Path:
         raise ConfigError(f"out: '{out}' is not a .pdf, .png or .svg file")
     model, stats = load(config)
     picture, image = read_image(config, stats)
-    query = (float(config.query[0]), float(config.query[1]))
-    try:
-        maps, rolled = attention_of(model, image, query), rollout(model, image)
-        found = concentration(model, image, read_mask(config, picture)) if config.mask else []
-    except ComponentError as error:
-        raise ConfigError(str(error)) from None
+    models = [("", model, image)]
+    if config.compare is not None:
+        other, its_stats = load(replace(config, checkpoint=config.compare))
+        models = [(_named(config.checkpoint), model, image)]
+        models.append((_named(config.compare), other, read_image(config, its_stats)[1]))
+    looks, found = [], []
+    for name, of, seen in models:
+        try:
+            rolled = rollout(of, seen)
+            shares = concentration(of, seen, read_mask(config, picture)) if config.mask else []
+            for y, x in config.points:
+                place = f"point {y:g}, {x:g}"
+                maps = attention_of(of, seen, (float(y), float(x)))
+                looks.append(Look(f"{name}\n{place}" if name else place, (float(y), float(x)), maps, rolled, shares))
+        except ComponentError as error:
+            raise ConfigError(str(error)) from None
+        found += [(f"{name}: " if name else "", share) for share in shares]
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure = attention_figure(picture, query, maps, rolled, found)
+    figure = attention_figure(picture, looks)
     (path,) = save(figure, out.parent, out.stem, (out.suffix[1:],))
-    for c in found:
-        print(f"stage {c.stage + 1}, rate {c.rate}: attention on the object / its share of the area = {c.ratio:.3f}")
+    for name, c in found:
+        print(
+            f"{name}stage {c.stage + 1}, rate {c.rate}: attention on the object / its share of the area = {c.ratio:.3f}"
+        )
     print(path)
     return path
+
+
+def _named(checkpoint: str) -> str:
+    """A run's variant and seed; a file's name."""
+    path = Path(checkpoint)
+    is_run = path.name.startswith("seed")
+    return f"{path.parent.name}, seed {path.name[4:].partition('-')[0]}" if is_run else path.stem
 
 
 def load(config: AttentionConfig) -> tuple[Pyramid, Stats]:

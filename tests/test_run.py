@@ -144,7 +144,7 @@ def test_a_failed_run_is_shown_with_its_traceback_and_status_1(tmp_path, monkeyp
     words = ["experiment=ablate_embed", "seeds=[0]", "launch.max_attempts=2", "launch.measure=false"]
     assert command.main(words) == 1
     out = capsys.readouterr().out
-    assert "INCOMPLETE, 1 of 3 runs not done: overlapping seed 0 failed (RuntimeError: loss is nan)" in " ".join(
+    assert "INCOMPLETE: 1 of 3 runs not done: overlapping seed 0 failed (RuntimeError: loss is nan)" in " ".join(
         out.split()
     )
     shown = re.search(r"failed: overlapping, seed 0, 1 of 2 attempts; (\S+); the same command retries it", out)

@@ -48,6 +48,13 @@ class QueryMap(NamedTuple):
         rows, columns = pixels_of(self.cells, self.grid, size, self.stage)
         return rows.T @ self.weights.mean(0) @ columns
 
+    def over_uniform(self, size: Grid) -> Tensor:
+        """The same, (H, W), over what uniform attention gives each pixel: 1 is a weight of 1 / M. A reduced token at
+        the border, which covers fewer pixels, is not brighter for that.
+        """
+        weights = self.weights.new_full(self.weights.shape, 1 / self.weights[0].numel())
+        return self.on_image(size) / self._replace(weights=weights).on_image(size)
+
 
 class Concentration(NamedTuple):
     """The share of attention on an object over the object's share of the area, for the heads of one rate."""

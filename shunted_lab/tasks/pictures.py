@@ -14,12 +14,13 @@ from shunted_lab.config.data import Stats
 from shunted_lab.config.task import Evidence
 from shunted_lab.data.module import ImageData
 from shunted_lab.nn import ComponentError, Pyramid
-from shunted_lab.nn.maps import attention_of, rollout
+from shunted_lab.nn.maps import QueryMap, attention_of, rollout
 from shunted_lab.tasks.base import TaskModule
 from shunted_lab.tasks.tracking import log_picture, shows_pictures
 
 SHOWN = 8  # test images with their predictions
-SIDE, TEXT = 128, 14  # pixels of an image on the sheet, and of a line of text
+SIDE, TEXT = 128, 28  # pixels of an image on the sheet, and of two lines of text
+COLOURS = "inferno"  # light on attention: a perceptual map
 
 
 def to_pixels(images: Tensor, stats: Stats) -> np.ndarray:
@@ -30,7 +31,7 @@ def to_pixels(images: Tensor, stats: Stats) -> np.ndarray:
 
 
 def sheet(rows: Sequence[Sequence[tuple[np.ndarray, str]]]) -> np.ndarray:
-    """Images (H, W, 3) uint8 with a line of text below each, row by row -> (H', W', 3) uint8."""
+    """Images (H, W, 3) uint8 with up to two lines of text below each, row by row -> (H', W', 3) uint8."""
     width, height = SIDE * max(len(row) for row in rows), (SIDE + TEXT) * len(rows)
     canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
@@ -38,7 +39,8 @@ def sheet(rows: Sequence[Sequence[tuple[np.ndarray, str]]]) -> np.ndarray:
         for j, (image, text) in enumerate(row):
             x, y = j * SIDE, i * (SIDE + TEXT)
             canvas.paste(Image.fromarray(image).resize((SIDE, SIDE)), (x, y))
-            draw.text((x + 2, y + SIDE), text[: SIDE // 6], fill="black", font_size=10)
+            lines = "\n".join(line[: SIDE // 6] for line in text.split("\n"))
+            draw.multiline_text((x + 2, y + SIDE), lines, fill="black", font_size=10, spacing=1)
     return np.asarray(canvas)
 
 
@@ -49,7 +51,8 @@ def predicted_sheet(images: Tensor, stats: Stats, captions: Sequence[str]) -> np
 
 
 def attention_sheet(model: Pyramid, images: Tensor, stats: Stats) -> np.ndarray | None:
-    """A row an image: itself, the rollout, and where its centre looks in each stage at each rate.
+    """A row an image: itself, the rollout, and where its centre looks in each stage at each rate. What is lit has more
+    weight than uniform attention.
 
     None for a model with an attention or an embedding of which this is not known (see `nn.maps`).
     """
@@ -59,18 +62,41 @@ def attention_sheet(model: Pyramid, images: Tensor, stats: Stats) -> np.ndarray 
         size = (image.shape[2], image.shape[3])
         try:
             maps = attention_of(model, image, (0.5, 0.5))
-            seen = [(picture, "image"), (highlighted(picture, rollout(model, image)), "rollout")]
+            rolled = rollout(model, image)
+            seen = [(picture, "image"), (highlighted(picture, rolled * rolled.numel()), "rollout")]
         except ComponentError:
             return None
-        seen += [(highlighted(picture, m.on_image(size)), f"stage {m.stage + 1}, r = {m.rate}") for m in maps]
+        seen += [(highlighted(picture, m.over_uniform(size)), _name_of(m)) for m in maps]
         rows.append(seen)
     return sheet(rows)
 
 
-def highlighted(picture: np.ndarray, mass: Tensor) -> np.ndarray:
-    """The picture (H, W, 3), bright where there is mass (H, W) and dark where there is none."""
-    light = (mass / mass.max().clamp(min=1e-12)).sqrt().cpu().numpy()[..., None]
-    return (picture * (0.15 + 0.85 * light)).round().astype(np.uint8)
+def _name_of(found: QueryMap) -> str:
+    """`stage 3, block 2, heads 0-3, rate 2`, in two lines."""
+    heads = f"heads {found.heads[0]}-{found.heads[-1]}" if len(found.heads) > 1 else f"head {found.heads[0]}"
+    return f"stage {found.stage + 1}, block {found.block + 1}\n{heads}, rate {found.rate}"
+
+
+def dimmed(picture: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> the same in dark grey, in [0, 1]: a background on which light stands out."""
+    grey = picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
+    return np.repeat((0.04 + 0.36 * grey)[..., None], 3, axis=2)
+
+
+def lit(background: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """Light (H, W) in [0, 1] on a background (H, W, 3) in [0, 1] -> (H, W, 3) uint8, in the colours of the scale."""
+    from matplotlib import colormaps
+
+    strength = np.clip(np.asarray(light, dtype=np.float32), 0, 1)
+    colour = colormaps[COLOURS](strength)[..., :3]
+    share = np.minimum(1, 1.5 * strength)[..., None]
+    mixed: np.ndarray = background * (1 - share) + colour * share
+    return (255 * mixed).round().astype(np.uint8)
+
+
+def highlighted(picture: np.ndarray, weights: Tensor) -> np.ndarray:
+    """The picture (H, W, 3) in grey, lit where `weights` (H, W) are more than 1, on a logarithmic scale up to 32."""
+    return lit(dimmed(picture), (weights.clamp(min=1).log2() / 5).cpu().numpy())
 
 
 def log_pictures(trainer: L.Trainer, module: TaskModule, data: ImageData, evidence: Evidence, stats: Stats) -> None:

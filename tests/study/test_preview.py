@@ -62,7 +62,7 @@ def test_only_the_chosen_rows_are_trained_and_the_table_has_all(tmp_path, traine
     assert main_command.main([*words, "only=conv_stem"]) == 0  # what was asked for is done
     assert trained.all() == [("conv_stem", 0)]
     out = " ".join(capsys.readouterr().out.split())
-    assert "INCOMPLETE, 2 of 3 runs not done: non_overlapping seed 0 missing; overlapping seed 0 missing." in out
+    assert "INCOMPLETE: 2 of 3 runs not done: non_overlapping seed 0 missing; overlapping seed 0 missing" in out
     table = (tmp_path / "runs" / "ablate_embed" / "table.md").read_text()
     assert "| overlapping | " in table and "(0 of 1: 1 missing)" in table
     assert main_command.main([*words, "only=conv_stem", "rerun=all"]) == 0  # of the chosen row only
