@@ -78,9 +78,8 @@ def test_the_command_trains_measures_and_prints_in_the_task_s_own_unit(trained, 
     ]
     assert float(row["mae"]) == pytest.approx(np.mean(errors), abs=0.051) and row["paper_mae"] == "3.5"
     table = (trained / "table.md").read_text()
-    assert (
-        "| Error (grey values) |" in table and "Mean absolute error of the brightness on the SYNTHETIC images" in table
-    )
+    assert "| Error (grey values) |" in table and "**Data**: SYNTHETIC images, " in table
+    assert "**Metric**: Mean absolute error of the brightness on the test split" in table
     assert "in grey values" in table
     cells = "".join(line for line in table.splitlines() if line.startswith("|"))
     assert "%" not in cells.replace("95 % CI", "")

@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from shunted_lab.config.compose import compose
 from shunted_lab.nn.cost import Cost
 from shunted_lab.output.terminal import WIDE, Grid
+from shunted_lab.report.facts import Fact
 from shunted_lab.report.lines import plan_grid
 from shunted_lab.report.render import Block, grids
 from shunted_lab.report.statistics import Difference, Summary
@@ -70,9 +71,9 @@ def result(names: list[str]) -> Table:
         "mine: rows and columns",
         Classification().goal(None, 5),
         rows,
-        ["Accuracy."] * 40,
+        [Fact(f"Fact {i}", "Accuracy. " * 20) for i in range(2)],
         "At paper scale",
-        ["Counted."],
+        [Fact("Costs", "counted")],
     )
 
 
@@ -118,9 +119,10 @@ def test_thirty_seeds_of_a_plan_are_counted_and_three_are_listed(width):
 def test_a_file_gets_one_line_for_each_row_and_captions_of_120_columns():
     text = shown(Group(*grids(result(LONG))), WIDE)
     assert sum(name in line for name in LONG for line in text.splitlines()) == 120
-    captions = [line for line in text.splitlines() if line.startswith("Accuracy.")]
-    framed = max(len(line) for line in text.splitlines())
-    assert captions and all(100 < len(line) <= framed for line in captions[:-1])
+    lines = text.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("Fact 0: Accuracy. "))
+    framed = max(len(line) for line in lines)
+    assert 100 < len(lines[first]) <= framed and lines[first + 1].startswith("  Accuracy."), "continued with an indent"
 
 
 def test_heads_wrap_and_frames_go_before_a_table_becomes_blocks():

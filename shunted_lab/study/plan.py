@@ -202,7 +202,6 @@ def check_device(experiment: Experiment, here: bool) -> None:
         ConfigError: for arithmetic that it does not have, and for BatchNorm over several CPUs.
     """
     from shunted_lab.tasks import device
-    from shunted_lab.tasks.model import has_batch_norm
 
     for name, run in experiment.variants.items():
         launch, recipe = run.launch, run.recipe
@@ -210,11 +209,18 @@ def check_device(experiment: Experiment, here: bool) -> None:
         if found is not None:
             device.check_precision(recipe.precision, found)
         is_cpu = "cpu" in (found, launch.accelerator) or getattr(launch, "gpus", 1) == 0
-        if is_cpu and launch.ranks > 1 and recipe.sync_bn and has_batch_norm(run):
-            raise ConfigError(
-                f"recipe.sync_bn: BatchNorm over {launch.ranks} devices (variant {name}) needs GPUs; "
-                "recipe.sync_bn=false"
-            )
+        if is_cpu and launch.ranks > 1 and recipe.sync_bn:
+            _refuse_batch_norm(name, run)
+
+
+def _refuse_batch_norm(name: str, run: RunConfig) -> None:
+    from shunted_lab.tasks.model import has_batch_norm  # imports torch
+
+    if has_batch_norm(run):
+        raise ConfigError(
+            f"recipe.sync_bn: BatchNorm over {run.launch.ranks} devices (variant {name}) needs GPUs; "
+            "recipe.sync_bn=false"
+        )
 
 
 def low_rates(experiment: Experiment) -> list[str]:

@@ -129,7 +129,7 @@ def test_trained_elsewhere_then_here_at_another_size_and_for_other_classes(folde
     said = " ".join(capsys.readouterr().out.split())
     head = "its head is re-initialized: it has a head for other classes than the data have: only the file has 'water', "
     assert f"model.checkpoint: {before}, its entry 'state_dict'; {head}" in said
-    assert f"with the weights of {before} (new head), recipe finetune, 1 epoch" in said.replace("- ", "-")
+    assert f"with the weights of {before} (new head) Training: recipe finetune, 1 epoch" in said.replace("- ", "-")
     (run,) = (tmp_path / "after").glob("train/model/seed0-*")
     note = json.loads((run / "run.json").read_text())
     assert note["config"]["model"]["checkpoint"] == str(before / "checkpoints" / "last.ckpt")
