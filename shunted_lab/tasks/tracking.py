@@ -39,15 +39,32 @@ def logging_to(trainer: L.Trainer, config: RunConfig, folder: Path, names: RunNa
         yield
 
 
-def log_final(trainer: L.Trainer, config: RunConfig, metrics: Mapping[str, float]) -> None:
+class TensorBoard(TensorBoardLogger):
+    """Lightning's, without a chart of the epoch, and with the names and options of the run in `hparams.yaml`.
+
+    Args:
+        folder: the run's.
+        shown: what TensorBoard's table of hyper-parameters has, in this order.
+    """
+
+    def __init__(self, folder: Path, shown: Mapping[str, Any]):
+        super().__init__(folder, name="", version="")
+        self.shown = dict(shown)
+        self.hparams.update(self.shown)  # written with the first metric
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+
+
+def log_final(trainer: L.Trainer, metrics: Mapping[str, float]) -> None:
     """Write a finished run's options with its final metrics for TensorBoard's table of hyper-parameters.
 
     Other loggers have had the options from the start, and show the last value of each metric.
     """
     final = {f"final/{key}": value for key, value in metrics.items() if key.startswith(("val/", "test/"))}
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(options(config), final)
+        if isinstance(logger, TensorBoard):
+            logger.log_hyperparams(logger.shown, final, trainer.global_step)
             logger.save()
 
 
@@ -76,7 +93,7 @@ def options(config: RunConfig) -> dict[str, Any]:
 
 @contextmanager
 def _tensorboard(config: RunConfig, folder: Path, names: RunNames) -> Iterator[Logger]:
-    yield TensorBoardLogger(folder, name="", version="")
+    yield TensorBoard(folder, {"variant": names.variant, "seed": names.seed} | options(config))
 
 
 @contextmanager

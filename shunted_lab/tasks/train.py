@@ -95,7 +95,7 @@ def train(
             write_evidence(evidence, folder)
             if config.launch.pictures:
                 log_pictures(trainer, module, data, evidence, config.data.stats)
-            log_final(trainer, config, metrics)
+            log_final(trainer, metrics)
     return {
         "metrics": metrics,
         "headline": module.goal.headline,

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from shunted_lab import run
 from shunted_lab.config.compose import compose
@@ -125,6 +126,26 @@ def test_csv_and_tensorboard_together(tmp_path):
     events.Reload()
     assert {"val/top1", "test/top1", "final/test/top1"} <= set(events.Tags()["scalars"])
     assert set(events.Tags()["images"]) == {"test/predicted", "test/attention"}
+
+
+def test_tensorboard_opens_with_what_matters(tmp_path):
+    """No chart of the epoch; final values where training ended; variant and seed first among the options."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    folder = tmp_path / "study" / "small" / "seed0-1a2b"
+    train(config("tensorboard"), folder)
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert "epoch" not in events.Tags()["scalars"] and "train/loss_epoch" in events.Tags()["scalars"]
+    (final,) = events.Scalars("final/test/top1")
+    assert final.step == events.Scalars("test/top1")[-1].step > 0
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    shown = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert (shown["variant"].string_value, shown["seed"].number_value) == ("small", 0)
+    assert shown["recipe.epochs"].number_value == 2
+    written = yaml.safe_load((folder / "hparams.yaml").read_text())
+    assert list(written)[:2] == ["variant", "seed"] and written["recipe.epochs"] == 2
 
 
 def test_no_logger_writes_nothing_but_the_history_of_the_run(tmp_path):
