@@ -100,7 +100,7 @@ def _print_plan(planned: Planned, console: Console) -> None:
 
     config, facts = planned.config, planned.manifest.facts
     initial = by_variant(initial_weights(planned.experiment, facts))
-    lines = [*data_notes(facts), *initial, *low_rates(planned.experiment)]
+    lines = [*planned.matched, *data_notes(facts), *initial, *low_rates(planned.experiment)]
     if planned.search is None:
         console.print(plan_grid(config, planned.states, planned.costs))
         lines.append(progress_line(planned.states, other_runs(planned.study, planned.manifest.runs)))

@@ -13,6 +13,7 @@ from shunted_lab.config.schema import group, one_of, option, path_option, requir
 from shunted_lab.config.search import ConfirmConfig, SearchConfig
 from shunted_lab.config.task import TaskConfig
 
+KNOBS = ("model.mlp_ratios", "model.embed_dims", "model.depths")  # of match_by
 RERUNS = ("stale", "failed", "all")
 
 
@@ -47,6 +48,12 @@ class Config:
     across: dict[str, dict[str, Any]] = option(
         {}, "SETTING: {dotted key: value}; every variant in each, compared with the baseline in the same one"
     )
+    match: str | None = option(
+        None, "params or macs: scale match_by of each variant until it costs what the baseline does, within 1 %"
+    )
+    match_by: str = option(
+        "model.mlp_ratios", "what is scaled: model.mlp_ratios, model.embed_dims (multiples of the heads), model.depths"
+    )
     paper: PaperConfig | None = option(None, "costs at paper scale, and published numbers")
     search: SearchConfig | None = option(None, "search over a space instead of training all variants")
     confirm: ConfirmConfig | None = option(None, "train the best assignments of a finished search as variants")
@@ -66,6 +73,14 @@ class Config:
         require(min(self.seeds) >= 0, "seeds", self.seeds, "has a negative seed")
         require(len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "has a seed twice")
         one_of("rerun", self.rerun, (None, *RERUNS))
+        one_of("match", self.match, (None, "params", "macs"))
+        one_of("match_by", self.match_by, KNOBS)
+        if self.match is not None:
+            varies = self.search is None and self.confirm is None
+            require(varies, "match", self.match, "needs variants, and is not supported for search and confirm")
+            require(
+                self.paper is None, "match", self.match, "cannot be combined with paper: variants are not the paper's"
+            )
         names = self.only if isinstance(self.only, list) else [self.only]
         good = bool(names) and not any(isinstance(name, list | dict) or name == "" for name in names)
         require(good, "only", self.only, "is neither a variant's name nor a list of names")

@@ -62,9 +62,20 @@ def table_facts(
     facts += replaced_images({f"{s.run.variant} seed {s.run.seed}": s.result or {} for s in done})
     models = {name: _model_of(run, _has_new_head(name, states)) for name, run in variants.items()}
     training = {name: _training_of(run) for name, run in variants.items()}
-    facts += [_shared("Model", models), _shared("Training", training)]
+    facts += [_shared("Model", models), *_matched(config, variants), _shared("Training", training)]
     facts += _trained_on(states)
     return facts + comparison_facts(config, rows, goal.leading.unit)
+
+
+def _matched(config: Config, variants: Mapping[str, RunConfig]) -> list[Fact]:
+    """What was scaled so that all variants cost the same."""
+    if config.match is None:
+        return []
+    knob = config.match_by.removeprefix("model.")
+    values = {name: ",".join(f"{value:g}" for value in getattr(run.model, knob)) for name, run in variants.items()}
+    what = {"macs": "MACs", "params": "parameters"}[config.match]
+    shown = "; ".join(f"{name} {text}" for name, text in values.items())
+    return [Fact("Matched", f"{what} of each variant are within 1 % of its baseline's, by {config.match_by}: {shown}")]
 
 
 def comparison_facts(config: Config, rows: Sequence[Row], unit: Unit) -> list[Fact]:

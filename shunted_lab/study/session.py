@@ -7,7 +7,7 @@ execute(Planned): writes the manifest, enqueues, and has the engine start worker
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from optuna.study import Study
 
@@ -20,6 +20,7 @@ from shunted_lab.study.costs.measure import is_measured
 from shunted_lab.study.engines import Engine, Work, engine_of, work_of
 from shunted_lab.study.folder import Run
 from shunted_lab.study.manifest import Manifest, keep_password, read_home, read_manifest
+from shunted_lab.study.matching import match_costs
 from shunted_lab.study.plan import (
     check_device,
     check_runs_dir,
@@ -59,6 +60,7 @@ class Planned:
     todo: list[Run]
     costs: dict[str, Cost]
     search: Search | None = None
+    matched: list[str] = field(default_factory=list)
 
     @property
     def config(self) -> Config:
@@ -113,12 +115,13 @@ def plan_experiment(experiment: Experiment, overrides: Sequence[str] = ()) -> Pl
     if experiment.config.confirm is not None:
         experiment = with_best_trials(experiment, overrides)
     facts = data_facts(experiment)
+    experiment, lines = match_costs(experiment, facts)
     costs = count_costs(experiment, facts)
     manifest = make_manifest(experiment, facts, costs, plan_runs(experiment, facts, costs))
     study = read_study(read_home(manifest.folder), manifest)
     states = read_states(manifest.runs, study)
     todo = [state.run for state in to_train(experiment.config, states, study)]
-    return Planned(experiment, engine, manifest, study, states, todo, costs)
+    return Planned(experiment, engine, manifest, study, states, todo, costs, matched=lines)
 
 
 def _plan_search(experiment: Experiment, engine: Engine) -> Planned:

@@ -57,9 +57,12 @@ def _path(kind: str, depends_on: Any) -> Path:
 
 @cache
 def code_version() -> str:
-    """A digest over every Python file and template of this package and the versions of what it computes with."""
+    """A digest over the code, the templates and what these include, and the versions of what this package computes
+    with.
+    """
     package = Path(shunted_lab.__file__).parent
     found = hashlib.sha256(" ".join([platform.python_version(), *map(version, LIBRARIES)]).encode())
-    for path in sorted([*package.rglob("*.py"), *package.rglob("*.html")]):
+    kinds = (".py", ".html", ".css", ".js")
+    for path in sorted(path for path in package.rglob("*") if path.suffix in kinds):
         found.update(f"{path.relative_to(package)}".encode() + path.read_bytes())
     return found.hexdigest()
