@@ -17,6 +17,7 @@ from shunted_lab.config.compose import compose, compose_as
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.dashboard import DashboardConfig
 from shunted_lab.nn.cost import Cost
+from shunted_lab.report.index import Summary
 from shunted_lab.report.mirror import READ_ONLY, Mirror
 from shunted_lab.study import plan
 from shunted_lab.study.manifest import make_home
@@ -151,6 +152,25 @@ def test_a_report_is_shown_beside_its_study_and_in_its_note(tmp_path, study):
     assert page(mirror, 0)["artifacts"] == [report], "a link of an open page stays"
     assert get(mirror, f"/artifacts/0/{report['artifact_id']}") == (200, "| another table |")
     assert "| another table |" in page(mirror, 0)["note"]["body"]
+
+
+def test_the_note_has_state_finding_and_a_link_to_the_page(tmp_path, study):
+    queue, _, _ = study
+    summary = Summary("ablate_embed", "q", "2 of 3 runs done", False, False, "a is better than b", [], [])
+    (queue.folder / "report" / "figures").mkdir(parents=True)
+    (queue.folder / "report" / "summary.json").write_text(summary.text())
+    (queue.folder / "report" / "index.html").write_text("<p>the page</p>")
+    (queue.folder / "report" / "figures" / "costs.svg").write_text("<svg/>")
+    mirror = Mirror(tmp_path / "runs", None, tmp_path)
+    mirror.refresh()
+    note = page(mirror, 0)["note"]["body"]
+    question, state, finding, table, link = note.split("\n\n")
+    assert (state, finding, table) == ("2 of 3 runs done", "a is better than b", "| the table |")
+    assert link == "[The page with all figures](/page/0/index.html)" and "earns its cost" in question
+    assert get(mirror, "/page/0/index.html") == (200, "<p>the page</p>")
+    assert get(mirror, "/page/0/figures/costs.svg") == (200, "<svg/>")
+    for path in ("0/../study.db", "0/none.html", "7/index.html", "0/", "0/%2e%2e/study.db"):
+        assert get(mirror, f"/page/{path}")[0] == 404, path
 
 
 def test_a_study_that_has_not_changed_is_not_read_again(tmp_path, study, monkeypatch):

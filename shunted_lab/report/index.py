@@ -72,11 +72,15 @@ def update_index(runs_dir: Path) -> str | None:
     return write_index(runs_dir) if (runs_dir / INDEX).exists() else None
 
 
-def _of(folder: Path) -> tuple[str, str, Summary | None]:
+def read_summary(folder: Path) -> Summary | None:
+    """What the last report of a study says; None where there is none that can be read."""
     with suppress(OSError, ValueError, TypeError):
-        found = Summary(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
-        return folder.name, quote(folder.name), found
-    return folder.name, quote(folder.name), None
+        return Summary(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+    return None
+
+
+def _of(folder: Path) -> tuple[str, str, Summary | None]:
+    return folder.name, quote(folder.name), read_summary(folder)
 
 
 def _changed(folder: Path) -> float:

@@ -20,6 +20,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from shunted_lab.config.experiment_file import experiment_files
+from shunted_lab.report.index import SUMMARY, read_summary
 from shunted_lab.study.storage import FILE, JOURNAL_FILE, reading
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ REPORTS = ("table.md", "table.csv", "table.tex", "search.md", "search.csv")
 HIDDEN = ("configuration", "heartbeat")  # beside nested attributes, which are long
 TRIALS = 1_000_000  # ids of trials that are kept for each study
 READ_ONLY = "these are copies of the studies, which cannot be changed here"
+
+PAGES = "/page/"  # where the pages of reports are served
 
 Key = tuple[Path | str, str]  # file or URL of a study, and its name there
 
@@ -54,13 +57,28 @@ class Mirror:
         self._dashboard = self._serve(self.storage)
         self._copies: dict[Path | str, tuple[Any, InMemoryStorage]] = {}  # file or URL -> its stamp, its studies
         self._numbers: list[Key] = []  # the index of a study is its number
+        self._reports: dict[str, Path] = {}  # by that number
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request. One that would change a copy is refused: the next refresh would undo it."""
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             start_response("403 Forbidden", [("Content-Type", "application/json")])
             return [json.dumps({"reason": READ_ONLY}).encode()]
+        if (path := str(environ.get("PATH_INFO", ""))).startswith(PAGES):
+            return self._report_file(path.removeprefix(PAGES), start_response)
         return self._dashboard(environ, start_response)
+
+    def _report_file(self, path: str, start_response: StartResponse) -> Iterable[bytes]:
+        """A file of the report of a study, which its note links to: `NUMBER/index.html`, `NUMBER/figures/...`."""
+        number, _, name = path.partition("/")
+        folder = self._reports.get(number)
+        file = None if folder is None else (folder / name).resolve()
+        if folder is None or file is None or not file.is_relative_to(folder.resolve()) or not file.is_file():
+            start_response("404 Not Found", [("Content-Type", "text/plain")])
+            return [b"there is no such file of a report"]
+        kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+        start_response("200 OK", [("Content-Type", kind)])
+        return [file.read_bytes()]
 
     def refresh(self) -> dict[str, Exception]:
         """Copy the studies that have changed, and show them.
@@ -104,10 +122,12 @@ class Mirror:
         return place.parent if isinstance(place, Path) else Path(attrs.get("folder", self.runs_dir / name))
 
     def _describe(self, copy: Study, folder: Path) -> None:
-        """The note of a study: its question, and its table; the reports as files beside it."""
+        """The note of a study: its question, state, finding and table; the reports as files beside it."""
         from optuna_dashboard import save_note  # an extra
 
         parts = [_question(folder.name.removesuffix("-smoke"))]
+        if (summary := read_summary(folder)) is not None:
+            parts += [f"{summary.state}{'; SMOKE TEST, not a result' if summary.smoke else ''}", summary.finding or ""]
         for path in (folder / name for name in REPORTS):
             if path.exists():
                 self._attach(copy, path)
@@ -134,13 +154,23 @@ class Mirror:
             fresh._max_trial_id = number * TRIALS - 1  # the next trial's id follows
             if key in names:
                 place, name = key
+                self._reports[str(number)] = folders[key] / "report"
                 optuna.copy_study(
                     from_study_name=name, from_storage=copies[place][1], to_storage=fresh, to_study_name=names[key]
                 )
+                self._link_report(fresh, names[key], number)
             else:  # it was deleted, and no other study gets its number
                 fresh.delete_study(fresh.create_new_study([StudyDirection.NOT_SET]))
         self._dashboard = self._serve(fresh)
         self.storage, self._copies, self._numbers = fresh, copies, numbers
+
+    def _link_report(self, storage: InMemoryStorage, name: str, number: int) -> None:
+        """Put a link to the page of a study at the end of its note."""
+        from optuna_dashboard import get_note, save_note  # an extra
+
+        if (self._reports[str(number)] / "index.html").exists():
+            study = optuna.load_study(study_name=name, storage=storage)
+            save_note(study, f"{get_note(study)}\n\n[The page with all figures]({PAGES}{number}/index.html)".strip())
 
     def _serve(self, storage: InMemoryStorage) -> WSGIApplication:
         import optuna_dashboard  # an extra
@@ -189,7 +219,7 @@ def _stamp(place: Path | str) -> list[tuple[int, int]] | None:
     """What changes with the file of a study or its report; None for a database, which has to be read."""
     if isinstance(place, str):
         return None
-    files = [place, place.with_name(f"{place.name}-wal"), *(place.parent / name for name in REPORTS)]
+    files = [place, place.with_name(f"{place.name}-wal"), *(place.parent / name for name in (*REPORTS, SUMMARY))]
     found = [path.stat() for path in files if path.exists()]
     return [(stat.st_mtime_ns, stat.st_size) for stat in found]
 
