@@ -4,14 +4,18 @@ import math
 import random
 import re
 import threading
+from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from shunted_lab.nn import Pyramid
+from shunted_lab.nn.attention import GroupedAttention
 from shunted_lab.output.quantities import LOSS, PERCENT
 from shunted_lab.report.plots import (
     INK,
@@ -19,8 +23,10 @@ from shunted_lab.report.plots import (
     class_bars,
     forest,
     importance,
+    layer,
     learning_curves,
     metric_against_cost,
+    paired_lines,
     pareto_front,
     rates_heatmap,
     save,
@@ -83,6 +89,8 @@ FIGURES = {
     "heatmap": lambda k: rates_heatmap(assignments(k)),
     "importance": lambda k: importance(importances(k)),
     "classes": by_class,
+    "paired": lambda k: paired_lines({f"<{v}>": {s: 0.7 + 0.01 * s for s in range(k)} for v in "ab"}, "Top-1", PERCENT),
+    "times": lambda k: learning_curves(curves(k), "Top-1", PERCENT, seconds={name: 2.0 for name in curves(k)}),
 }
 
 
@@ -407,3 +415,64 @@ def test_of_many_variants_only_the_baseline_has_a_colour_in_classes():
     lines = by_class(11, 5).axes[0].lines
     assert [line.get_color() for line in lines] == [GREY] * 10 + [COLOURS[0]]
     assert len({(line.get_color(), line.get_marker()) for line in by_class(10, 5).axes[0].lines}) == 10
+
+
+def test_the_drawing_of_the_layer_has_the_shapes_of_the_real_one(capsys):
+    layer.main()
+    text = capsys.readouterr().out
+    picture = Path(__file__).parents[2] / "notebooks" / "pictures" / "shunted_attention.svg"
+    assert picture.read_text() == text, "made by another version of python -m shunted_lab.report.plots.layer"
+    said = [element.text for element in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}text")]
+    for shape in (
+        "(B, 3136, 64)",
+        "(B, 2, 3136, 32)",
+        "(B, 49, 64)",
+        "2 x (B, 49, 32)",
+        "(B, 196, 64)",
+        "(B, 3136, 32)",
+    ):
+        assert shape in said, shape
+    assert "rate 8: 7 x 7" in said and "rate 4: 14 x 14" in said and "attention, head 1" in said
+
+
+def test_a_layer_that_is_drawn_keeps_its_weights_and_one_rate_has_one_row():
+    model = Pyramid([8] * 4, [1] * 4, [2] * 4, [2] * 4, [[1]] * 4, attn="msa")
+    attn = next(part for part in model.modules() if isinstance(part, GroupedAttention))
+    before = attn.q.weight.clone()
+    text = layer.draw_layer(attn, (7, 5))
+    assert torch.equal(attn.q.weight, before) and text.count("tokens as they are") == 1
+    assert "attention, heads 0-1" in text and "(B, 35, 8)" in text
+
+
+def tips(text):
+    return [title.text for title in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}title")]
+
+
+def test_parts_of_a_figure_say_their_values_in_a_page_and_not_in_a_file(tmp_path):
+    rows = [("wide & 'good'", 0.02, -0.0048, 0.0448, 3), ("alone", 0.01, math.nan, math.nan, 1)]
+    figure = forest(rows, "Top-1", PERCENT)
+    assert tips(to_svg(figure, "f", "f-")) == [
+        "wide & 'good': +2.00 percentage points [−0.48, +4.48], n = 3",
+        "alone: +1.00 percentage points, n = 1",
+    ]
+    (path,) = save(figure, tmp_path, "forest", ("svg",))
+    assert tips(path.read_text()) == [] and "tip:" not in path.read_text()
+    found = tips(to_svg(learning_curves({"a": [[0.5, 0.6]], "b": [[0.4, math.nan]]}, "Top-1", PERCENT), "c", "c-"))
+    assert found == ["epoch 1: a 50.00 %, b 40.00 %", "epoch 2: a 60.00 %"]
+    found = tips(to_svg(paired_lines({"a": {0: 0.7, 1: 0.71}, "b": {0: 0.72}}, "Top-1", PERCENT), "p", "p-"))
+    assert found == ["seed 0: a 70.00 %, b 72.00 %", "seed 1: a 71.00 %"]
+    shown = metric_against_cost(
+        [Point("a", 0.7, 0.69, 0.71, 22e6), Point("b", 0.6, None, None, 4e6)], "MACs", "T", PERCENT
+    )
+    assert tips(to_svg(shown, "m", "m-")) == ["a: 70.00 % ± 1.00; MACs 22.00M", "b: 60.00 %; MACs 4.00M"]
+
+
+def test_curves_over_time_end_where_training_did():
+    figure = learning_curves({"a": [[0.5, 0.6]], "b": [[0.4, 0.5]]}, "Top-1", PERCENT, seconds={"a": 10, "b": 25})
+    assert [line.get_xdata().tolist() for line in figure.axes[0].lines] == [[10, 20], [25, 50]]
+    assert figure.axes[0].get_xlabel() == "Training time (s)"
+
+
+def test_one_variant_has_no_paired_lines():
+    with pytest.raises(ValueError, match="seeds of two variants"):
+        paired_lines({"a": {0: 0.7}}, "Top-1", PERCENT)
