@@ -126,7 +126,7 @@ def test_every_path_of_every_command_is_text_and_expanded():
         assert all(keys_of(schema)[name].is_text for name in names)
 
 
-PATHS = {"runs_dir", "root", "cache", "checkpoint", "image", "mask", "out"}
+PATHS = {"runs_dir", "root", "cache", "checkpoint", "compare", "image", "mask", "out"}
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_the_home_folder_is_expanded_in_every_key_of_every_command(home, tmp_pat
     assert run.model.checkpoint == there
     for config in (
         compose_evaluate(["checkpoint=~/w", "out=~/o.json", "data=earth"]),
-        compose_as(AttentionConfig, ["checkpoint=~/w", "image=~/i", "mask=~/m", "out=~/o.png"]),
+        compose_as(AttentionConfig, ["checkpoint=~/w", "compare=~/v", "image=~/i", "mask=~/m", "out=~/o.png"]),
         compose_as(ConvertConfig, ["data.root=~/d", "out=~/o"]),
         compose_as(DashboardConfig, ["runs_dir=~/x"]),
     ):
