@@ -88,10 +88,10 @@ def lit(background: np.ndarray, light: np.ndarray) -> np.ndarray:
     from matplotlib import colormaps
 
     strength = np.clip(np.asarray(light, dtype=np.float32), 0, 1)
-    colour = colormaps[COLOURS](strength)[..., :3]
+    colour = colormaps[COLOURS](strength, bytes=True)[..., :3]
     share = np.minimum(1, 1.5 * strength)[..., None]
-    mixed: np.ndarray = background * (1 - share) + colour * share
-    return (255 * mixed).round().astype(np.uint8)
+    mixed: np.ndarray = 255 * background * (1 - share) + colour * share
+    return mixed.round().astype(np.uint8)
 
 
 def highlighted(picture: np.ndarray, weights: Tensor) -> np.ndarray:
