@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +100,7 @@ def draw(config: AttentionConfig) -> Path:
     picture, image = read_image(config, stats)
     models = [("", model, image)]
     if config.compare is not None:
-        other, its_stats = load(replace(config, checkpoint=config.compare))
+        other, its_stats = load(config, "compare")
         models = [(_named(config.checkpoint), model, image)]
         models.append((_named(config.compare), other, read_image(config, its_stats)[1]))
     looks, found = [], []
@@ -133,7 +133,7 @@ def _named(checkpoint: str) -> str:
     return f"{path.parent.name}, seed {path.name[4:].partition('-')[0]}" if is_run else path.stem
 
 
-def load(config: AttentionConfig) -> tuple[Pyramid, Stats]:
+def load(config: AttentionConfig, key: str = "checkpoint") -> tuple[Pyramid, Stats]:
     """The backbone of a run, or of a file of weights for `config.model`; and how its images are normalized.
 
     Raises:
@@ -144,13 +144,13 @@ def load(config: AttentionConfig) -> tuple[Pyramid, Stats]:
     from shunted_lab.study.folder import find_checkpoint
     from shunted_lab.tasks.checkpoint import load_model
 
-    run, file = find_checkpoint(config.checkpoint)
+    run, file = find_checkpoint(getattr(config, key), key)
     if run is None:
         return load_model(config.model, file).net, IMAGENET
     net = load_model(run.config.model, file, task=run.config.task).net
     backbone = next((part for part in net.modules() if isinstance(part, Pyramid)), None)
     if backbone is None:
-        raise ConfigError(f"checkpoint: the network of task={run.config.task.name} contains no backbone")
+        raise ConfigError(f"{key}: the network of task={run.config.task.name} contains no backbone")
     return backbone, run.config.data.stats
 
 

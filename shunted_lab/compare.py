@@ -6,15 +6,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from shunted_lab.command import make_console, run_command
 from shunted_lab.config.compose import compose_as
 from shunted_lab.config.help import help_text
 from shunted_lab.config.schema import ConfigError, one_of, option, path_option
-
-if TYPE_CHECKING:
-    from shunted_lab.report.table import Table
 
 HELP = """\
 usage: python -m shunted_lab.compare RESULTS.csv [metric=COLUMN] [baseline=NAME] [key=value ...]
@@ -66,14 +62,11 @@ def _act(overrides: list[str]) -> int:
     written = write_comparison(Path(config.out) if config.out else path.with_suffix(""), table, experiment, found)
     console = make_console()
     console.print(*grids(table))
-    _say(table, finding(table, experiment), [str(path) for path in written.paths])
+    conclusion = finding(table, experiment)
+    print("\n".join([*([f"found: {conclusion}"] if conclusion else []), *map(str, written.paths)]))
     for warning in written.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return 0 if table.complete else 1
-
-
-def _say(table: Table, found: str | None, paths: Sequence[str]) -> None:
-    print("\n".join([*([f"found: {found}"] if found else []), *paths]))
 
 
 if __name__ == "__main__":

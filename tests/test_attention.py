@@ -86,7 +86,7 @@ def test_a_runs_checkpoint_is_the_run(run, image, capsys):
         ({"image": __file__}, r"image: .* cannot be decoded as an image \(cannot identify image file\)"),
         ({"query": "[1.5,0]"}, r"query: \[1.5, 0\] is not a point"),
         ({"query": "[[0.5,0.5],[0.5]]"}, r"query: \[\[0.5, 0.5\], \[0.5\]\] is not a point"),
-        ({"compare": "none"}, "checkpoint: 'none' does not exist"),
+        ({"compare": "none"}, "compare: 'none' does not exist"),
         ({"size": "small"}, "size: 'small' is not a size"),
         ({"size": "16"}, "too small for this model"),
         ({"out": "figure.gif"}, "is not a .pdf, .png or .svg file"),

@@ -36,6 +36,11 @@ class QueryMap(NamedTuple):
     weights: Tensor  # (h, H', W'), each head sums to 1
     cells: Cells  # the tokens that each reduced token covers
 
+    @property
+    def heads_text(self) -> str:
+        """`heads 0-3`."""
+        return f"head {self.heads[0]}" if len(self.heads) == 1 else f"heads {self.heads[0]}-{self.heads[-1]}"
+
     def on_image(self, size: Grid) -> Tensor:
         """The mean over the heads on an image of this size, (H, W), summing to 1.
 

@@ -20,8 +20,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from torch import Tensor
 
 from shunted_lab.nn.maps import Concentration, QueryMap
+from shunted_lab.output.light import COLOURS, dimmed, lit
 from shunted_lab.report.plots.style import INK, SMALL, styled
-from shunted_lab.tasks.pictures import COLOURS, dimmed, lit
 
 PANEL = 1.75  # inches: the width of a panel
 ABOVE, LEFT, BELOW, RIGHT = 0.5, 1.25, 0.55, 0.2  # inches: titles of columns, those of rows, the scale, its last number
@@ -99,7 +99,7 @@ def attention_figure(picture: np.ndarray, looks: Sequence[Look]) -> Figure:
         name_row(1, "rollout,\nwhole image")
     heads: dict[tuple[int, int, int], list[str]] = {key: [] for key in keys}
     for m in (m for look in looks for m in look.maps):  # models may differ in them
-        heads[m.stage, m.block, m.rate].append(_heads(m.heads))
+        heads[m.stage, m.block, m.rate].append(m.heads_text)
     for row, (stage, block, rate) in enumerate(keys, rows - len(keys)):
         which = " / ".join(dict.fromkeys(heads[stage, block, rate]))
         name_row(row, f"stage {stage + 1}, block {block + 1},\n{which},\nrate {rate}")
@@ -125,10 +125,6 @@ def _mark(axes: Axes, query: tuple[float, float], picture: np.ndarray) -> None:
         axes.plot(x, y, "o", markersize=size, fillstyle="none", color=colour, markeredgewidth=line, clip_on=False)
     axes.set_xlim(-0.5, width - 0.5)
     axes.set_ylim(height - 0.5, -0.5)
-
-
-def _heads(heads: Sequence[int]) -> str:
-    return f"head {heads[0]}" if len(heads) == 1 else f"heads {heads[0]}-{heads[-1]}"
 
 
 def _scale(figure: Figure, norm: LogNorm, size: tuple[float, float]) -> None:

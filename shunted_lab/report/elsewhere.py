@@ -26,6 +26,7 @@ from shunted_lab.report.write import PAGE, TABLES, Target, Written, publish
 VARIANT = ("variant", "params.variant", "config.variant", "Group", "group")
 SEED = ("seed", "params.seed", "config.seed", "Seed")
 NAME = ("Name", "run_name", "tags.mlflow.runName", "name")  # of a run, which may tell both: `conv_stem-seed3`
+RUN = ("run_id", "ID", "Name", "run_name")  # what tells runs apart
 STATE = ("State", "status", "state")
 STEP = ("step", "Step", "_step")
 METRIC = ("", "metrics.", "summary.")  # in front of the name of a metric
@@ -55,6 +56,8 @@ class Results:
 def read_results(path: Path, metric: str | None = None, variant: str | None = None, seed: str | None = None) -> Results:
     """Read a CSV file with a line a run or, with a column `step`, a line a step: then the last one of each run counts.
 
+    Two runs of one variant and seed are refused in both forms: nobody knows which one is meant.
+
     Args:
         metric, variant, seed: columns; None finds them.
 
@@ -68,22 +71,24 @@ def read_results(path: Path, metric: str | None = None, variant: str | None = No
     shown = _metric_column(path, metric, lines)
     step = next((name for name in STEP if name in columns), None)
     found = Results(shown.removeprefix("metrics.").removeprefix("summary."), {}, {})
-    first: dict[tuple[str, int], int] = {}
+    run = next((name for name in RUN if name in columns), None)
+    first: dict[tuple[str, int], tuple[int, str]] = {}
     steps: dict[tuple[str, int], float] = {}
     for number, line in lines:
         name, of = whose.read(number, line)
-        key = name, of
-        if key in first and step is None:
+        key, who = (name, of), line[run] if run is not None else ""
+        known, its_run = first.setdefault(key, (number, who))
+        at = _number(path, number, step, line[step]) if step is not None else None
+        value = _number(path, number, shown, line[shown])
+        is_again = step is None or its_run != who or (value is not None and steps.get(key) == at)
+        if known != number and is_again:
             raise ConfigError(
-                f"{path}, line {number}: variant '{name}' with seed {of} is in line {first[key]} already; "
-                "one line for each run"
+                f"{path}, line {number}: variant '{name}' with seed {of} is in line {known} already; "
+                "one run for each variant and seed"
             )
-        first.setdefault(key, number)
         found.values.setdefault(name, {})
         found.open.setdefault(name, {})
         state = next((line[column].lower() for column in STATE if column in line), "")
-        value = _number(path, number, shown, line[shown])
-        at = _number(path, number, step, line[step]) if step is not None else None
         if value is None or state not in DONE:
             if of not in found.values[name]:
                 found.open[name][of] = state if state not in DONE else "missing"

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from shunted_lab.output.files import write_text
 from shunted_lab.output.quantities import counted
+from shunted_lab.report.templates import render
 
 SUMMARY = "report/summary.json"  # in a study's folder
 INDEX = "index.html"  # in runs_dir
@@ -49,14 +50,11 @@ def write_index(runs_dir: Path) -> str | None:
 
     Studies without a report are listed by their name, and a summary that cannot be read counts as none.
     """
-    import jinja2
-
     found = [_of(folder) for folder in sorted(runs_dir.iterdir()) if (folder / "study.json").exists()]
     done = [(name, link, summary) for name, link, summary in found if summary is not None]
     done.sort(key=lambda known: -_changed(runs_dir / known[0]))
-    where = jinja2.FileSystemLoader(Path(__file__).parent)
-    made = jinja2.Environment(loader=where, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    text = made.get_template("index.html").render(
+    text = render(
+        "index.html",
         studies=[(name, link, s, s.rows[:ROWS], _more(s)) for name, link, s in done],
         unknown=[(name, link) for name, link, summary in found if summary is None],
     )

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import yaml
 
 from shunted_lab.config.experiment import Config
@@ -41,6 +40,7 @@ from shunted_lab.report.render import (
 )
 from shunted_lab.report.search import SearchTable, rates_of_heads
 from shunted_lab.report.table import Row, Table, headlines
+from shunted_lab.report.templates import render
 from shunted_lab.study.manifest import Manifest
 
 ROWS = 200  # a longer figure would be read by nobody
@@ -236,52 +236,46 @@ def render_page(data: StudyData, made: Sequence[Picture], folder: Path) -> str:
     """The page of a study with its pictures inside; `folder` is the page's, from which its links start."""
     names, per_class = class_scores(data)
     metric = data.goal.leading
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            title=data.table.title,
-            synthetic=any(run.data.synthetic for run in data.variants.values()),
-            smoke=data.config.smoke,
-            complete=data.table.complete,
-            problems=data.problems,
-            verdict=[] if data.config.smoke else verdict(data.table, data.config),
-            blocks=[
-                (block, [f"#run-{row[0]}" for row in block.rows], important(block, data.table))
-                for block in blocks(data.table)
-            ],
-            pictures=[(p, plots.to_svg(p.figure, p.title, f"{p.name}-")) for p in made],
-            evidence=(evidence := [_evidence_row(found, metric.unit) for found in image_evidence(data)]),
-            answer=_answer(evidence),
-            effects=[(n, interval_text(d, metric.unit), d.n if d else 0) for n, d in main_effects(data).items()],
-            class_names=names,
-            per_class={name: [number_text(v, metric.unit) for v in values] for name, values in per_class.items()},
-            metric=head_text(metric.label, metric.unit),
-            difference_unit=metric.unit.of_difference or metric.unit.symbol,
-            over_seeds=" of the mean over the seeds" if len(data.config.seeds) > 1 else "",
-            variants=[(name, [_run_row(run, folder) for run in data.of(name)]) for name in data.variants],
-            failures=[(run, run.traceback) for run in data.runs if run.state.state == "failed"],
-            base=yaml.safe_dump(_options(next(iter(data.variants.values()))), sort_keys=False, allow_unicode=True),
-            changes=yaml.safe_dump(dict(data.config.variants), sort_keys=False, allow_unicode=True),
-            origins=_origins(data.runs),
-            unknown=UNKNOWN,
-        )
+    return render(
+        "page.html",
+        title=data.table.title,
+        synthetic=any(run.data.synthetic for run in data.variants.values()),
+        smoke=data.config.smoke,
+        complete=data.table.complete,
+        problems=data.problems,
+        verdict=[] if data.config.smoke else verdict(data.table, data.config),
+        blocks=[
+            (block, [f"#run-{row[0]}" for row in block.rows], important(block, data.table))
+            for block in blocks(data.table)
+        ],
+        pictures=[(p, plots.to_svg(p.figure, p.title, f"{p.name}-")) for p in made],
+        evidence=(evidence := [_evidence_row(found, metric.unit) for found in image_evidence(data)]),
+        answer=_answer(evidence),
+        effects=[(n, interval_text(d, metric.unit), d.n if d else 0) for n, d in main_effects(data).items()],
+        class_names=names,
+        per_class={name: [number_text(v, metric.unit) for v in values] for name, values in per_class.items()},
+        metric=head_text(metric.label, metric.unit),
+        difference_unit=metric.unit.of_difference or metric.unit.symbol,
+        over_seeds=" of the mean over the seeds" if len(data.config.seeds) > 1 else "",
+        variants=[(name, [_run_row(run, folder) for run in data.of(name)]) for name in data.variants],
+        failures=[(run, run.traceback) for run in data.runs if run.state.state == "failed"],
+        base=yaml.safe_dump(_options(next(iter(data.variants.values()))), sort_keys=False, allow_unicode=True),
+        changes=yaml.safe_dump(dict(data.config.variants), sort_keys=False, allow_unicode=True),
+        origins=_origins(data.runs),
+        unknown=UNKNOWN,
     )
 
 
 def render_comparison(table: Table, config: Config, made: Sequence[Picture]) -> str:
     """The page of results from elsewhere."""
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            title=table.title,
-            complete=table.complete,
-            verdict=verdict(table, config),
-            blocks=[(block, [""] * len(block.rows), important(block, table)) for block in blocks(table)],
-            pictures=[(p, plots.to_svg(p.figure, p.title, f"{p.name}-")) for p in made],
-            unknown=UNKNOWN,
-        )
+    return render(
+        "page.html",
+        title=table.title,
+        complete=table.complete,
+        verdict=verdict(table, config),
+        blocks=[(block, [""] * len(block.rows), important(block, table)) for block in blocks(table)],
+        pictures=[(p, plots.to_svg(p.figure, p.title, f"{p.name}-")) for p in made],
+        unknown=UNKNOWN,
     )
 
 
@@ -292,30 +286,22 @@ def render_search_page(
     config, base = manifest.config, _options(next(iter(manifest.variants.values())))
     links = [f"{quote(os.path.relpath(path, folder))}/" if path.exists() else "" for path in runs]
     block = Block(table.title, table.head, table.rows, table.facts)
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            title=table.title,
-            smoke=config.smoke,
-            complete=table.complete,
-            blocks=[(block, links, [0, 1])],
-            pictures=[(p, plots.to_svg(p.figure, p.title, f"{p.name}-")) for p in made],
-            base=yaml.safe_dump({key: base[key] for key in ("model", "data", "task", "recipe")}),
-            changes=yaml.safe_dump({"variants": config.variants, "search": asdict(config.search)}),  # type: ignore[arg-type]
-            unknown=UNKNOWN,
-        )
+    return render(
+        "page.html",
+        title=table.title,
+        smoke=config.smoke,
+        complete=table.complete,
+        blocks=[(block, links, [0, 1])],
+        pictures=[(p, plots.to_svg(p.figure, p.title, f"{p.name}-")) for p in made],
+        base=yaml.safe_dump({key: base[key] for key in ("model", "data", "task", "recipe")}),
+        changes=yaml.safe_dump({"variants": config.variants, "search": asdict(config.search)}),  # type: ignore[arg-type]
+        unknown=UNKNOWN,
     )
 
 
 def _options(config: Any) -> dict[str, Any]:
     """A configuration as plain values, with the data set and the task as they were configured."""
     return asdict(config) | {"data": config.data.options, "task": config.task.options}
-
-
-def _environment() -> jinja2.Environment:
-    where = jinja2.FileSystemLoader(Path(__file__).parent)
-    return jinja2.Environment(loader=where, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 def important(block: Block, table: Table) -> list[int]:
@@ -328,9 +314,9 @@ def _answer(evidence: Sequence[Mapping[str, Any]]) -> str:
     """Whether other test images would change which of two variants is ahead."""
     may = [row["variant"] for row in evidence if row["may_change"]]
     if not may:
-        return "No: with other images of the same kind, each variant would stay on the same side of its baseline."
+        return "Probably not: for each variant the interval over images excludes zero."
     sure = [row["variant"] for row in evidence if not row["may_change"]]
-    rest = f" It would not for {', '.join(sure)}." if sure else ""
+    rest = f" Probably not for {', '.join(sure)}." if sure else ""
     return f"They might for {', '.join(may)}: the interval over images contains zero.{rest}"
 
 

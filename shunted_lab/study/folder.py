@@ -114,26 +114,27 @@ def load_run(folder: Path) -> Run:
     return Run(config=run_of(note["config"]), folder=folder, **known)
 
 
-def find_checkpoint(checkpoint: str) -> tuple[Run | None, Path]:
+def find_checkpoint(checkpoint: str, key: str = "checkpoint") -> tuple[Run | None, Path]:
     """The run and the file that `checkpoint=` means; no run for a file of weights.
 
     Args:
         checkpoint: a run's folder (then the file of the epoch that the run was tested with), a `.ckpt` in one, or a
             file of weights. `~` is not expanded: `compose` has done it.
+        key: the key that an error names.
 
     Raises:
         ConfigError: for what does not exist, a folder that is not a run's, or a run that has not finished an epoch.
     """
     path = Path(checkpoint)
     if not path.exists():
-        raise ConfigError(f"checkpoint: '{checkpoint}' does not exist; give a run's folder or a file of weights")
+        raise ConfigError(f"{key}: '{checkpoint}' does not exist; give a run's folder or a file of weights")
     if path.is_dir():
         run = load_run(path)
         file = path / "checkpoints" / ("best.ckpt" if run.config.recipe.select == "best" else "last.ckpt")
         if not file.exists():
             gone = (path / RESULT).exists()
             why = "the run has kept none (launch.keep=weights does)" if gone else "the run has not finished an epoch"
-            raise ConfigError(f"checkpoint: {file} does not exist; {why}")
+            raise ConfigError(f"{key}: {file} does not exist; {why}")
         return run, file
     folder = path.absolute().parent.parent  # RUN_FOLDER/checkpoints/last.ckpt
     own = path.suffix == ".ckpt" and (folder / NOTE).exists()

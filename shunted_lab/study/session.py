@@ -156,7 +156,7 @@ def execute(
     """Train what the plan says. Returns the manifest as reports read it; None where nobody waits for the workers.
 
     Args:
-        watch: given the variants that are trained and the number of workers, makes who hears of them.
+        watch: given the variants that are trained and the number of workers, makes what shows them.
     """
     config, engine = planned.config, planned.engine
     if planned.search is not None:

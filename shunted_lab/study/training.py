@@ -20,7 +20,7 @@ import torch
 
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data.corrupt import CorruptImages
-from shunted_lab.output.files import is_locked, locked, write_json, write_text
+from shunted_lab.output.files import locked, write_json, write_text
 from shunted_lab.output.streams import forgive
 from shunted_lab.study.costs.measure import are_stable, spread_of, time_run
 from shunted_lab.study.costs.pace import threads_of
@@ -157,8 +157,14 @@ def _train_once(run: Run, listener: RunListener) -> dict[str, Any]:
     runs_dir = run.folder.parents[2]
     lock = runs_dir / TRAINING / run.fingerprint
     lock.parent.mkdir(exist_ok=True)
-    had_to_wait = is_locked(lock)
-    with locked(lock, lambda: not listener.stopping()):
+    had_to_wait = False
+
+    def waiting() -> bool:
+        nonlocal had_to_wait
+        had_to_wait = True
+        return not listener.stopping()
+
+    with locked(lock, waiting):
         try:
             if had_to_wait and (twin := find_twin(run, runs_dir)) is not None:
                 copy_twin(run, twin)

@@ -136,7 +136,7 @@ class Worker:
 
     def _train(self, job: Job) -> None:
         """Train a run in a process of its own, and report what became of it."""
-        child, before = self._next or Child(self.slot), self._last
+        child, before = self._waiting_child(), self._last
         self._next = self._last = None
         self.watch.started(self.slot.index, title_of(job.run))
         if before is not None and self.slot.gpus:
@@ -152,6 +152,13 @@ class Worker:
             raise
         self._last = child
         self._end(job, message or ("died", cause_of_death(child.process.exitcode)))
+
+    def _waiting_child(self) -> Child:
+        """The process that waits; another one where it was killed meanwhile, which is no attempt of a run."""
+        if self._next is not None and not self._next.process.is_alive():
+            self._next.end(kill=False)
+            self._next = None
+        return self._next or Child(self.slot)
 
     def _follow(self, job: Job, process: Any, connection: Any) -> tuple[Any, ...] | None:
         """Hear what a run's process says until it ends; its last message, None if it died without one."""

@@ -86,7 +86,7 @@ def batch_layout(config: RunConfig) -> str:
     if launch.parts == 1:
         return ""
     layers, found = _layers(config), []
-    if has_batch_norm(config):
+    if any(isinstance(layer, BatchNorm) for layer in layers):
         ranks = 1 if config.recipe.sync_bn else launch.ranks
         found.append(f"BatchNorm over {config.data.batch_size // launch.accumulate // ranks} images")
     if config.recipe.mixup or config.recipe.cutmix or any(map(_depends_on_batch, layers)):

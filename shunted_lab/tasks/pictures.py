@@ -14,13 +14,13 @@ from shunted_lab.config.data import Stats
 from shunted_lab.config.task import Evidence
 from shunted_lab.data.module import ImageData
 from shunted_lab.nn import ComponentError, Pyramid
-from shunted_lab.nn.maps import QueryMap, attention_of, rollout
+from shunted_lab.nn.maps import attention_of, rollout
+from shunted_lab.output.light import dimmed, lit
 from shunted_lab.tasks.base import TaskModule
 from shunted_lab.tasks.tracking import log_picture, shows_pictures
 
 SHOWN = 8  # test images with their predictions
 SIDE, TEXT = 128, 28  # pixels of an image on the sheet, and of two lines of text
-COLOURS = "inferno"  # light on attention: a perceptual map
 
 
 def to_pixels(images: Tensor, stats: Stats) -> np.ndarray:
@@ -66,32 +66,11 @@ def attention_sheet(model: Pyramid, images: Tensor, stats: Stats) -> np.ndarray 
             seen = [(picture, "image"), (highlighted(picture, rolled * rolled.numel()), "rollout")]
         except ComponentError:
             return None
-        seen += [(highlighted(picture, m.over_uniform(size)), _name_of(m)) for m in maps]
+        for m in maps:
+            text = f"stage {m.stage + 1}, block {m.block + 1}\n{m.heads_text}, rate {m.rate}"
+            seen.append((highlighted(picture, m.over_uniform(size)), text))
         rows.append(seen)
     return sheet(rows)
-
-
-def _name_of(found: QueryMap) -> str:
-    """`stage 3, block 2, heads 0-3, rate 2`, in two lines."""
-    heads = f"heads {found.heads[0]}-{found.heads[-1]}" if len(found.heads) > 1 else f"head {found.heads[0]}"
-    return f"stage {found.stage + 1}, block {found.block + 1}\n{heads}, rate {found.rate}"
-
-
-def dimmed(picture: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> the same in dark grey, in [0, 1]: a background on which light stands out."""
-    grey = picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
-    return np.repeat((0.04 + 0.36 * grey)[..., None], 3, axis=2)
-
-
-def lit(background: np.ndarray, light: np.ndarray) -> np.ndarray:
-    """Light (H, W) in [0, 1] on a background (H, W, 3) in [0, 1] -> (H, W, 3) uint8, in the colours of the scale."""
-    from matplotlib import colormaps
-
-    strength = np.clip(np.asarray(light, dtype=np.float32), 0, 1)
-    colour = colormaps[COLOURS](strength, bytes=True)[..., :3]
-    share = np.minimum(1, 1.5 * strength)[..., None]
-    mixed: np.ndarray = 255 * background * (1 - share) + colour * share
-    return mixed.round().astype(np.uint8)
 
 
 def highlighted(picture: np.ndarray, weights: Tensor) -> np.ndarray:

@@ -108,6 +108,18 @@ def test_an_export_of_wandb(read):
     assert finding(made, config) == "Not all runs are done: nothing is concluded yet."
 
 
+def test_two_runs_of_one_variant_and_seed_are_refused_also_where_the_export_has_a_column_of_steps(read):
+    """W&B writes the last `_step` of each run, if the column is shown: runs are not steps of each other."""
+    lines = WANDB.splitlines()
+    text = "\n".join([lines[0] + ',"_step"', *(f'{line},"{100 + i}"' for i, line in enumerate(lines[1:]))])
+    assert read(text, metric="val/top1").values == read(WANDB, metric="val/top1").values
+    again = text.replace('"0.1","1","small"', '"0.1","0","small"')
+    with pytest.raises(
+        ConfigError, match=r"line 3: variant 'small' with seed 0 is in line 2 already; one run for each"
+    ):
+        read(again, metric="val/top1")
+
+
 def test_an_export_of_mlflow(read):
     found = read(MLFLOW)
     assert found.metric == "val_top1" and found.values == {"large": {1: 0.73, 0: 0.721}, "small": {1: 0.712}}
@@ -130,6 +142,16 @@ def test_the_metrics_of_trackio_of_which_the_last_step_with_a_value_counts(read)
         (PLAIN.replace("0.712", "high"), {"metric": "top1"}, r"line 3: 'high' in column 'top1' is not a number"),
         (PLAIN.replace("0.712", "high"), {}, r"there is no column of numbers beside variant and seed"),
         (PLAIN.replace("large,1", "large,0"), {}, r"line 6: variant 'large' with seed 0 is in line 5 already"),
+        (
+            TRACKIO.replace(",d,large-seed1,2", ",e,large-seed1,2"),
+            {},
+            r"line 8: variant 'large' with seed 1 is in line 7 already",
+        ),
+        (
+            TRACKIO.replace("small-seed1,0,0.3", "small-seed1,1,0.3"),
+            {},
+            r"line 5: variant 'small' with seed 1 is in line 4",
+        ),
         (PLAIN.replace("small", "large"), {}, r"line 5: variant 'large' with seed 0 is in line 2 already"),
         (PLAIN[: PLAIN.index("large")], {}, r"column 'variant' has only small; at least two variants are compared"),
         (PLAIN.replace("large,1", "large,x"), {}, r"line 6: seed 'x' is not an integer"),

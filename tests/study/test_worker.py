@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import Silent, experiment_of, manifest_of, opened, planned, prepared, study_of, until
+from conftest import Silent, command, experiment_of, manifest_of, opened, planned, prepared, study_of, until
 
 from shunted_lab import worker
 from shunted_lab.output.files import is_locked
@@ -184,6 +184,20 @@ def test_a_worker_that_is_killed_leaves_no_process_behind(tmp_path, trained):
     process.join()
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
+
+
+def test_a_process_that_is_killed_before_it_has_a_run_costs_no_attempt(tmp_path, trained):
+    def kill_the_waiting_one(config, folder, listener):
+        """From the process of a run: its sibling waits for the next one."""
+        worker = psutil.Process(os.getppid())
+        until(lambda: len(worker.children()) == 2)
+        (sibling,) = (child for child in worker.children() if child.pid != os.getpid())
+        sibling.kill()
+        until(lambda: sibling.status() == psutil.STATUS_ZOMBIE)
+
+    trained.script[("non_overlapping", 0)] = kill_the_waiting_one
+    assert [state.state for state in command(tmp_path, "seeds=[0]")] == ["done"] * 3
+    assert [trial.state.name for trial in study_of(tmp_path, "seeds=[0]").trials] == ["COMPLETE"] * 3
 
 
 def test_each_run_has_its_own_threads(tmp_path, monkeypatch):
