@@ -35,8 +35,8 @@ HOST = "127.0.0.1"  # there is no login
 HELP = """\
 usage: python -m shunted_lab.dashboard [runs_dir=runs] [port=8080]
 
-Shows all studies in runs_dir in the Optuna dashboard: curves, tables, attributes. It shows copies; studies are not
-changed.
+Shows all studies in runs_dir in a browser: each with its question, finding and table, and its trials in the Optuna
+dashboard. It shows copies; studies are not changed.
 """
 
 

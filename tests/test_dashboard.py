@@ -18,7 +18,7 @@ from shunted_lab.config.schema import ConfigError
 from shunted_lab.dashboard import DashboardConfig
 from shunted_lab.nn.cost import Cost
 from shunted_lab.report.index import Summary
-from shunted_lab.report.mirror import READ_ONLY, Mirror
+from shunted_lab.report.mirror import ICONS, READ_ONLY, Mirror
 from shunted_lab.study import plan
 from shunted_lab.study.manifest import make_home
 from shunted_lab.study.prepare import write_study
@@ -169,8 +169,27 @@ def test_the_note_has_state_finding_and_a_link_to_the_page(tmp_path, study):
     assert link == "[The page with all figures](/page/0/index.html)" and "earns its cost" in question
     assert get(mirror, "/page/0/index.html") == (200, "<p>the page</p>")
     assert get(mirror, "/page/0/figures/costs.svg") == (200, "<svg/>")
+    status, first = get(mirror, "/")
+    assert status == 200 and "a is better than b" in first and 'href="/page/0/index.html"' in first
+    assert 'href="/dashboard/studies/0"' in first and 'href="/dashboard"' in first
     for path in ("0/../study.db", "0/none.html", "7/index.html", "0/", "0/%2e%2e/study.db"):
         assert get(mirror, f"/page/{path}")[0] == 404, path
+
+
+def test_a_study_without_a_report_is_on_the_first_page_with_its_trials(tmp_path, study):
+    mirror = Mirror(tmp_path / "runs", None, tmp_path)
+    mirror.refresh()
+    assert '<li><a href="/dashboard/studies/0">ablate_embed</a></li>' in get(mirror, "/")[1]
+
+
+def test_buttons_that_would_edit_are_not_shown_and_all_else_is_the_dashboard_s(tmp_path, study):
+    mirror = Mirror(tmp_path / "runs", None, tmp_path)
+    mirror.refresh()
+    status, text = get(mirror, "/dashboard/studies/0")
+    assert status == 200 and '[data-testid="DeleteIcon"]' in text and "display: none }</style></head>" in text
+    bundle = get(mirror, "/static/bundle.js")[1]
+    for icon in ICONS:
+        assert icon.removesuffix("Icon") in bundle, icon
 
 
 def test_a_study_that_has_not_changed_is_not_read_again(tmp_path, study, monkeypatch):

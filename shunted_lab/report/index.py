@@ -1,10 +1,12 @@
-"""All studies at a glance: `index.html` in `runs_dir`, made of the summary that each report leaves beside its page."""
+"""All studies at a glance: `index.html` in `runs_dir`, made of the summary that each report leaves beside its page.
+The dashboard begins with the same page.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,24 +47,50 @@ class Summary:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
 
-def write_index(runs_dir: Path) -> str | None:
-    """Write the page of all studies in a folder; a warning where it cannot be written.
+@dataclass(frozen=True)
+class Entry:
+    """A study in the index.
 
-    Studies without a report are listed by their name, and a summary that cannot be read counts as none.
+    Args:
+        folder: where its report is.
+        page: the address of its page.
+        links: where else its reader can go: text -> address. The first one is used where there is no page.
     """
-    found = [_of(folder) for folder in sorted(runs_dir.iterdir()) if (folder / "study.json").exists()]
-    done = [(name, link, summary) for name, link, summary in found if summary is not None]
-    done.sort(key=lambda known: -_changed(runs_dir / known[0]))
-    text = render(
-        "index.html",
-        studies=[(name, link, s, s.rows[:ROWS], _more(s)) for name, link, s in done],
-        unknown=[(name, link) for name, link, summary in found if summary is None],
-    )
+
+    folder: Path
+    name: str
+    page: str
+    links: Mapping[str, str]
+
+
+def write_index(runs_dir: Path) -> str | None:
+    """Write the page of all studies in a folder; a warning where it cannot be written."""
+    folders = [folder for folder in sorted(runs_dir.iterdir()) if (folder / "study.json").exists()]
+    links = {folder: quote(folder.name) for folder in folders}
+    entries = [Entry(f, f.name, f"{link}/report/index.html", {"folder": f"{link}/"}) for f, link in links.items()]
     try:
-        write_text(runs_dir / INDEX, text)
+        write_text(runs_dir / INDEX, render_index(entries))
     except OSError as error:
         return f"{runs_dir / INDEX}: cannot be written ({error.strerror})"
     return None
+
+
+def render_index(entries: Iterable[Entry], dashboard: str | None = None) -> str:
+    """The page of all studies, the last report first. Studies without a report are listed by their name, and a summary
+    that cannot be read counts as none.
+
+    Args:
+        dashboard: the address of the Optuna dashboard; None says how it is started.
+    """
+    found = [(entry, read_summary(entry.folder)) for entry in entries]
+    done = [(entry, summary) for entry, summary in found if summary is not None]
+    done.sort(key=lambda known: -_changed(known[0].folder))
+    return render(
+        "index.html",
+        dashboard=dashboard,
+        studies=[(entry, s, s.rows[:ROWS], _more(s)) for entry, s in done],
+        unknown=[(entry.name, next(iter(entry.links.values()))) for entry, summary in found if summary is None],
+    )
 
 
 def update_index(runs_dir: Path) -> str | None:
@@ -75,10 +103,6 @@ def read_summary(folder: Path) -> Summary | None:
     with suppress(OSError, ValueError, TypeError):
         return Summary(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
     return None
-
-
-def _of(folder: Path) -> tuple[str, str, Summary | None]:
-    return folder.name, quote(folder.name), read_summary(folder)
 
 
 def _changed(folder: Path) -> float:

@@ -20,7 +20,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from shunted_lab.config.experiment_file import experiment_files
-from shunted_lab.report.index import SUMMARY, read_summary
+from shunted_lab.report.index import SUMMARY, Entry, read_summary, render_index
 from shunted_lab.study.storage import FILE, JOURNAL_FILE, reading
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ TRIALS = 1_000_000  # ids of trials that are kept for each study
 READ_ONLY = "these are copies of the studies, which cannot be changed here"
 
 PAGES = "/page/"  # where the pages of reports are served
+ICONS = ("AddBoxIcon", "DeleteIcon", "DriveFileRenameOutlineIcon", "EditIcon")
+EDITING = ", ".join(
+    f'button:has(> svg[data-testid="{icon}"]), button:has(> * > svg[data-testid="{icon}"])' for icon in ICONS
+)
 
 Key = tuple[Path | str, str]  # file or URL of a study, and its name there
 
@@ -57,28 +61,37 @@ class Mirror:
         self._dashboard = self._serve(self.storage)
         self._copies: dict[Path | str, tuple[Any, InMemoryStorage]] = {}  # file or URL -> its stamp, its studies
         self._numbers: list[Key] = []  # the index of a study is its number
-        self._reports: dict[str, Path] = {}  # by that number
+        self._reports: dict[str, tuple[str, Path]] = {}  # by that number: the study's name, the folder of its report
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request. One that would change a copy is refused: the next refresh would undo it."""
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            start_response("403 Forbidden", [("Content-Type", "application/json")])
-            return [json.dumps({"reason": READ_ONLY}).encode()]
-        if (path := str(environ.get("PATH_INFO", ""))).startswith(PAGES):
+            reason = json.dumps({"reason": READ_ONLY}).encode()
+            return _answer(start_response, "403 Forbidden", "application/json", reason)
+        path = str(environ.get("PATH_INFO", ""))
+        if path.startswith(PAGES):
             return self._report_file(path.removeprefix(PAGES), start_response)
-        return self._dashboard(environ, start_response)
+        if path in ("", "/"):
+            return _answer(start_response, "200 OK", "text/html; charset=utf-8", self._index().encode())
+        return _without_editing(self._dashboard, environ, start_response)
+
+    def _index(self) -> str:
+        """The first page: every study with its question, finding and table."""
+        entries = [
+            Entry(report.parent, name, f"{PAGES}{number}/index.html", {"trials": f"/dashboard/studies/{number}"})
+            for number, (name, report) in self._reports.items()
+        ]
+        return render_index(entries, dashboard="/dashboard")
 
     def _report_file(self, path: str, start_response: StartResponse) -> Iterable[bytes]:
         """A file of the report of a study, which its note links to: `NUMBER/index.html`, `NUMBER/figures/...`."""
         number, _, name = path.partition("/")
-        folder = self._reports.get(number)
+        folder = self._reports[number][1] if number in self._reports else None
         file = None if folder is None else (folder / name).resolve()
         if folder is None or file is None or not file.is_relative_to(folder.resolve()) or not file.is_file():
-            start_response("404 Not Found", [("Content-Type", "text/plain")])
-            return [b"there is no such file of a report"]
+            return _answer(start_response, "404 Not Found", "text/plain", b"there is no such file of a report")
         kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-        start_response("200 OK", [("Content-Type", kind)])
-        return [file.read_bytes()]
+        return _answer(start_response, "200 OK", kind, file.read_bytes())
 
     def refresh(self) -> dict[str, Exception]:
         """Copy the studies that have changed, and show them.
@@ -149,33 +162,57 @@ class Mirror:
             for study in storage.get_all_studies()
         }
         names, fresh = _names(folders), InMemoryStorage()
+        reports: dict[str, tuple[str, Path]] = {}
         numbers = self._numbers + [key for key in folders if key not in self._numbers]
         for number, key in enumerate(numbers):
             fresh._max_trial_id = number * TRIALS - 1  # the next trial's id follows
             if key in names:
                 place, name = key
-                self._reports[str(number)] = folders[key] / "report"
+                reports[str(number)] = names[key], folders[key] / "report"
                 optuna.copy_study(
                     from_study_name=name, from_storage=copies[place][1], to_storage=fresh, to_study_name=names[key]
                 )
-                self._link_report(fresh, names[key], number)
+                if (folders[key] / "report" / "index.html").exists():
+                    _link_report(fresh, names[key], number)
             else:  # it was deleted, and no other study gets its number
                 fresh.delete_study(fresh.create_new_study([StudyDirection.NOT_SET]))
         self._dashboard = self._serve(fresh)
-        self.storage, self._copies, self._numbers = fresh, copies, numbers
-
-    def _link_report(self, storage: InMemoryStorage, name: str, number: int) -> None:
-        """Put a link to the page of a study at the end of its note."""
-        from optuna_dashboard import get_note, save_note  # an extra
-
-        if (self._reports[str(number)] / "index.html").exists():
-            study = optuna.load_study(study_name=name, storage=storage)
-            save_note(study, f"{get_note(study)}\n\n[The page with all figures]({PAGES}{number}/index.html)".strip())
+        self.storage, self._copies, self._numbers, self._reports = fresh, copies, numbers, reports
 
     def _serve(self, storage: InMemoryStorage) -> WSGIApplication:
         import optuna_dashboard  # an extra
 
         return optuna_dashboard.wsgi(storage, artifact_store=FileSystemArtifactStore(self.reports))
+
+
+def _link_report(storage: InMemoryStorage, name: str, number: int) -> None:
+    """Put a link to the page of a study at the end of its note."""
+    from optuna_dashboard import get_note, save_note  # an extra
+
+    study = optuna.load_study(study_name=name, storage=storage)
+    save_note(study, f"{get_note(study)}\n\n[The page with all figures]({PAGES}{number}/index.html)".strip())
+
+
+def _answer(start_response: StartResponse, status: str, kind: str, body: bytes) -> list[bytes]:
+    start_response(status, [("Content-Type", kind), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def _without_editing(app: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """The dashboard's answer; in a page, the buttons that would create, change or delete are not shown."""
+    heard: list[tuple[str, list[tuple[str, str]]]] = []
+
+    def hear(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+        heard.append((status, headers))
+
+    body = b"".join(app(environ, hear))
+    ((status, headers),) = heard
+    if any(key.lower() == "content-type" and value.startswith("text/html") for key, value in headers):
+        body = body.replace(b"</head>", f"<style>{EDITING} {{ display: none }}</style></head>".encode(), 1)
+        headers = [(key, value) for key, value in headers if key.lower() != "content-length"]
+        headers.append(("Content-Length", str(len(body))))
+    start_response(status, headers)
+    return [body]
 
 
 def make_readable(trials: Sequence[FrozenTrial]) -> None:
