@@ -1,0 +1,1 @@
+"""Semantic segmentation: heads, and the network of a backbone with one. Import `HEAD` from `segmentation.heads`."""

@@ -1,0 +1,168 @@
+"""`check_head` holds a head of segmentation against its contract, as `check_component` does for other components."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from shunted_lab.nn.check import ContractError
+from shunted_lab.nn.registry import Registry
+from shunted_lab.nn.segmentation.heads import HEAD, fault_of_logits
+
+SIZES = [(64, 64), (96, 72), (35, 61)]  # of images: whole strides, half ones, neither
+CHANNELS, CLASSES = (8, 12, 16, 20), 5
+
+Head = str | Callable[..., nn.Module]
+
+
+def check_head(head: Head, **options: Any) -> list[str]:
+    """Hold a head against its contract, on the CPU.
+
+    Args:
+        head: a registered name, a dotted path, or a class (or function) that builds a module.
+        options: of the head, and `channels` and `num_classes` to test it with.
+
+    Returns:
+        The names of what was checked.
+
+    Raises:
+        ContractError: naming the check, the size of the image and what was found.
+        ComponentError: if the head cannot be built.
+    """
+    subject = _Subject(head, options)
+    checks = {
+        "shapes": _check_shapes,
+        "gradients": _check_gradients,
+        "bf16 autocast": _check_autocast,
+        "determinism": _check_determinism,
+        "batch independence": _check_batch,
+        "state dict": _check_state_dict,
+        "cost": _check_cost,
+        "torch.export": _check_export,
+    }
+    for name, check in checks.items():
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                check(subject)
+        except ContractError as error:
+            raise ContractError(f"head '{subject.name}': {name}: {error}") from error.__cause__
+    return list(checks)
+
+
+class _Subject:
+    """A head that is checked: how to build it, and what to feed it."""
+
+    def __init__(self, head: Head, options: dict[str, Any]):
+        self.name = head if isinstance(head, str) else getattr(head, "__name__", repr(head))
+        self.registry = HEAD
+        if not isinstance(head, str):  # a registry of its own, so that nothing is left behind
+            self.registry = Registry(HEAD.kind)
+            self.registry.register(self.name)(head)
+        self.channels: Sequence[int] = options.pop("channels", CHANNELS)
+        self.classes: int = options.pop("num_classes", CLASSES)
+        self.spec = {"name": self.name, **options}
+
+    def build(self) -> nn.Module:
+        return self.registry.build(self.spec, channels=list(self.channels), num_classes=self.classes)
+
+    def maps(self, size: tuple[int, int], batch: int = 2) -> list[Tensor]:
+        """Of an image of this size, at strides 4, 8, 16, 32."""
+        strides = [2 ** (i + 2) for i in range(len(self.channels))]
+        sides = [[-(-side // stride) for side in size] for stride in strides]
+        return [torch.randn(batch, dim, *grid) for dim, grid in zip(self.channels, sides, strict=True)]
+
+
+def _require(ok: bool, found: str, cause: BaseException | None = None) -> None:
+    if not ok:
+        raise ContractError(found) from cause
+
+
+def _check_shapes(subject: _Subject) -> None:
+    """Maps of any image go in, also of one that no stride divides; logits come out, in training and evaluation."""
+    for size in SIZES:
+        head, maps = subject.build(), subject.maps(size)
+        for training in (True, False):
+            output = head.train(training)(maps)
+            fault = fault_of_logits(output, 2, subject.classes, training)
+            _require(fault is None, f"of an image of {size[0]} x {size[1]} it {fault}")
+            auxiliary = training and isinstance(output, tuple | list) and len(output) > 1
+            _require(not auxiliary or hasattr(head, "auxiliary_weight"), "auxiliary logits need an `auxiliary_weight`")
+
+
+def _all_logits(output: Any) -> list[Tensor]:
+    return list(output) if isinstance(output, tuple | list) else [output]
+
+
+def _check_gradients(subject: _Subject) -> None:
+    """In training every parameter gets a finite gradient, and every map takes part."""
+    head, maps = subject.build().train(), [x.requires_grad_() for x in subject.maps(SIZES[1])]
+    torch.stack([(x * torch.randn_like(x)).sum() for x in _all_logits(head(maps))]).sum().backward()
+    for name, p in head.named_parameters():
+        _require(p.grad is not None, f"parameter '{name}' gets none")
+        _require(bool(p.grad.isfinite().all()), f"that of '{name}' is not finite")  # type: ignore[union-attr]
+    for i, x in enumerate(maps):
+        _require(x.grad is not None and bool(x.grad.any()), f"map {i} (of {len(maps)}) has no influence")
+
+
+def _check_autocast(subject: _Subject) -> None:
+    head, maps = subject.build().train(), subject.maps(SIZES[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        output = _all_logits(head(maps))
+    _require(all(bool(x.isfinite().all()) for x in output), "the output is not finite")
+
+
+@torch.no_grad()
+def _check_determinism(subject: _Subject) -> None:
+    head, maps = subject.build().eval(), subject.maps(SIZES[1])
+    _require(torch.equal(head(maps), head(maps)), "two passes in evaluation differ")
+
+
+@torch.no_grad()
+def _check_batch(subject: _Subject) -> None:
+    head, maps = subject.build().eval(), subject.maps(SIZES[1])
+    both, one = head(maps)[1:], head([x[1:] for x in maps])
+    same = torch.allclose(both, one, rtol=1e-3, atol=1e-5)
+    _require(same, "in evaluation an image's output depends on the others in the batch")
+
+
+@torch.no_grad()
+def _check_state_dict(subject: _Subject) -> None:
+    head, other, maps = subject.build(), subject.build(), subject.maps(SIZES[0])
+    file = io.BytesIO()
+    torch.save(head.state_dict(), file)
+    file.seek(0)
+    try:
+        other.load_state_dict(torch.load(file, weights_only=True))
+    except Exception as error:
+        _require(False, f"another instance does not load it: {str(error).splitlines()[0]}", error)
+    same = torch.equal(head.eval()(maps), other.eval()(maps))
+    _require(same, "another instance with the same state dict gives another output")
+
+
+def _check_cost(subject: _Subject) -> None:
+    """It can be built and counted on `meta`, and its matrices are counted."""
+    with torch.device("meta"):
+        head, maps = subject.build().eval(), subject.maps(SIZES[0])
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            head(maps)
+    except Exception as error:
+        _require(False, f"it cannot be counted on the meta device: {str(error).splitlines()[0]}", error)
+    _require(counter.get_total_flops() > 0, "no multiply-accumulates are counted")
+
+
+@torch.no_grad()
+def _check_export(subject: _Subject) -> None:
+    head, maps = subject.build().eval(), subject.maps(SIZES[1])
+    try:
+        exported = torch.export.export(head, (maps,)).module()
+    except Exception as error:
+        _require(False, f"{type(error).__name__}: {str(error).splitlines()[0]}", error)
+    same = torch.allclose(exported(maps), head(maps), rtol=1e-3, atol=1e-5)
+    _require(same, "the exported program gives another output")
