@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Any
 
 from omegaconf import MISSING
@@ -72,7 +72,7 @@ def section(schema: type) -> Any:
 
 def affecting_result(config: Any) -> list[str]:
     """The names of the options of a configuration that can change the numbers of a run."""
-    return [name for name, item in config.__dataclass_fields__.items() if item.metadata.get("affects_result", True)]
+    return [item.name for item in fields(config) if item.metadata.get("affects_result", True)]
 
 
 def require(ok: bool, key: str, value: object, rule: str) -> None:
