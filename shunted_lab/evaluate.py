@@ -129,8 +129,8 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
         run: what it was trained as, if that is known: images are normalised as they were then.
 
     Returns:
-        Plain values: `metrics` as in a run's result, `intervals` (metric -> 95 %, Wilson; of the
-        leading metric where it is a share of the images),
+        Plain values: `metrics` as in a run's result, `intervals` (metric -> 95 %: of the leading metric, by Wilson
+        where it is a share of the images, by the bootstrap over images or groups of them where it is a mean IoU),
         `images` and those there are (`of_images`), `images_per_second`, `device`, `precision`, the file, its SHA-256
         and which `weights` of it were taken, how `classes` were matched, `config`, the git revision and the versions of
         libraries.
@@ -145,7 +145,6 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
 
     from shunted_lab.nn import device_name
     from shunted_lab.output.files import digest_of
-    from shunted_lab.report.statistics import wilson
     from shunted_lab.study.slots import origin
     from shunted_lab.tasks.base import TaskModule
     from shunted_lab.tasks.checkpoint import entry_text, load_model
@@ -161,11 +160,11 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
     stats = config.data.stats, (config.data if run is None else run.data).stats
     loader = data.test_dataloader() if config.split == "test" else data.val_dataloader()
     result = measure(module, loader, config.split, device.type, precision, config.limit_batches, stats)
-    goal, lead = module.goal, f"{config.split}/{module.goal.lead}"
-    right = round(result.metrics[lead] * result.images)
+    lead = f"{config.split}/{module.goal.lead}"
+    interval = _interval(module, result, lead, data.splits.test_groups if config.split == "test" else None)
     return {
         "metrics": result.metrics,
-        "intervals": {lead: list(wilson(right, result.images))} if goal.leading.is_proportion else {},
+        "intervals": {} if interval is None else {lead: list(interval)},
         "images": result.images,
         "of_images": data.sizes[config.split],
         "images_per_second": result.images_per_second,
@@ -179,6 +178,17 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
         "config": {key: value for key, value in dataclasses.asdict(config).items() if key != "defaults"},
         **origin(),
     }
+
+
+def _interval(module: Any, result: Any, lead: str, groups: Any) -> tuple[float, float] | None:
+    """The 95 % interval of the leading metric over images, or groups of them; None where there is none."""
+    from shunted_lab.report.statistics import bootstrap_interval, bootstrap_sums, wilson
+    from shunted_lab.tasks.evidence import score_of, stored
+
+    if module.goal.leading.is_proportion:
+        return wilson(round(result.metrics[lead] * result.images), result.images)
+    evidence = stored(module.evidence(), groups)
+    return None if evidence.counts is None else bootstrap_interval(score_of(bootstrap_sums(evidence.parts)))
 
 
 def _precision(config: EvaluateConfig, run: RunConfig | None, device: str) -> str:

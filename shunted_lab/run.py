@@ -69,6 +69,18 @@ def run(experiment: Experiment, overrides: list[str]) -> int:
     if not config.plan_only:  # a plan only reads
         check_runs_dir(config)
     planned = plan_experiment(experiment, overrides)
+    if planned.before is not None:
+        other = planned.before.config.name
+        then = f"{counted(len(planned.before.todo), 'run')} of {other}, then {len(planned.todo)} of {config.name}"
+        say(console, f"begins with {other}: {then}")
+        status = run(planned.before.experiment, planned.chain.overrides)
+        if not config.plan_only:
+            if status != 0:
+                return status
+            planned = plan_experiment(experiment, overrides)
+            if planned.before is not None:  # nobody waits for the workers
+                say(console, "the same command goes on when these runs are done")
+                return 0
     _print_plan(planned, console)
     expected = expect(planned)
     if expected is not None:
@@ -100,7 +112,8 @@ def _print_plan(planned: Planned, console: Console) -> None:
 
     config, facts = planned.config, planned.manifest.facts
     initial = by_variant(initial_weights(planned.experiment, facts))
-    lines = [*planned.matched, *data_notes(facts), *initial, *low_rates(planned.experiment)]
+    begins = [f"begins with {planned.chain.about}"] if planned.chain.about else []
+    lines = [*planned.matched, *data_notes(facts), *initial, *begins, *low_rates(planned.experiment)]
     if planned.search is None:
         console.print(plan_grid(config, planned.states, planned.costs))
         lines.append(progress_line(planned.states, other_runs(planned.study, planned.manifest.runs)))

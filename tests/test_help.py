@@ -16,4 +16,4 @@ def test_types_and_defaults_are_those_of_yaml(command, capsys):
     for key, kind, default in keys:
         assert not re.search(r"None|shunted_lab|typing|class", kind), (key, kind)
         assert default not in ("True", "False", "None"), (key, default)
-        assert kind != "component" or key.startswith("model."), key
+        assert kind != "component" or key.startswith(("model.", "task.head")), key

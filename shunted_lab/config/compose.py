@@ -29,7 +29,7 @@ from shunted_lab.config.suggestions import no_such_key
 from shunted_lab.config.task import Goal
 
 C = TypeVar("C")
-SECTIONS = ("paper", "search", "confirm")  # of an experiment's file; null where it has none
+SECTIONS = ("paper", "search", "confirm", "begin_with")  # of an experiment's file; null where it has none
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ def compose(overrides: Sequence[str]) -> Experiment:
     _check_goals(file, runs)
     paper = {}
     if config.paper is not None:
-        published = _Base(file, {"model": config.paper.model})
+        head = {} if config.paper.head is None else {"task.head": config.paper.head}
+        of_data = {key: value for key, value in given.items() if key.split(".")[0] == "data"}  # it has no say in costs
+        published = _Base(file, {**of_data, "model": config.paper.model, **head})
         paper = {key: published.variant(key, changes) for key, changes in config.variants.items()}
     return Experiment(config, runs, paper, lambda changes: base.variant(None, changes))
 

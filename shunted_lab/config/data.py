@@ -57,12 +57,25 @@ class DataConfig(ABC):
     num_classes: int | None = option(None, "number of classes; null: as many as the data set has")
 
     synthetic: ClassVar[bool] = False  # stated wherever results are shown
-    targets: ClassVar[str] = "label"  # what each image has; a task takes the data that have what it needs
+    crops_maps: ClassVar[bool] = False  # whether it augments images together with their label maps (`recipe.OF_MAPS`)
+    targets: ClassVar[tuple[str, ...]] = ("label",)  # what each image can have; a task names one that it needs
 
     def __post_init__(self) -> None:
         # Strides reach 32 in the fourth stage.
         require(self.image_size >= 32, "data.image_size", self.image_size, "is too small for four stages: at least 32")
         at_least(1, "data", self, "batch_size")
+
+    def for_target(self: D, target: str) -> D:
+        """The data set as a task sees it that needs `target`, one of `targets`: with these classes and splits.
+
+        A data set with more than one target returns an instance of a subclass, with the same options.
+        """
+        return self
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of an image, at which costs are counted and measured."""
+        return self.image_size, self.image_size
 
     @property
     @abstractmethod
@@ -85,8 +98,8 @@ class DataConfig(ABC):
         """The three splits (`data.module.Splits`), the training split with the recipe's augmentation.
 
         Batches are `(B, 3, image_size, image_size)` float32 images and their targets: `(B,)` int64 labels; for `sizes`
-        `(B, K)` float32, the size of each class's object. The files are taken as checked. With the epoch and the
-        number of the image, `seed` is the only source of the augmentation.
+        `(B, K)` float32, the size of each class's object; for `label map` `data.label_maps.LabelMaps`. The files are
+        taken as checked. With the epoch and the number of the image, `seed` is the only source of the augmentation.
         """
 
     def check_recipe(self, recipe: RecipeConfig) -> None:  # noqa: B027  # by default nothing is refused

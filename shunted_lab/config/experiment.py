@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from omegaconf import MISSING
+
 from shunted_lab.config.data import DataConfig
 from shunted_lab.config.launch import LaunchConfig, StudyConfig
 from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.recipe import RecipeConfig
-from shunted_lab.config.schema import group, one_of, option, path_option, require, section
+from shunted_lab.config.schema import group, height_width, one_of, option, path_option, require, section
 from shunted_lab.config.search import ConfirmConfig, SearchConfig
 from shunted_lab.config.task import TaskConfig
 
@@ -22,11 +24,31 @@ class PaperConfig:
     """The published side of an experiment: the scale to count costs at, and numbers that have a source."""
 
     model: str = option("shunted_s", "model preset for the costs at paper scale")
-    image_size: int = option(224, "pixels on each side")
+    image_size: Any = option(224, "pixels: the side of a square, or HEIGHTxWIDTH", type="int | str")
+    classes: int = option(1000, "classes of its head")
+    data: str = option("imagenet", "data set of the published numbers")
+    head: str | None = option(None, "task.head at paper scale; null: that of the experiment")
     source: str | None = option(None, "publication that the numbers in rows are from")
     rows: dict[str, dict[str, Any]] = option(
         {}, "VARIANT: {METRIC: value, params: M, flops: G}, of the task's leading metric; leave unknown numbers out"
     )
+
+    def __post_init__(self) -> None:
+        height_width("paper.image_size", self.image_size)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image that costs are counted for."""
+        return height_width("paper.image_size", self.image_size)
+
+
+@dataclass
+class BeginWithConfig:
+    """Which runs of another experiment the runs begin with: those of the same variant and the same seed."""
+
+    experiment: str = option(MISSING, "the other experiment; what it lacks is trained first")
+    runs_dir: str | None = path_option(None, "folder of its results; null: runs_dir")
+    variants: dict[str, str] = option({}, "VARIANT here: VARIANT there, where the names differ")
 
 
 @dataclass
@@ -57,6 +79,7 @@ class Config:
     paper: PaperConfig | None = option(None, "costs at paper scale, and published numbers")
     search: SearchConfig | None = option(None, "search over a space instead of training all variants")
     confirm: ConfirmConfig | None = option(None, "train the best assignments of a finished search as variants")
+    begin_with: BeginWithConfig | None = option(None, "begin with the weights of the runs of another experiment")
     study: StudyConfig = section(StudyConfig)
     only: Any = option(
         None,
@@ -81,6 +104,13 @@ class Config:
             require(
                 self.paper is None, "match", self.match, "cannot be combined with paper: variants are not the paper's"
             )
+        if self.begin_with is not None:
+            name = self.begin_with.experiment
+            varies = self.search is None and self.confirm is None
+            require(varies, "begin_with", name, "is not supported for search and confirm")
+            given = self.model.checkpoint
+            require(given is None, "model.checkpoint", given, f"cannot be combined with begin_with ({name})")
+            require(name != self.name, "begin_with.experiment", name, "is this experiment itself")
         names = self.only if isinstance(self.only, list) else [self.only]
         good = bool(names) and not any(isinstance(name, list | dict) or name == "" for name in names)
         require(good, "only", self.only, "is neither a variant's name nor a list of names")

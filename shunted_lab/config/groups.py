@@ -14,7 +14,16 @@ from typing import Any
 from shunted_lab.config.data import DataConfig
 from shunted_lab.config.launch import LaunchConfig, ManualConfig, RayConfig, SlurmConfig
 from shunted_lab.config.model import MODELS
-from shunted_lab.config.recipe import FINETUNE_RECIPE, LITE_RECIPE, PAPER_RECIPE
+from shunted_lab.config.recipe import (
+    ADE20K_SEGFORMER_RECIPE,
+    ADE20K_SEMANTIC_FPN_RECIPE,
+    ADE20K_UPERNET_RECIPE,
+    FINETUNE_RECIPE,
+    LITE_RECIPE,
+    PAPER_RECIPE,
+    SEGMENT_LITE_RECIPE,
+    RecipeConfig,
+)
 from shunted_lab.config.schema import ConfigError
 
 DATA_SETS = {
@@ -25,12 +34,26 @@ DATA_SETS = {
     "inat2019": "shunted_lab.data.inat.INat2019Config",
     "folder": "shunted_lab.data.folder.FolderConfig",
     "shards": "shunted_lab.data.shards.ShardsConfig",
+    "ade20k": "shunted_lab.data.ade20k.ADE20KConfig",
+    "segmentation_folder": "shunted_lab.data.segmentation_folder.SegmentationFolderConfig",
     "cifar100": "shunted_lab.data.cifar100.CIFAR100Config",
 }
 TASKS = {
     "classification": "shunted_lab.tasks.classification.Classification",
     "multilabel": "shunted_lab.tasks.multilabel.MultiLabelClassification",
+    "segmentation": "shunted_lab.tasks.segmentation.Segmentation",
 }
+
+
+RECIPES: tuple[RecipeConfig, ...] = (
+    PAPER_RECIPE,
+    FINETUNE_RECIPE,
+    LITE_RECIPE,
+    SEGMENT_LITE_RECIPE,
+    ADE20K_SEMANTIC_FPN_RECIPE,
+    ADE20K_UPERNET_RECIPE,
+    ADE20K_SEGFORMER_RECIPE,
+)
 
 
 class Plugins(Mapping[str, Any]):
@@ -92,18 +115,18 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     "model": MODELS,
     "data": Plugins("data", DATA_SETS, "shunted_lab.config.data.DataConfig"),
     "task": Plugins("task", TASKS, "shunted_lab.config.task.TaskConfig"),
-    "recipe": {"paper": PAPER_RECIPE, "finetune": FINETUNE_RECIPE, "lite": LITE_RECIPE},
+    "recipe": {recipe.name: recipe for recipe in RECIPES},
     "launch": {"local": LaunchConfig(), "slurm": SlurmConfig(), "ray": RayConfig(), "manual": ManualConfig()},
 }
 
 
 def task_for(data: DataConfig) -> str:
-    """The first registered task for what the images of a data set have.
+    """The first registered task for the first that the images of a data set have.
 
     Raises:
         ConfigError: if there is none.
     """
     for name, task in PRESETS["task"].items():
-        if task.needs == data.targets:
+        if task.needs == data.targets[0]:
             return name
-    raise ConfigError(f"task: is missing; no registered task needs {data.targets}, which data={data.name} has")
+    raise ConfigError(f"task: is missing; no registered task needs {data.targets[0]}, which data={data.name} has")

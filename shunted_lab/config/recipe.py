@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 
 from shunted_lab.config.schema import ConfigError, at_least, fractions, one_of, option, require
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-SCHEDULES = ("epoch", "step")
+SCHEDULES = ("epoch", "step", "poly", "multistep")
+DECAYS = ("weights", "but_norms", "all")
+OF_MAPS = ("resize_ratio", "cat_max_ratio", "photometric_distortion")  # augmentation of images with label maps
 
 
 @dataclass
@@ -28,9 +31,27 @@ class RecipeConfig:
     lr_batch: int | None = option(512, "lr is multiplied by batch / lr_batch; null: lr is not scaled")
     min_lr: float = option(1e-5, "learning rate at the end of the cosine")
     warmup_epochs: float = option(5.0, "epochs of linear warm-up")
+    warmup_steps: int | None = option(None, "steps of linear warm-up, in place of warmup_epochs; null: warmup_epochs")
     warmup_lr: float = option(1e-6, "learning rate at the start of the warm-up")
-    schedule: str = option("epoch", "when the rate changes: each epoch as in timm, or each step (cosine after warm-up)")
-    weight_decay: float = option(0.05, "AdamW weight decay; not applied to biases and norms")
+    schedule: str = option(
+        "epoch",
+        "epoch or step: a cosine that changes each epoch as in timm, or each step after the warm-up; poly or "
+        "multistep: from the first step, multiplied by the warm-up as in OpenMMLab",
+    )
+    power: float = option(1.0, "of schedule=poly: the rate falls as (1 - done) ** power")
+    milestones: list[int] = option([], "of schedule=multistep: epochs after which the rate is multiplied by gamma")
+    gamma: float = option(0.1, "of schedule=multistep")
+    steps_per_epoch: int | None = option(
+        None, "steps that count as an epoch, of an endless stream of permutations; null: one pass over the images"
+    )
+    weight_decay: float = option(0.05, "AdamW weight decay")
+    decay: str = option(
+        "weights", "what decays: weights (no biases and norms, as timm), but_norms (all whose name has no norm), all"
+    )
+    head_lr: float = option(1.0, "learning rate of what is outside the backbone / that of the backbone")
+    freeze_bn: bool | None = option(
+        False, "keep the backbone's BatchNorm at the statistics of its weights; null: where it begins with weights"
+    )
     opt_eps: float = option(1e-8, "AdamW epsilon")
     layer_decay: float | None = option(
         None, "learning rate of a block / that of the next block; null: one rate for all"
@@ -45,6 +66,11 @@ class RecipeConfig:
     rand_augment: str | None = option("rand-m9-mstd0.5-inc1", "RandAugment in timm's notation; null is off")
     color_jitter: float = option(0.4, "colour jitter; used where rand_augment is off, as in timm")
     random_erasing: float = option(0.25, "probability of erasing a rectangle")
+    resize_ratio: list[float] | None = option(
+        None, "of label maps: images are resized by a ratio between these two, then cropped; null is off"
+    )
+    cat_max_ratio: float = option(1.0, "of label maps: a crop is drawn again where a class covers more, up to 10 times")
+    photometric_distortion: bool = option(False, "of label maps: brightness, contrast, saturation and hue, as in mmseg")
     repeated_aug: int = option(3, "copies of an image in a row, each with its own augmentation; 1 is off")
     precision: str = option("bf16-mixed", "32-true, bf16-mixed, or 16-mixed (GPUs without bf16; a scaled loss)")
     # Where a run has several devices the layout of its batch says so (`tasks.model.batch_layout`).
@@ -58,6 +84,9 @@ class RecipeConfig:
 
     def __post_init__(self) -> None:
         at_least(1, "recipe", self, "epochs", "repeated_aug")
+        for name in ("steps_per_epoch", "warmup_steps"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"recipe.{name}", value, "is below 1")
         require(self.lr > 0, "recipe.lr", self.lr, "is not above 0")
         at_least(0, "recipe", self, "min_lr", "warmup_epochs", "warmup_lr", "weight_decay", "opt_eps")
         at_least(0, "recipe", self, "mixup", "cutmix", "color_jitter")
@@ -80,13 +109,68 @@ class RecipeConfig:
             value = getattr(self, name)
             require(value is None or 0 < value < 1, f"recipe.{name}", value, "is not between 0 and 1")
         one_of("recipe.schedule", self.schedule, SCHEDULES)
+        one_of("recipe.decay", self.decay, DECAYS)
+        self._check_schedule()
+        self._check_maps()
         one_of("recipe.select", self.select, ("last", "best"))
         one_of("recipe.precision", self.precision, PRECISIONS)
         self._check_warmup()
 
+    def _check_schedule(self) -> None:
+        """Refuse values of a schedule that it cannot follow."""
+        for name in ("power", "gamma", "head_lr"):
+            require(getattr(self, name) > 0, f"recipe.{name}", getattr(self, name), "is not above 0")
+        require(
+            all(0 < epoch < self.epochs for epoch in self.milestones)
+            and sorted(set(self.milestones)) == self.milestones,
+            "recipe.milestones",
+            self.milestones,
+            f"are not ascending epochs between 1 and {self.epochs - 1} (recipe.epochs={self.epochs})",
+        )
+        require(
+            not self.milestones or self.schedule == "multistep",
+            "recipe.milestones",
+            self.milestones,
+            f"have no effect with recipe.schedule={self.schedule}; set recipe.schedule=multistep",
+        )
+        require(
+            self.steps_per_epoch is None or self.limit_batches is None,
+            "recipe.limit_batches",
+            self.limit_batches,
+            f"is not used together with recipe.steps_per_epoch={self.steps_per_epoch}; set one of them to null",
+        )
+        require(
+            self.steps_per_epoch is None or self.repeated_aug == 1,
+            "recipe.repeated_aug",
+            self.repeated_aug,
+            f"is not supported with recipe.steps_per_epoch={self.steps_per_epoch}; set it to 1",
+        )
+
+    def _check_maps(self) -> None:
+        """Refuse ratios that are none."""
+        ratio = self.resize_ratio
+        good = ratio is None or (len(ratio) == 2 and 0 < ratio[0] <= ratio[1])
+        require(good, "recipe.resize_ratio", ratio, "is not two ascending ratios above 0, e.g. [0.5, 2.0]")
+        good = 0 < self.cat_max_ratio <= 1
+        require(good, "recipe.cat_max_ratio", self.cat_max_ratio, "is not above 0 and at most 1")
+
     def _check_warmup(self) -> None:
         """Refuse a warm-up after which nothing is trained at `lr`, and one that a rate per epoch cannot follow."""
         warmup, epochs = self.warmup_epochs, self.epochs
+        if self.warmup_steps is not None:
+            require(
+                self.schedule != "epoch",
+                "recipe.warmup_steps",
+                self.warmup_steps,
+                "needs a rate that changes each step; set recipe.schedule to step, poly or multistep",
+            )
+            require(
+                self.steps_per_epoch is None or self.warmup_steps < epochs * self.steps_per_epoch,
+                "recipe.warmup_steps",
+                self.warmup_steps,
+                f"leaves no step of {epochs} x {self.steps_per_epoch} at recipe.lr={self.lr:g}",
+            )
+            return
         require(
             warmup < epochs,
             "recipe.warmup_epochs",
@@ -94,7 +178,7 @@ class RecipeConfig:
             f"leaves no epoch of recipe.epochs={epochs} at recipe.lr={self.lr:g}; set it below {epochs}",
         )
         require(
-            self.schedule == "step" or warmup == int(warmup),
+            self.schedule != "epoch" or warmup == int(warmup),
             "recipe.warmup_epochs",
             f"{warmup:g}",
             "is not a whole number, and with recipe.schedule=epoch the rate changes between epochs only; round it, or "
@@ -137,3 +221,70 @@ FINETUNE_RECIPE = RecipeConfig(
     cutmix=0.0,
     repeated_aug=1,
 )
+
+SEGMENT_LITE_RECIPE = RecipeConfig(
+    name="segment_lite",
+    epochs=20,
+    lr=2e-3,
+    lr_batch=None,
+    warmup_epochs=0.5,
+    schedule="step",
+    label_smoothing=0.0,
+    mixup=0.0,
+    cutmix=0.0,
+    random_resized_crop=False,
+    hflip=0.0,
+    dihedral=True,
+    rand_augment=None,
+    color_jitter=0.0,
+    random_erasing=0.0,
+    repeated_aug=1,
+    precision="32-true",
+)
+
+# Semantic segmentation of ADE20K, as in the code of papers that compare with the Shunted Transformer: batches of 16
+# images, epochs of 8,000 steps. `configs/sem_fpn/PVT/fpn_pvt_s_ade20k_40k.py` of whai362/PVT (its 40,000 steps with
+# 32 images at 2e-4 are 80,000 with 16 at 1e-4).
+ADE20K_SEMANTIC_FPN_RECIPE = RecipeConfig(
+    name="ade20k_semantic_fpn",
+    epochs=10,
+    steps_per_epoch=8000,
+    lr=1e-4,
+    lr_batch=16,
+    min_lr=0.0,
+    warmup_epochs=0.0,
+    schedule="poly",
+    power=0.9,
+    weight_decay=1e-4,
+    decay="all",
+    freeze_bn=None,
+    clip_grad=0.0,
+    label_smoothing=0.0,
+    mixup=0.0,
+    cutmix=0.0,
+    random_resized_crop=False,
+    rand_augment=None,
+    color_jitter=0.0,
+    random_erasing=0.0,
+    resize_ratio=[0.5, 2.0],
+    cat_max_ratio=0.75,
+    photometric_distortion=True,
+    repeated_aug=1,
+    precision="32-true",
+)
+
+# `upernet_swin_tiny_patch4_window7_512x512_160k_ade20k.py` of the Swin Transformer's segmentation code.
+ADE20K_UPERNET_RECIPE = dataclasses.replace(
+    ADE20K_SEMANTIC_FPN_RECIPE,
+    name="ade20k_upernet",
+    epochs=20,
+    lr=6e-5,
+    warmup_steps=1500,
+    warmup_lr=6e-11,  # 1e-6 of the rate
+    power=1.0,
+    weight_decay=0.01,
+    decay="but_norms",
+)
+
+# `segformer.b2.512x512.ade.160k.py` of NVlabs/SegFormer: its head learns ten times as fast.
+ADE20K_SEGFORMER_RECIPE = dataclasses.replace(ADE20K_UPERNET_RECIPE, name="ade20k_segformer", head_lr=10.0)

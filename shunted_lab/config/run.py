@@ -7,11 +7,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from shunted_lab.config.data import DataConfig
 from shunted_lab.config.launch import LaunchConfig
 from shunted_lab.config.model import ModelConfig
-from shunted_lab.config.recipe import RecipeConfig
+from shunted_lab.config.recipe import OF_MAPS, RecipeConfig
 from shunted_lab.config.schema import affecting_result, require
 from shunted_lab.config.task import TaskConfig
 from shunted_lab.output.quantities import counted
@@ -29,15 +30,22 @@ class RunConfig:
     seed: int
 
     def __post_init__(self) -> None:
-        self._check_batch()
         self._check_task()
+        self._check_batch()
         self.data.check_recipe(self.recipe)
         self.task.check_recipe(self.data, self.recipe)
 
     def _check_task(self) -> None:
         """Refuse data that do not have what the task needs, and a recipe that the task cannot be trained with."""
-        have = f"needs images with {self.task.needs}, and data={self.data.name} has {self.data.targets}"
-        require(self.task.needs == self.data.targets, "task", self.task.name, have)
+        have = f"needs images with {self.task.needs}, and data={self.data.name} has {' and '.join(self.data.targets)}"
+        require(self.task.needs in self.data.targets, "task", self.task.name, have)
+        self.data = self.data.for_target(self.task.needs)
+        if not self.data.crops_maps:
+            for name in OF_MAPS:
+                value, off = getattr(self.recipe, name), getattr(RecipeConfig(), name)
+                require(
+                    value == off, f"recipe.{name}", value, f"has no effect on data={self.data.name}; set it to {off}"
+                )
 
     def _check_batch(self) -> None:
         """Refuse a batch that its devices and parts do not divide, or whose parts are too small to be mixed."""
@@ -53,6 +61,21 @@ class RunConfig:
             f"{f'over {over} ' if over else ''}leaves 1 image for each device and step, but recipe.mixup and "
             "recipe.cutmix mix pairs of images; increase it, or set both to 0",
         )
+
+        least = self.task.least_batch
+        require(
+            self.per_device_batch_size >= least,
+            "data.batch_size",
+            size,
+            f"{f'over {over} ' if over else ''}leaves {counted(self.per_device_batch_size, 'image')} for each device "
+            f"and step, and task={self.task.name} needs {least}: its BatchNorm sees one value an image",
+        )
+
+    @property
+    def freezes_bn(self) -> bool:
+        """Whether the backbone's BatchNorm keeps the statistics of the weights that it begins with."""
+        given = self.recipe.freeze_bn
+        return self.model.checkpoint is not None if given is None else given
 
     @property
     def per_device_batch_size(self) -> int:
@@ -71,7 +94,13 @@ class RunConfig:
         """The same run, cut down until it only shows that everything works."""
         parts = self.launch.parts
         size = min(self.data.batch_size, max(16 // parts, 2) * parts)
-        recipe = dataclasses.replace(self.recipe, epochs=1, warmup_epochs=0.0, limit_batches=2)
+        shorter: dict[str, Any] = {
+            "warmup_epochs": 0.0,
+            "warmup_steps": None,
+            "milestones": [],
+            "steps_per_epoch": None,
+        }
+        recipe = dataclasses.replace(self.recipe, epochs=1, limit_batches=2, **shorter)
         keep = "none" if self.launch.keep == "auto" else self.launch.keep
         launch = dataclasses.replace(self.launch, keep=keep, pictures=False)
         return dataclasses.replace(self, data=self.data.smoke(size), recipe=recipe, launch=launch)

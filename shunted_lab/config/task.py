@@ -53,12 +53,15 @@ class Metric:
 class Goal:
     """The metrics of a task, of which `lead` chooses checkpoints, directs searches and is compared in the table.
 
+    `both_macs` says that the table shows GMACs without the attention products too, where both are published.
+
     Each task has `loss` beside them. It is the only source for the monitor of checkpoints, Optuna's direction, the
     objectives of a search, the table's columns, the axes of figures, and what commands print.
     """
 
     metrics: tuple[Metric, ...]
     lead: str
+    both_macs: bool = False
 
     @property
     def leading(self) -> Metric:
@@ -104,7 +107,8 @@ class Goal:
 class Evidence(Protocol):
     """What a run keeps of each image of the test split, in the order of the split, so that runs can be compared on it.
 
-    It is compact on disk, and can be resampled: the mean of `scores` over any images is the score on them.
+    It is compact on disk, and can be resampled: the score on any images is the mean of their `scores`, or, where there
+    are `counts`, the mean intersection over union of the sums of their counts.
     """
 
     @property
@@ -115,6 +119,11 @@ class Evidence(Protocol):
     @property
     def scores(self) -> np.ndarray:
         """(N,) how well each image was predicted; larger is better where the goal's direction is max."""
+        ...
+
+    @property
+    def counts(self) -> np.ndarray | None:
+        """(N, 3, K) pixels of each image and class: correct ones, predicted ones, true ones; None for other tasks."""
         ...
 
     @property
@@ -135,8 +144,8 @@ class Evidence(Protocol):
         """What was predicted for some images, in a few words."""
         ...
 
-    def write(self, folder: Path) -> Path:
-        """Write a file into a run's folder, whole or not at all."""
+    def write(self, folder: Path) -> Path | None:
+        """Write a file into a run's folder, whole or not at all; None where `evidence.npz` has all."""
         ...
 
 
@@ -153,6 +162,7 @@ class TaskConfig(ABC):
 
     needs: ClassVar[str] = ""
     per_class_meaning: ClassVar[str] = ""
+    draws_examples: ClassVar[bool] = False  # whether its predictions are drawn beside their images (`tasks.examples`)
 
     @abstractmethod
     def goal(self, data: DataConfig, classes: int = 0) -> Goal:
@@ -163,7 +173,17 @@ class TaskConfig(ABC):
 
     def input_size(self, data: DataConfig) -> tuple[int, int]:
         """Height and width of an image, at which costs are counted and measured."""
-        return data.image_size, data.image_size
+        return data.input_size
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Dotted paths of the user's own classes that the network consists of, beside those of the model."""
+        return ()
+
+    @property
+    def least_batch(self) -> int:
+        """The fewest images that a device can train at a time."""
+        return 1
 
     def call(self, net: nn.Module, images: Tensor) -> Any:
         """A forward pass of images (B, 3, H, W), for counting costs on `meta` and measuring them (`nn.count.Call`)."""
@@ -185,6 +205,10 @@ class TaskConfig(ABC):
         Targets that are changed have label smoothing in them; those that are returned as they are do not.
         """
         return images, targets
+
+    def for_evaluation(self, outputs: Any, targets: Any) -> Any:
+        """What `loss`, the metrics and `evidence_of_batch` are given for a batch that is not trained, computed once."""
+        return outputs
 
     @abstractmethod
     def loss(self, outputs: Any, targets: Any, smoothing: float) -> Tensor:

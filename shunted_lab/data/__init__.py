@@ -37,7 +37,15 @@ def make_datamodule(data: DataConfig, recipe: RecipeConfig, seed: int, num_worke
 
 
 def eval_transform(data: DataConfig) -> Callable[[Any], Tensor]:
-    """Prepares a PIL image as those of the test split: (3, image_size, image_size) float32, normalized."""
+    """Prepares a PIL image as those of the test split: (3, H, W) float32, normalized; of data with label maps in files
+    as large as they are evaluated, else (3, image_size, image_size).
+    """
+    from shunted_lab.data.label_files import LabelFilesConfig
+
+    if isinstance(data, LabelFilesConfig):
+        from shunted_lab.data.label_crops import whole_image
+
+        return whole_image(data.stats, data.sizes)
     from shunted_lab.data.transforms import eval_transform
 
     interpolation, crop = getattr(data, "interpolation", "bicubic"), getattr(data, "crop_pct", 1.0)

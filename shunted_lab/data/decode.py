@@ -43,6 +43,35 @@ def decode(content: bytes) -> Image.Image:
         raise Undecodable(said or type(error).__name__) from None
 
 
+def decode_labels(content: bytes) -> np.ndarray:
+    """A label map: (H, W) uint8, the numbers as they stand in the file, also of a palette.
+
+    Raises:
+        Undecodable: for what Pillow cannot decode, and for anything but one channel of 8 bits.
+    """
+    try:
+        image = Image.open(io.BytesIO(content))
+        values = np.asarray(image)
+    except Exception as error:  # Pillow's decoders raise what they like
+        raise Undecodable(f"is not an image ({' '.join(str(error).split())[:200]})") from None
+    if values.ndim != 2 or values.dtype.kind not in "ub" or values.dtype.itemsize > 1:
+        raise Undecodable(f"is of Pillow's mode {image.mode}, not 8-bit class numbers")
+    return values.astype(np.uint8)
+
+
+def size_of(content: bytes) -> tuple[int, int]:
+    """Height and width of an image, from its header.
+
+    Raises:
+        Undecodable: for what Pillow cannot open.
+    """
+    try:
+        image = Image.open(io.BytesIO(content))
+    except Exception as error:  # Pillow's decoders raise what they like
+        raise Undecodable(" ".join(str(error).split()).partition(" <_io")[0]) from None
+    return image.height, image.width
+
+
 def _check_size(pixels: int) -> None:
     if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
         raise _too_large(pixels)

@@ -37,6 +37,7 @@ class Evaluated:
         identity: of the data (`DataFacts.identity`).
         val_fraction: it decides which images are held out.
         splits: lists the splits whose images are to be decoded.
+        what: what is decoded, for messages.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Evaluated:
     identity: str
     val_fraction: float
     splits: Callable[[], Sequence[ImageSplit]]
+    what: str = "images of val and test"
 
     @property
     def mark(self) -> Path:
@@ -65,11 +67,11 @@ def check_decodable(data: Evaluated, say: Callable[[str], None]) -> None:
         return
     splits = data.splits()
     count = sum(len(split.labels) for split in splits)
-    what = f"data={data.name}: decoding the images of val and test once, before training"
+    what = f"data={data.name}: decoding the {data.what} once, before training"
     broken = _undecodable(splits, lambda done: say(f"{what}: {done:,} of {count:,}"))
     if broken:
         raise ConfigError(
-            f"data.root: {len(broken):,} of {count:,} images of val and test cannot be decoded: "
+            f"data.root: {len(broken):,} of {count:,} {data.what} cannot be decoded: "
             f"{listed(broken, NAMED)}; evaluation skips no image: repair or remove them before training"
         )
     data.mark.parent.mkdir(parents=True, exist_ok=True)

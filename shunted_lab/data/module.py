@@ -22,8 +22,13 @@ Shuffle = Callable[[np.random.Generator], np.ndarray]  # a random order of the i
 class Splits:
     """The three splits of a data set. `train` is indexed by `Key`, the others by a number.
 
-    `__getitems__` of a split returns a whole batch as a tuple, or a list of its images. `shuffle` orders the training
-    split; None permutes it.
+    `__getitems__` of a split returns a whole batch as a tuple, or a list of its images.
+
+    Args:
+        shuffle: orders the training split; None permutes it.
+        test_groups: (N,) the group of each test image; images of a group are not independent, and are resampled as a
+            whole. None: each image is a group of its own.
+        evaluated_in: images in a batch that is evaluated; None: as many as are trained.
     """
 
     train: Dataset[Any]
@@ -31,6 +36,8 @@ class Splits:
     test: Dataset[Any]
     class_names: list[str]
     shuffle: Shuffle | None = None
+    test_groups: np.ndarray | None = None
+    evaluated_in: int | None = None
 
 
 class EpochSampler(Sampler[Key]):
@@ -46,10 +53,14 @@ class EpochSampler(Sampler[Key]):
 
     `group` is the number of images of an optimizer step on each rank: an incomplete step at the end of an epoch is left
     out, unless it is the only one.
+
+    With `length` an epoch is that many images of an endless stream of permutations, whatever `n` is; the first number
+    of a key is then that of the permutation, so that an image is augmented anew each time.
     """
 
-    def __init__(self, n: int, seed: int, repeats: int = 1, shuffle: Shuffle | None = None):
+    def __init__(self, n: int, seed: int, repeats: int = 1, shuffle: Shuffle | None = None, length: int | None = None):
         self.n = n
+        self.length = length
         self.seed = seed
         self.repeats = repeats
         self.shuffle = shuffle
@@ -63,14 +74,28 @@ class EpochSampler(Sampler[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         rank, world = _ranks()
-        rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(self.n) if self.shuffle is None else self.shuffle(rng)
-        keys = [(self.epoch, index, copy) for index in order.tolist() for copy in range(self.repeats)]
+        if self.length is None:
+            keys = [(self.epoch, index, copy) for index in self._order(self.epoch) for copy in range(self.repeats)]
+        else:
+            keys = self._stream(self.epoch * self.length, (self.epoch + 1) * self.length)
         skip, self.skip = self.skip, 0
         return iter(keys[rank::world][skip : len(self)])
 
+    def _order(self, number: int) -> list[int]:
+        rng = np.random.default_rng([self.seed, number])
+        order: np.ndarray = rng.permutation(self.n) if self.shuffle is None else self.shuffle(rng)
+        return order.tolist()
+
+    def _stream(self, start: int, stop: int) -> list[Key]:
+        """The images at places `start` to `stop` of all permutations, one after the other."""
+        keys: list[Key] = []
+        for number in range(start // self.n, -(-stop // self.n)):
+            low, high = max(start - number * self.n, 0), min(stop - number * self.n, self.n)
+            keys += [(number, index, 0) for index in self._order(number)[low:high]]
+        return keys
+
     def __len__(self) -> int:
-        count = self.n // _ranks()[1]
+        count = (self.n if self.length is None else self.length) // _ranks()[1]
         return count // self.group * self.group or count
 
 
@@ -165,7 +190,8 @@ class ImageData(L.LightningDataModule):
         return _collate(test.__getitems__(list(indices)))[0]
 
     def _evaluated(self, dataset: Dataset[Any]) -> DataLoader[Any]:
-        batches = RankBatches(len(dataset), self.batch_size * _ranks()[1])  # type: ignore[arg-type]
+        size = self.splits.evaluated_in or self.batch_size
+        batches = RankBatches(len(dataset), size * _ranks()[1])  # type: ignore[arg-type]
         return self._loader(dataset, batch_sampler=batches)
 
     def _loader(self, dataset: Dataset[Any], **kwargs: Any) -> DataLoader[Any]:

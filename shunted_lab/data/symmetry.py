@@ -20,6 +20,6 @@ def draw_symmetry(rng: np.random.Generator, recipe: RecipeConfig) -> int:
 
 
 def apply_symmetry(image: np.ndarray, which: int) -> np.ndarray:
-    """(H, W, 3) -> the same pixels, turned and flipped; a view. (W, H, 3) after an odd number of quarter turns."""
+    """(H, W, 3) or (H, W) -> the same pixels, turned and flipped; a view. H and W change places after an odd turn."""
     image = np.rot90(image, which % 4)
     return image[:, ::-1] if which >= 4 else image

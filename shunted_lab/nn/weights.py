@@ -43,7 +43,7 @@ class Checkpoint:
     Args:
         state_dict: names to tensors, without the prefixes of wrappers.
         entry: where they stand in the file, one of `ENTRIES`; None if they are the whole file.
-        class_names: the class of each row of the head, which the checkpoints of runs have; None if the file has none.
+        class_names: the classes of the head, which the checkpoints of runs have; None if the file has none.
     """
 
     state_dict: dict[str, Tensor]
@@ -169,7 +169,8 @@ def _checkpoint(found: Any, where: str) -> Checkpoint:
     inside = {name.removeprefix(LIGHTNING): v for name, v in state.items() if name.startswith(LIGHTNING)}
     state = _clean(inside) or state
     names = found.get("class_names")
-    known = isinstance(names, list) and len(names) == _rows(state) and all(isinstance(name, str) for name in names)
+    rows = _rows(state)  # of a classifier; the head of another task is not known here
+    known = isinstance(names, list) and rows in (0, len(names)) and all(isinstance(name, str) for name in names)
     return Checkpoint(state, entry, tuple(names) if known else None)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,24 @@ from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.config.task import Goal
 from shunted_lab.report.states import StudyStates, load_states
-from shunted_lab.report.statistics import Difference, McNemar, leave_one_out, mcnemar, paired_bootstrap
+from shunted_lab.report.statistics import (
+    Difference,
+    McNemar,
+    bootstrap_interval,
+    bootstrap_sums,
+    leave_one_out,
+    mcnemar,
+    paired_bootstrap,
+)
 from shunted_lab.report.table import Table, build_table, checked, headlines
 from shunted_lab.study.costs.measure import read_measured
 from shunted_lab.study.folder import TRACEBACK
 from shunted_lab.study.states import RunState
-from shunted_lab.tasks.evidence import StoredEvidence, read_evidence
+from shunted_lab.tasks.evidence import StoredEvidence, read_evidence, score_of
 from shunted_lab.tasks.history import read_history
+from shunted_lab.tasks.iou import class_iou
+
+EXAMPLES = "examples.png"  # in a run's folder (`tasks.examples`, which imports torch)
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,8 @@ def collect(found: StudyStates) -> StudyData:
     """Read the folders of the runs. What is broken there is named in `problems`."""
     manifest, states, problems = found.manifest, found.states, list(found.problems)
     measured = read_measured(manifest.folder, manifest.measured_as)
-    table = build_table(manifest.config, manifest.variants, states, manifest.costs, manifest.paper_costs, measured)
+    costs = manifest.costs, manifest.paper_costs, measured
+    table = build_table(manifest.config, manifest.variants, states, *costs, manifest.begins_with)
     runs = [_read(state, problems) for state in checked(states)]
     if not any(run.state.result for run in runs):
         problems.append("No run is done yet.")
@@ -146,6 +158,35 @@ def class_scores(data: StudyData) -> tuple[list[str], dict[str, list[float]]]:
     return names, found
 
 
+def class_intervals(data: StudyData) -> dict[str, tuple[list[float], list[float]]]:
+    """Variant -> the ends of the 95 % interval of each class's score, mean over its runs, over resampled images or
+    groups of them; for the tasks whose evidence has counts.
+    """
+    found = {}
+    for variant in data.variants:
+        evidence = [run.evidence for run in data.of(variant) if run.evidence is not None]
+        parts = [each.parts for each in evidence if each.counts is not None]
+        if parts:
+            draws = np.mean([class_iou(bootstrap_sums(part)) for part in parts], 0)  # (R, K)
+            low, high = np.full((2, draws.shape[1]), np.nan)
+            known = ~np.isnan(draws).all(0)
+            low[known], high[known] = np.nanquantile(draws[:, known], [0.025, 0.975], axis=0)
+            found[variant] = low.tolist(), high.tolist()
+    return found
+
+
+def example_pictures(data: StudyData) -> dict[str, tuple[int, bytes]]:
+    """Variant -> the seed and the picture of examples of its first run that has one."""
+    found = {}
+    for variant in data.variants:
+        for run in data.of(variant):
+            path = run.state.run.folder / EXAMPLES
+            if run.state.result is not None and path.exists():
+                found[variant] = run.state.run.seed, path.read_bytes()
+                break
+    return found
+
+
 def image_evidence(data: StudyData) -> Iterator[ImageEvidence]:
     """Each variant against its baseline, image by image, where both have stored evidence of the same images."""
     for variant in data.variants:
@@ -157,11 +198,25 @@ def image_evidence(data: StudyData) -> Iterator[ImageEvidence]:
         seeds = [s for s in mine if s in theirs and mine[s].images == theirs[s].images]
         if not seeds or len({len(mine[s].scores) for s in seeds}) > 1:
             continue
-        pairs = {s: (mine[s].scores, theirs[s].scores) for s in seeds}
+        pairs = {s: (mine[s], theirs[s]) for s in seeds}
         is_binary = mine[seeds[0]].is_binary
-        tests = {s: mcnemar(a == 1, b == 1) for s, (a, b) in pairs.items()} if is_binary else {}
-        a, b = (np.stack([pair[i] for pair in pairs.values()]) for i in (0, 1))
-        yield ImageEvidence(variant, baseline, paired_bootstrap(a, b), tests)
+        tests = {s: mcnemar(a.scores == 1, b.scores == 1) for s, (a, b) in pairs.items()} if is_binary else {}
+        yield ImageEvidence(variant, baseline, _over_images(*zip(*pairs.values(), strict=True)), tests)
+
+
+def _over_images(mine: Sequence[StoredEvidence], theirs: Sequence[StoredEvidence]) -> Difference:
+    """The difference of the means over the runs, with its interval over resampled images or groups of them."""
+    if mine[0].counts is None and mine[0].groups is None:
+        a, b = (np.stack([found.scores for found in runs]) for runs in (mine, theirs))
+        return paired_bootstrap(a, b)
+    draws, points = [], []
+    for runs in (mine, theirs):
+        parts = [found.parts for found in runs]
+        draws.append(np.mean([score_of(bootstrap_sums(part)) for part in parts], 0))
+        points.append(np.mean([score_of(part.sum(0, keepdims=True))[0] for part in parts]))
+    difference = draws[0] - draws[1]
+    mean = float(points[0] - points[1])
+    return Difference(mean, float(np.nanstd(difference)), *bootstrap_interval(difference), len(parts[0]))
 
 
 def main_effects(data: StudyData) -> dict[str, Difference | None]:

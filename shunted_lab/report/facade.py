@@ -63,6 +63,7 @@ class Study:
     def __init__(self, folder: str | Path):
         self.folder = Path(expand(str(folder)))
         self._planned: Planned | None = None
+        self._overrides: list[str] = []
         self._plan: str | None = None
 
     @classmethod
@@ -76,7 +77,7 @@ class Study:
 
         planned = plan_experiment(compose(overrides), overrides)
         study = cls(planned.manifest.folder)
-        study._planned = planned
+        study._planned, study._overrides = planned, list(overrides)
         return study
 
     @property
@@ -91,11 +92,16 @@ class Study:
             ConfigError: for a study that was not planned, and for what cannot be started.
             KeyboardInterrupt: after Ctrl-C; the runs have written checkpoints.
         """
-        from shunted_lab.study.session import execute, expect
+        from shunted_lab.study.session import execute, expect, plan_experiment
         from shunted_lab.study.watch import Quiet
 
         if self._planned is None:
             raise ConfigError(f'{self.folder}: was opened to read; Study.plan(["experiment=..."]) trains')
+        if (before := self._planned.before) is not None:  # what the runs begin with
+            other = Study(before.manifest.folder)
+            other._planned = before
+            other.execute()
+            self._planned = plan_experiment(self._planned.experiment, self._overrides)
         expected = expect(self._planned)
         self._planned.check(expected)
         self._planned.check_images(print)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -21,8 +22,10 @@ from shunted_lab.report.collect import (
     ImageEvidence,
     RunData,
     StudyData,
+    class_intervals,
     class_scores,
     curves,
+    example_pictures,
     image_evidence,
     main_effects,
     number,
@@ -212,11 +215,13 @@ def _devices(data: StudyData) -> set[str]:
 def _classes(data: StudyData) -> Iterator[Picture]:
     names, found = class_scores(data)
     if found:
+        ends = class_intervals(data)
+        over = "; bars are 95 % intervals over the test images" if ends and len(found) <= plots.INTERVALS else ""
         yield Picture(
             "classes",
             f"{data.goal.leading.label} of each class",
-            f"{next(iter(data.variants.values())).task.per_class_meaning}{_over_seeds(data)}.",
-            plots.class_bars(names, found, data.goal.leading.label, data.goal.leading.unit),
+            f"{next(iter(data.variants.values())).task.per_class_meaning}{_over_seeds(data)}{over}.",
+            plots.class_bars(names, found, data.goal.leading.label, data.goal.leading.unit, ends),
         )
 
 
@@ -252,6 +257,9 @@ def render_page(data: StudyData, made: Sequence[Picture], folder: Path) -> str:
         evidence=(evidence := [_evidence_row(found, metric.unit) for found in image_evidence(data)]),
         answer=_answer(evidence),
         effects=[(n, interval_text(d, metric.unit), d.n if d else 0) for n, d in main_effects(data).items()],
+        examples=[
+            (name, seed, b64encode(picture).decode()) for name, (seed, picture) in example_pictures(data).items()
+        ],
         class_names=names,
         per_class={name: [number_text(v, metric.unit) for v in values] for name, values in per_class.items()},
         metric=head_text(metric.label, metric.unit),

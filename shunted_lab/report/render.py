@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shunted_lab.nn.cost import Cost
 from shunted_lab.output.quantities import COSTS, Unit, head_text, signed_text
 from shunted_lab.output.terminal import Grid
 from shunted_lab.report.facts import Fact, bullets, lines, sentences
@@ -34,7 +35,7 @@ def blocks(table: Table) -> list[Block]:
         rows = [paper_cells(row, table) for row in table.rows]
         metric = table.goal.leading
         published = (f"Paper: {head_text(metric.label, metric.unit)}", "Paper: params (M)", "Paper: FLOPs (G)")
-        columns = ("Variant", "Params (M)", "GMACs", *published)
+        columns = ("Variant", "Params (M)", *_macs_head(table), *published)
         found.append(Block(table.paper_title, columns, rows, table.paper_facts))
     return found
 
@@ -44,8 +45,12 @@ def head(table: Table) -> Sequence[str]:
     metrics = [head_text(metric.label, metric.unit) for metric in (table.goal.leading, *table.goal.columns)]
     differences = ["Δ [95 % CI]"] if table.compares else []
     measured = [f"{title}{_on(device, table)}" for device, _, title in measured_columns(table)]
-    costs = ["Params (M)", "GMACs"] if table.has_costs else []
+    costs = ["Params (M)", *_macs_head(table)] if table.has_costs else []
     return ("Variant", *costs, *measured, *metrics, *differences)
+
+
+def _macs_head(table: Table) -> list[str]:
+    return ["GMACs", "GMACs w/o attn"] if table.goal.both_macs else ["GMACs"]
 
 
 QUANTITIES = {"latency": "Latency (ms)", "memory": "Memory (MB)"}  # that are measured: the title of their column
@@ -83,8 +88,12 @@ def cells(row: Row, table: Table) -> Sequence[str]:
 
 def _cost_cells(row: Row, table: Table) -> list[str]:
     if row.cost is None:
-        return [UNKNOWN, UNKNOWN] if table.has_costs else []
-    return [_millions(row.cost.params), _giga(row.cost.macs)]
+        return [UNKNOWN] * (1 + len(_macs_head(table))) if table.has_costs else []
+    return [_millions(row.cost.params), *_macs(row.cost, table)]
+
+
+def _macs(cost: Cost, table: Table) -> list[str]:
+    return [_giga(cost.macs), *([_giga(cost.macs_linear)] if table.goal.both_macs else [])]
 
 
 def _measured(value: float | None) -> str:
@@ -95,7 +104,7 @@ def paper_cells(row: Row, table: Table) -> Sequence[str]:
     """A row's text in the second block."""
     assert row.paper_cost is not None
     published = [str(row.paper.get(key, UNKNOWN)) for key in (table.goal.lead, "params", "flops")]
-    return row.variant, _millions(row.paper_cost.params), _giga(row.paper_cost.macs), *published
+    return row.variant, _millions(row.paper_cost.params), *_macs(row.paper_cost, table), *published
 
 
 def _millions(count: int) -> str:

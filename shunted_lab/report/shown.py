@@ -18,7 +18,7 @@ from shunted_lab.study.costs.memo import code_version
 from shunted_lab.study.folder import TRACEBACK
 
 FILE = "report/shown.json"
-READ = ("run.json", "history.csv", "evidence.npz", TRACEBACK)  # what a report reads of a run's folder
+READ = ("run.json", "history.csv", "evidence.npz", "examples.png", TRACEBACK)  # what a report reads of a run's folder
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ def build_table(
     costs: Mapping[str, Cost],
     paper_costs: Mapping[str, Cost],
     measured: Mapping[str, Mapping[str, Measured]] | None = None,
+    begins_with: str = "",
 ) -> Table:
     """The table of an experiment.
 
@@ -85,6 +86,7 @@ def build_table(
         states: one for each planned run, in any order.
         costs, paper_costs: by variant, at the experiment's size and at the paper's (empty without `paper:`).
         measured: latency and memory by variant and device.
+        begins_with: the weights that runs begin with (`Manifest.begins_with`).
     """
     measured = measured or {}
     states = checked(states)
@@ -114,7 +116,7 @@ def build_table(
             )
         )
     title = f"{config.name}: {config.description}" if config.description else config.name
-    facts = table_facts(config, variants, states, rows, goal) + measured_facts(measured)
+    facts = table_facts(config, variants, states, rows, goal, begins_with) + measured_facts(measured)
     return Table(title, goal, rows, facts, *paper_facts(config, variants))
 
 

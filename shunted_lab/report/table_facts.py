@@ -17,6 +17,7 @@ from shunted_lab.study.states import RunState
 if TYPE_CHECKING:
     from shunted_lab.report.table import Row
 
+PUBLISHED = {"imagenet": "ImageNet", "ade20k": "ADE20K"}  # data sets as papers write them
 POWER = 0.8
 SEEDS = 20  # that are named one by one
 NAMED = 3  # replaced images that a caption names
@@ -48,7 +49,12 @@ def measured_facts(measured: Mapping[str, Mapping[str, Measured]]) -> list[Fact]
 
 
 def table_facts(
-    config: Config, variants: Mapping[str, RunConfig], states: Sequence[RunState], rows: Sequence[Row], goal: Goal
+    config: Config,
+    variants: Mapping[str, RunConfig],
+    states: Sequence[RunState],
+    rows: Sequence[Row],
+    goal: Goal,
+    begins_with: str = "",
 ) -> list[Fact]:
     """What stands below a table, but for measured costs."""
     facts = [SMOKE_TEST] if config.smoke else []
@@ -62,7 +68,8 @@ def table_facts(
     facts += replaced_images({f"{s.run.variant} seed {s.run.seed}": s.result or {} for s in done})
     models = {name: _model_of(run, _has_new_head(name, states)) for name, run in variants.items()}
     training = {name: _training_of(run) for name, run in variants.items()}
-    facts += [_shared("Model", models), *_matched(config, variants), _shared("Training", training)]
+    facts += [_shared("Model", models), *([Fact("Begins with", begins_with)] if begins_with else [])]
+    facts += [*_matched(config, variants), _shared("Training", training)]
     facts += _trained_on(states)
     return facts + comparison_facts(config, rows, goal.leading.unit)
 
@@ -181,14 +188,17 @@ def _images(run: RunConfig, states: Sequence[RunState]) -> str:
         return ""
     used = used or sizes
     text = {n: f"{used[n]:,}" + (f" of {size:,}" if used[n] < size else "") for n, size in sizes.items()}
-    epoch = " in each epoch" if used["train"] < sizes["train"] else ""
+    epoch = " in each epoch" if used["train"] != sizes["train"] else ""
+    epoch += f" (of {sizes['train']:,})" if used["train"] > sizes["train"] else ""
     return f"; {text['test']} test images, {text['train']} training images{epoch}, {text['val']} validation images"
 
 
 def _data_of(run: RunConfig, images: str) -> str:
     height, width = run.task.input_size(run.data)
     kind = "SYNTHETIC images, " if run.data.synthetic else ""
-    return f"{kind}{run.data.description}, {height} x {width} (costs at the same size){images}"
+    if (height, width) == (run.data.image_size,) * 2:
+        return f"{kind}{run.data.description}, {height} x {width} (costs at the same size){images}"
+    return f"{kind}{run.data.description}, {run.data.preparation} (costs at {height} x {width}){images}"
 
 
 def _incomplete(states: Sequence[RunState]) -> Fact:
@@ -235,11 +245,14 @@ def paper_facts(config: Config, variants: Mapping[str, RunConfig]) -> tuple[str 
     paper = config.paper
     if paper is None:
         return None, []
-    size = f"{paper.image_size} x {paper.image_size}"
+    size = "{} x {}".format(*paper.size)
     text = "counted, not measured; GMACs include convolutions, linear layers and attention products"
     published = f"{paper.source}; – where no source is known" if paper.rows else "not given"
     facts = [Fact("Costs", text), Fact("Paper columns", published)]
-    small = sorted({run.data.name for run in variants.values()} - {"imagenet"})
-    if small:
-        facts.append(Fact("Not ImageNet", f"the results above are of {', '.join(small)}"))
-    return f"The same variants at paper scale ({paper.model}, {size})", facts
+    others = sorted({run.data.name for run in variants.values()} - {paper.data})
+    if others:
+        facts.append(
+            Fact(f"Not {PUBLISHED.get(paper.data, paper.data)}", f"the results above are of {', '.join(others)}")
+        )
+    model = paper.model if paper.head is None else f"{paper.model} with {paper.head}"
+    return f"The same variants at paper scale ({model}, {size})", facts

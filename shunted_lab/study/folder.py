@@ -21,7 +21,8 @@ from shunted_lab.config.schema import ConfigError
 from shunted_lab.output.files import write_json
 from shunted_lab.study.recorded import run_of
 
-FORMAT = 4  # of run folders, studies and manifests; what has another format is refused
+WEIGHTS = "model.checkpoint"  # among the sources of a run: the content of that file
+FORMAT = 5  # of run folders, studies and manifests; what has another format is refused
 NOTE, RESULT = "run.json", "result.json"
 TRACEBACK = "traceback.txt"  # in the folder of a run that failed
 TRIALS = "trials"  # in the folder of a search: its runs

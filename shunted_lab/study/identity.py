@@ -21,10 +21,9 @@ from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.nn.source import module_hash
 from shunted_lab.output.files import digest_of, digest_of_values
-from shunted_lab.study.folder import find_checkpoint
+from shunted_lab.study.folder import WEIGHTS, find_checkpoint
 
 # Among the sources of a run, beside those of its components:
-WEIGHTS = "model.checkpoint"  # the content of that file
 LAYOUT = "batch layout"  # how devices and parts share a batch, where numbers depend on it
 RESULTS = "results version"  # of this package's code
 PLACES = (WEIGHTS, "data.root")  # keys that no result depends on, but what lies there
@@ -61,6 +60,7 @@ def sources_of(config: RunConfig) -> dict[str, str]:
     for group, name in (("data", config.data.name), ("task", config.task.name)):
         if "." in name:  # a class of the user's own
             found[f"{group}: {name}"] = module_hash(name.rpartition(".")[0])
+    found |= {f"task: {path}": module_hash(path.rpartition(".")[0]) for path in config.task.sources}
     if config.model.checkpoint is not None:
         found[WEIGHTS] = digest_of(config.model.checkpoint)[:16]
     if config.launch.parts > 1:

@@ -17,7 +17,7 @@ from typing import Any
 
 from shunted_lab import __version__
 from shunted_lab.config.data import DataFacts
-from shunted_lab.config.experiment import Config, PaperConfig
+from shunted_lab.config.experiment import BeginWithConfig, Config, PaperConfig
 from shunted_lab.config.launch import StudyConfig
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
@@ -26,7 +26,7 @@ from shunted_lab.config.task import Goal
 from shunted_lab.config.variants import chosen
 from shunted_lab.nn.cost import Cost
 from shunted_lab.output.files import atomic, digest_of_values, write_json
-from shunted_lab.study.folder import FORMAT, Run
+from shunted_lab.study.folder import FORMAT, WEIGHTS, Run
 from shunted_lab.study.recorded import read_goal, run_of
 from shunted_lab.study.storage import masked
 
@@ -167,6 +167,7 @@ class Manifest:
         measured_as: variant -> the key of its measured costs (`study.costs.measure`).
         runs: all that the table shows.
         search: of a search.
+        begins_with: what the weights are that the runs begin with, for people; empty without `begin_with`.
     """
 
     folder: Path
@@ -179,6 +180,7 @@ class Manifest:
     measured_as: dict[str, str] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
     search: SearchSpec | None = None
+    begins_with: str = ""
 
     @property
     def objectives(self) -> dict[str, str]:
@@ -263,10 +265,18 @@ def _packed(manifest: Manifest) -> dict[str, Any]:
         "format": FORMAT,
         "config": kept,
         "goal": asdict(manifest.goal),
+        "begins_with": manifest.begins_with,
         "variants": variants,
         "sources": sources,
         "runs": [
-            [run.variant, run.seed, run.fingerprint, run.configuration, str(run.folder.relative_to(manifest.folder))]
+            [
+                run.variant,
+                run.seed,
+                run.fingerprint,
+                run.configuration,
+                str(run.folder.relative_to(manifest.folder)),
+                [run.config.model.checkpoint, run.sources.get(WEIGHTS)],  # by seed, where runs begin with others
+            ]
             for run in manifest.runs
         ],
         "search": None if manifest.search is None else asdict(manifest.search),
@@ -287,14 +297,14 @@ def _unpacked(folder: Path, content: dict[str, Any], recorded: bool) -> Manifest
         Run(
             name,
             seed,
-            replace(variants[name], seed=seed),
+            replace(variants[name], seed=seed, model=replace(variants[name].model, checkpoint=weights[0])),
             fingerprint,
             folder / place,
-            sources[name],
+            sources[name] | ({WEIGHTS: weights[1]} if weights[1] is not None else {}),
             chosen,
             costs[name],
         )
-        for name, seed, fingerprint, chosen, place in content["runs"]
+        for name, seed, fingerprint, chosen, place, weights in content["runs"]
     ]
     search = content["search"]
     return Manifest(
@@ -308,6 +318,7 @@ def _unpacked(folder: Path, content: dict[str, Any], recorded: bool) -> Manifest
         {name: found["measured_as"] for name, found in named.items() if found["measured_as"]},
         runs,
         None if search is None else SearchSpec(**search),
+        content["begins_with"],
     )
 
 
@@ -317,7 +328,13 @@ def _facts_of(found: dict[str, Any]) -> DataFacts:
 
 def _config_of(found: dict[str, Any], parts: RunConfig) -> Config:
     groups = {key: getattr(parts, key) for key in ("model", "data", "task", "recipe", "launch")}
-    kinds = {"paper": PaperConfig, "search": SearchConfig, "confirm": ConfirmConfig, "study": StudyConfig}
+    kinds: dict[str, Any] = {
+        "begin_with": BeginWithConfig,
+        "paper": PaperConfig,
+        "search": SearchConfig,
+        "confirm": ConfirmConfig,
+        "study": StudyConfig,
+    }
     made = {key: None if found[key] is None else kind(**found[key]) for key, kind in kinds.items()}
     return Config(**found | groups | made)
 

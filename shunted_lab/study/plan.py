@@ -16,17 +16,17 @@ from shunted_lab.config.schema import ConfigError
 from shunted_lab.data import DataFacts, check_data
 from shunted_lab.nn import Cost
 from shunted_lab.output.quantities import counted
+from shunted_lab.study.chain import Chain, with_checkpoint
 from shunted_lab.study.costs.measure import measured_as
 from shunted_lab.study.costs.memo import remember
-from shunted_lab.study.folder import Folders, Run
-from shunted_lab.study.identity import WEIGHTS, configuration_of, sources_of, with_weights
+from shunted_lab.study.folder import WEIGHTS, Folders, Run
+from shunted_lab.study.identity import configuration_of, sources_of, with_weights
 from shunted_lab.study.manifest import Manifest, SearchSpec, cost_values
 from shunted_lab.tasks.schedule import highest_rate, peak_rate
 
 if TYPE_CHECKING:
     from shunted_lab.tasks.checkpoint import InitialWeights
 
-IMAGENET_CLASSES = 1000
 NEARLY = 0.9  # of the peak: a schedule that stays below it is warned about
 READING = ("image_size", "batch_size", "crop_pct", "interpolation", "resize", "max_corrupt")  # no check needs these
 
@@ -45,7 +45,7 @@ def data_facts(experiment: Experiment) -> dict[str, DataFacts]:
     checked: dict[str, DataFacts] = {}
     facts = {}
     for name, run in experiment.variants.items():
-        key = repr({key: value for key, value in asdict(run.data).items() if key not in READING})
+        key = repr((type(run.data), {key: value for key, value in asdict(run.data).items() if key not in READING}))
         if key not in checked:
             checked[key] = check_data(run.data)
         facts[name] = checked[key]
@@ -53,25 +53,45 @@ def data_facts(experiment: Experiment) -> dict[str, DataFacts]:
 
 
 def plan_runs(
-    experiment: Experiment, facts: Mapping[str, DataFacts], costs: Mapping[str, Cost] | None = None
+    experiment: Experiment,
+    facts: Mapping[str, DataFacts],
+    costs: Mapping[str, Cost] | None = None,
+    chain: Chain | None = None,
 ) -> list[Run]:
-    """Every variant with every seed, seed by seed, so that a stopped study has complete pairs."""
+    """Every variant with every seed, seed by seed, so that a stopped study has complete pairs.
+
+    A run whose other run of a chain is missing is planned without weights: it is not known yet which one it will be.
+
+    Raises:
+        ConfigError: for weights that cannot be found, and for frozen statistics without weights.
+    """
     config, folders = experiment.config, Folders(study_folder(experiment.config))
     variants = {name: with_weights(run) for name, run in experiment.variants.items()}
     sources = {name: sources_of(run) for name, run in variants.items()}
     counted = {name: cost_values(asdict(cost)) for name, cost in (costs or {}).items()}
-    return [
-        replace(
-            make_run(folders, name, replace(variant, seed=seed), facts[name], sources[name], name),
-            costs=counted.get(name, {}),
-        )
-        for seed in config.seeds
-        for name, variant in variants.items()
-    ]
+    files = chain.files if chain is not None else {}
+    runs = []
+    for seed in config.seeds:
+        for name, variant in variants.items():
+            run, of = replace(variant, seed=seed), sources[name]
+            if (name, seed) in files:
+                run = with_checkpoint(run, files[name, seed])
+                of = sources_of(run)
+            elif config.begin_with is not None:
+                of = of | {WEIGHTS: "not trained yet"}
+            elif run.recipe.freeze_bn and run.model.checkpoint is None:
+                raise ConfigError("recipe.freeze_bn: True needs weights to begin with; set model.checkpoint, or null")
+            made = make_run(folders, name, run, facts[name], of, name)
+            runs.append(replace(made, costs=counted.get(name, {})))
+    return runs
 
 
 def make_manifest(
-    experiment: Experiment, facts: dict[str, DataFacts], costs: dict[str, Cost], runs: list[Run]
+    experiment: Experiment,
+    facts: dict[str, DataFacts],
+    costs: dict[str, Cost],
+    runs: list[Run],
+    begins_with: str = "",
 ) -> Manifest:
     """The plan of an experiment that is not a search, without its costs at the paper's scale, which take seconds."""
     return Manifest(
@@ -83,6 +103,7 @@ def make_manifest(
         costs,
         measured_as={name: measured_as(run) for name, run in experiment.variants.items()},
         runs=runs,
+        begins_with=begins_with,
     )
 
 
@@ -141,7 +162,7 @@ def count_paper_costs(experiment: Experiment) -> dict[str, Cost]:
     if paper is None:
         return {}
     return {
-        name: model_cost(f"variants.{name} at paper scale", run, (paper.image_size,) * 2, IMAGENET_CLASSES)
+        name: model_cost(f"variants.{name} at paper scale", run, paper.size, paper.classes)
         for name, run in experiment.paper.items()
     }
 
@@ -170,7 +191,8 @@ def model_cost(where: str, run: RunConfig, size: tuple[int, int], classes: int) 
             error.add_note(f"while planning {where}")
             raise
 
-    if run.model.has_own_components or "." in run.task.name:  # the user's code may depend on anything
+    own = run.model.has_own_components or "." in run.task.name or run.task.sources
+    if own:  # the user's code may depend on anything
         return Cost(**count())
     return Cost(**remember("cost", [run.model.options(), asdict(run.task), size, classes], count))
 

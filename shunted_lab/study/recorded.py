@@ -20,7 +20,8 @@ from shunted_lab.output.quantities import Unit
 class RecordedData(DataConfig):
     """A data set as a report needs it: its options and how it is described, without its class."""
 
-    targets: ClassVar[str] = ""  # as `RecordedTask.needs`: they were composed together
+    targets: ClassVar[tuple[str, ...]] = ("",)  # as `RecordedTask.needs`: they were composed together
+    crops_maps: ClassVar[bool] = True  # what was composed is not refused
 
     options: dict[str, Any] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
@@ -74,9 +75,8 @@ class RecordedTask(TaskConfig):
 
 def read_goal(found: Mapping[str, Any]) -> Goal:
     """The goal of a manifest."""
-    return Goal(
-        tuple(Metric(**metric | {"unit": Unit(**metric["unit"])}) for metric in found["metrics"]), found["lead"]
-    )
+    metrics = tuple(Metric(**metric | {"unit": Unit(**metric["unit"])}) for metric in found["metrics"])
+    return Goal(metrics, found["lead"], found["both_macs"])
 
 
 def run_of(config: Mapping[str, Any], about: Mapping[str, Any] | None = None) -> RunConfig:

@@ -15,6 +15,7 @@ from shunted_lab.config.compose import Experiment
 from shunted_lab.config.experiment import Config
 from shunted_lab.config.variants import chosen
 from shunted_lab.nn.cost import Cost
+from shunted_lab.study.chain import Chain, find_chain
 from shunted_lab.study.costs.forecast import Forecast, forecast
 from shunted_lab.study.costs.measure import is_measured
 from shunted_lab.study.engines import Engine, Work, engine_of, work_of
@@ -50,6 +51,8 @@ class Planned:
         states: of all planned runs; none for a search, whose points are proposed later.
         todo: what it trains. For a search so many times the baseline: the others take about as long.
         costs: of the variants in `todo`.
+        chain: what the runs begin with. Where some of that is missing, `before` is planned to train it, and this plan
+            is to be made anew afterwards.
     """
 
     experiment: Experiment
@@ -61,6 +64,8 @@ class Planned:
     costs: dict[str, Cost]
     search: Search | None = None
     matched: list[str] = field(default_factory=list)
+    chain: Chain = field(default_factory=Chain)
+    before: Planned | None = None
 
     @property
     def config(self) -> Config:
@@ -117,11 +122,13 @@ def plan_experiment(experiment: Experiment, overrides: Sequence[str] = ()) -> Pl
     facts = data_facts(experiment)
     experiment, lines = match_costs(experiment, facts)
     costs = count_costs(experiment, facts)
-    manifest = make_manifest(experiment, facts, costs, plan_runs(experiment, facts, costs))
+    chain = find_chain(experiment)
+    before = None if chain.source is None else plan_experiment(chain.source)
+    manifest = make_manifest(experiment, facts, costs, plan_runs(experiment, facts, costs, chain), chain.about)
     study = read_study(read_home(manifest.folder), manifest)
     states = read_states(manifest.runs, study)
     todo = [state.run for state in to_train(experiment.config, states, study)]
-    return Planned(experiment, engine, manifest, study, states, todo, costs, matched=lines)
+    return Planned(experiment, engine, manifest, study, states, todo, costs, None, lines, chain, before)
 
 
 def _plan_search(experiment: Experiment, engine: Engine) -> Planned:
@@ -159,6 +166,7 @@ def execute(
         watch: given the variants that are trained and the number of workers, makes what shows them.
     """
     config, engine = planned.config, planned.engine
+    assert planned.before is None, "what the runs begin with is trained first"
     if planned.search is not None:
         home, plan, todo = prepare_search(planned.manifest)
     else:

@@ -14,13 +14,14 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 import torch.distributed as dist
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torchmetrics import MeanMetric
 
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.task import Evidence
 from shunted_lab.data.module import RankBatches
+from shunted_lab.tasks.optimizer import backbone_of, parameter_groups
 from shunted_lab.tasks.schedule import learning_rate, peak_rate
 
 
@@ -47,6 +48,8 @@ class TaskModule(L.LightningModule):
         self.compiled: Callable[[Tensor], Any] | None = None  # takes the net's place, with the same weights
         self.tested: list[tuple[Tensor, ...]] = []  # evidence of the last test, batch by batch
         self.initial_weights: dict[str, Any] | None = None  # what became of `model.checkpoint` (`InitialWeights.note`)
+        self.freezes_bn = config.freezes_bn
+        self.train()
 
     def forward(self, images: Tensor) -> Any:
         return self.net(images) if self.compiled is None else self.compiled(images)
@@ -66,7 +69,7 @@ class TaskModule(L.LightningModule):
             loss = self._training_loss(images, targets, index)
             self.log("train/loss", loss, on_epoch=True, on_step=True, batch_size=len(images))
             return loss
-        outputs = self(images)
+        outputs = self.task.for_evaluation(self(images), targets)
         loss = self.task.loss(outputs, targets, 0.0)
         mean, metrics = self.losses[split], self.metrics[split]
         if self._counts(split, index):
@@ -114,6 +117,15 @@ class TaskModule(L.LightningModule):
         parts = [torch.cat(parts).cpu().numpy() for parts in zip(*self.tested, strict=True)]
         return self.task.evidence(parts, tuple(self.class_names))
 
+    def train(self, mode: bool = True) -> TaskModule:
+        """The statistics of a frozen BatchNorm stay as they are; its scale and shift are trained."""
+        super().train(mode)
+        if self.freezes_bn:
+            for layer in backbone_of(self.net).modules():
+                if isinstance(layer, BatchNorm):
+                    layer.eval()
+        return self
+
     def on_train_batch_start(self, batch: Any, index: int) -> None:
         """Seed what a network may draw from (dropout, stochastic depth) by seed, epoch, batch and rank.
 
@@ -135,16 +147,10 @@ class TaskModule(L.LightningModule):
         self.initial_weights = checkpoint["initial_weights"]
 
     def configure_optimizers(self) -> Any:
-        """AdamW; a linear warm-up and a cosine, which `recipe.layer_decay` scales layer by layer."""
+        """AdamW and the recipe's schedule, which scales the rate of each group of parameters."""
         recipe = self.recipe
-        exempt = self.net.no_weight_decay() if hasattr(self.net, "no_weight_decay") else ()  # type: ignore[operator]
         lr = peak_rate(recipe, self.batch_size)
-        if recipe.layer_decay is None:
-            groups = param_groups_weight_decay(self.net, recipe.weight_decay, no_weight_decay_list=exempt)
-        else:
-            groups = param_groups_layer_decay(self.net, recipe.weight_decay, exempt, layer_decay=recipe.layer_decay)
-            groups = [group | {"lr": lr * group["lr_scale"]} for group in groups]
-        optimizer = torch.optim.AdamW(groups, lr=lr, eps=recipe.opt_eps)
+        optimizer = torch.optim.AdamW(parameter_groups(self.net, recipe, lr), lr=lr, eps=recipe.opt_eps)
         total = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate(step, total, recipe, lr) / lr

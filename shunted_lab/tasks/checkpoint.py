@@ -26,6 +26,8 @@ from shunted_lab.tasks.model import build_model
 BY_NAME = "matched by name"
 REORDERED = "matched by name, in the order of the data"
 BY_POSITION = "matched by position (the file has no class names)"
+OTHER_TASK = "the file is of another task, and its backbone is taken"
+BACKBONE = "backbone."  # before a backbone's names in a network with the head of another task
 NAMED = 3  # classes that a message names, of each kind
 
 
@@ -79,12 +81,17 @@ def load_model(
     """
     checkpoint = _read("checkpoint", file)
     classes = None
-    if class_names:
+    rows = checkpoint.num_classes or len(checkpoint.class_names or ())
+    if class_names and not checkpoint.num_classes and checkpoint.class_names is not None:  # of another task's head
+        if checkpoint.class_names != tuple(class_names):
+            text = _other_names(checkpoint.class_names, class_names) or "the same in another order"
+            raise ConfigError(f"checkpoint: {file} has a head for other classes than the data have: {text}")
+        classes = BY_NAME
+    elif class_names:
         difference = _difference(checkpoint, class_names)
         if difference is not None:
             raise ConfigError(f"checkpoint: {file} {difference}")
         checkpoint, classes = _ordered(checkpoint, class_names)
-    rows = checkpoint.num_classes
     net: Any = build_model(config, rows) if task is None else task.build(config, rows)
     try:
         _fill(net, checkpoint.state_dict)
@@ -108,7 +115,10 @@ def load_initial(net: Any, file: str | Path, class_names: Sequence[str]) -> Init
     checkpoint = _read("model.checkpoint", file)
     try:
         if not isinstance(net, Pyramid):
-            return _load_other_task(net, checkpoint)
+            return _load_other_task(net, checkpoint, class_names)
+        if any(name.startswith(BACKBONE) for name in checkpoint.state_dict):
+            load_weights(net, _backbone_of(checkpoint), head="ignored")
+            return InitialWeights(checkpoint.entry, True, OTHER_TASK)
         difference = _difference(checkpoint, class_names)
         if difference is not None:
             load_weights(net, checkpoint.state_dict, head="ignored")
@@ -121,16 +131,28 @@ def load_initial(net: Any, file: str | Path, class_names: Sequence[str]) -> Init
         raise ConfigError(f"model.checkpoint: {file} {reason}") from None
 
 
-def _load_other_task(net: nn.Module, checkpoint: Checkpoint) -> InitialWeights:
-    """Give a network that contains a backbone all weights of a file of the same task, or those of the backbone."""
+def _load_other_task(net: nn.Module, checkpoint: Checkpoint, class_names: Sequence[str]) -> InitialWeights:
+    """Give a network that contains a backbone all weights of a file of the same task and classes, or those of the
+    backbone.
+    """
+    head = OTHER_TASK
     if net.state_dict().keys() == checkpoint.state_dict.keys():
-        _fill(net, checkpoint.state_dict)
-        return InitialWeights(checkpoint.entry, False, "those of the file")
+        theirs = checkpoint.class_names
+        if theirs is None or theirs == tuple(class_names):
+            _fill(net, checkpoint.state_dict)
+            return InitialWeights(checkpoint.entry, False, "those of the file")
+        head = f"the file is of other classes: {_other_names(theirs, class_names) or 'in another order'}"
     backbone = next((part for part in net.modules() if isinstance(part, Pyramid)), None)
     if backbone is None:
         raise CheckpointError("the state dict does not fit the model, which contains no backbone")
-    load_weights(backbone, checkpoint.state_dict, head="ignored")
-    return InitialWeights(checkpoint.entry, True, "the file is of another task, and its backbone is taken")
+    load_weights(backbone, _backbone_of(checkpoint), head="ignored")
+    return InitialWeights(checkpoint.entry, True, head)
+
+
+def _backbone_of(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The weights of the backbone alone, of a network with a head of another task; else all."""
+    inside = {n.removeprefix(BACKBONE): v for n, v in checkpoint.state_dict.items() if n.startswith(BACKBONE)}
+    return inside or checkpoint.state_dict
 
 
 def _fill(net: nn.Module, state_dict: Mapping[str, Any]) -> None:
@@ -163,14 +185,18 @@ def _difference(checkpoint: Checkpoint, class_names: Sequence[str]) -> str | Non
         if checkpoint.num_classes == len(class_names):
             return None
         return f"has a head for {checkpoint.num_classes} classes, and the data have {len(class_names)} classes"
+    differing = _other_names(theirs, class_names)
+    return f"has a head for other classes than the data have: {differing}" if differing else None
+
+
+def _other_names(theirs: Sequence[str], class_names: Sequence[str]) -> str:
+    """The names that only the file has, and those that only the data have; empty where all are the same."""
     ours, known = set(class_names), set(theirs)
     lost = [name for name in theirs if name not in ours]
     new = [name for name in class_names if name not in known]
-    if not lost and not new:
-        return None
     found = [f"only the file has {_listed(lost, new)}"] if lost else []
     found += [f"only the data have {_listed(new, lost)}"] if new else []
-    return f"has a head for other classes than the data have: {'; '.join(found)}"
+    return "; ".join(found)
 
 
 def _listed(names: Sequence[str], others: Sequence[str]) -> str:

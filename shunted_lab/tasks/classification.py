@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from shunted_lab.config.data import DataConfig
 from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.recipe import RecipeConfig
+from shunted_lab.config.schema import require
 from shunted_lab.config.task import Goal, Metric, TaskConfig
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ class Classification(TaskConfig):
 
     def goal(self, data: DataConfig, classes: int = 0) -> Goal:
         return Goal((TOP1, TOP5) if _has_top5(classes) else (TOP1,), "top1")
+
+    def check_recipe(self, data: DataConfig, recipe: RecipeConfig) -> None:
+        check_head_lr(self, recipe)
 
     def build(self, model: ModelConfig, classes: int) -> nn.Module:
         from shunted_lab.tasks.model import build_model
@@ -92,6 +96,12 @@ class Classification(TaskConfig):
 
         targets, predicted, confidence = parts
         return Predictions(targets, predicted, confidence, tuple(class_names))
+
+
+def check_head_lr(task: TaskConfig, recipe: RecipeConfig) -> None:
+    """Refuse a rate for what is outside the backbone, of a task whose head is a part of it."""
+    why = f"has no effect on task={task.name}, whose head belongs to the backbone; set it to 1"
+    require(recipe.head_lr == 1, "recipe.head_lr", recipe.head_lr, why)
 
 
 def _has_top5(classes: int) -> bool:

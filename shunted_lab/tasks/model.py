@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.modules.dropout import _DropoutNd as Dropout
 
 from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.run import RunConfig
@@ -17,6 +18,7 @@ from shunted_lab.nn.components import SLOTS
 from shunted_lab.nn.pyramid import DropPath
 from shunted_lab.nn.registry import RatesError, import_module
 from shunted_lab.nn.source import module_hash
+from shunted_lab.tasks.optimizer import backbone_of
 
 
 def build_model(config: ModelConfig, num_classes: int) -> Pyramid:
@@ -100,13 +102,16 @@ def has_batch_norm(config: RunConfig) -> bool:
 
 
 def _layers(config: RunConfig) -> list[nn.Module]:
+    """All layers of the network but those whose statistics are frozen."""
     with torch.device("meta"):
-        return list(config.task.build(config.model, 1).modules())
+        net = config.task.build(config.model, 1)
+    frozen = [m for m in backbone_of(net).modules() if isinstance(m, BatchNorm)] if config.freezes_bn else []
+    return [layer for layer in net.modules() if layer not in frozen]
 
 
 def _depends_on_batch(layer: nn.Module) -> bool:
     """Whether a layer draws something in training, or may do anything."""
-    if isinstance(layer, nn.Dropout):
+    if isinstance(layer, Dropout):
         return layer.p > 0
     if isinstance(layer, DropPath):
         return layer.rate > 0

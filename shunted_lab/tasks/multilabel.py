@@ -11,6 +11,7 @@ from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.recipe import RecipeConfig
 from shunted_lab.config.schema import require
 from shunted_lab.config.task import Goal, Metric, TaskConfig
+from shunted_lab.tasks.classification import check_head_lr
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +47,7 @@ class MultiLabelClassification(TaskConfig):
         return Goal((RECALL, *by_size), "recall")
 
     def check_recipe(self, data: DataConfig, recipe: RecipeConfig) -> None:
+        check_head_lr(self, recipe)
         for name in ("mixup", "cutmix"):
             value = getattr(recipe, name)
             require(not value, f"recipe.{name}", value, "is not supported for several labels per image; set it to 0")

@@ -78,16 +78,26 @@ def highlighted(picture: np.ndarray, weights: Tensor) -> np.ndarray:
     return lit(dimmed(picture), (weights.clamp(min=1).log2() / 5).cpu().numpy())
 
 
-def log_pictures(trainer: L.Trainer, module: TaskModule, data: ImageData, evidence: Evidence, stats: Stats) -> None:
-    """Log pictures of a finished run: predictions, and where the network attends. Without a logger none is drawn."""
+def log_pictures(
+    trainer: L.Trainer,
+    module: TaskModule,
+    data: ImageData,
+    evidence: Evidence,
+    stats: Stats,
+    examples: np.ndarray | None = None,
+) -> None:
+    """Log pictures of a finished run: predictions, and where the network attends. Without a logger none is drawn.
+
+    Args:
+        examples: the picture of the predictions, where the task draws one; None draws images with captions.
+    """
     if not shows_pictures(trainer):
         return
     count = len(evidence.scores)
     chosen = [int(i) for i in torch.linspace(0, count - 1, min(SHOWN, count))]  # all over the split: it may be sorted
     images = data.test_images(chosen)
-    pictures: dict[str, np.ndarray | None] = {
-        "test/predicted": predicted_sheet(images, stats, evidence.captions(chosen))
-    }
+    captioned = predicted_sheet(images, stats, evidence.captions(chosen)) if examples is None else examples
+    pictures: dict[str, np.ndarray | None] = {"test/predicted": captioned}
     backbone = next((part for part in module.net.modules() if isinstance(part, Pyramid)), None)
     if backbone is not None:
         pictures["test/attention"] = attention_sheet(backbone.to("cpu"), images[:4], stats)

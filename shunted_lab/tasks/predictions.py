@@ -37,6 +37,10 @@ class Predictions:
         return (self.targets & self.predicted).sum(1) / self.targets.sum(1).clip(min=1)
 
     @property
+    def counts(self) -> None:
+        return None
+
+    @property
     def is_binary(self) -> bool:
         return self.targets.ndim == 1
 

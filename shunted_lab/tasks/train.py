@@ -27,6 +27,7 @@ from shunted_lab.tasks.checkpoint import load_initial
 from shunted_lab.tasks.device import check_precision, find_device
 from shunted_lab.tasks.divergence import Divergence
 from shunted_lab.tasks.evidence import write_evidence
+from shunted_lab.tasks.examples import draw_examples, write_examples
 from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.loggers import RunNames, check_packages, names_of
 from shunted_lab.tasks.pictures import log_pictures
@@ -71,6 +72,8 @@ def train(
     batch_size = config.per_device_batch_size
     data = make_datamodule(replace(config.data, batch_size=batch_size), config.recipe, config.seed, launch.num_workers)
     data.sampler.group = batch_size * launch.accumulate
+    if config.recipe.steps_per_epoch is not None:
+        data.sampler.length = config.recipe.steps_per_epoch * config.data.batch_size
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = folder / "checkpoints"
     start = newest(checkpoints, config.recipe.select)
@@ -92,9 +95,12 @@ def train(
         if trainer.is_global_zero:
             evidence = module.evidence()
             evidence.write(folder)
-            write_evidence(evidence, folder)
+            write_evidence(evidence, folder, data.splits.test_groups)
+            examples = draw_examples(module, data, len(evidence.scores), config.data.stats)
+            if examples is not None:
+                write_examples(examples, folder)
             if config.launch.pictures:
-                log_pictures(trainer, module, data, evidence, config.data.stats)
+                log_pictures(trainer, module, data, evidence, config.data.stats, examples)
             log_final(trainer, metrics)
     return {
         "metrics": metrics,
@@ -129,7 +135,8 @@ def images_used(config: RunConfig, sizes: Mapping[str, int]) -> dict[str, int]:
     """Split -> images that a run sees of it, for training in one epoch: fewer than `sizes` with `limit_batches`."""
     limit = config.recipe.limit_batches
     if limit is None:
-        return dict(sizes)
+        steps = config.recipe.steps_per_epoch
+        return dict(sizes) if steps is None else {**sizes, "train": steps * config.data.batch_size}
     seen = limit * config.data.batch_size
     copies = {"train": config.recipe.repeated_aug}
     return {split: min(size, -(-seen // copies.get(split, 1))) for split, size in sizes.items()}

@@ -42,7 +42,7 @@ class Patches(DataConfig):
     noise: float = option(0.05, "standard deviation of the noise, as a fraction of white")
     images: int = option(32, "images of each split")
 
-    targets: ClassVar[str] = "brightness"
+    targets: ClassVar[tuple[str, ...]] = ("brightness",)
     synthetic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -97,6 +97,7 @@ class Errors:
     errors: np.ndarray
     class_names: tuple[str, ...] = ()
     is_binary: bool = False
+    counts: None = None
 
     @property
     def scores(self) -> np.ndarray:

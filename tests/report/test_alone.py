@@ -11,6 +11,7 @@ import pytest
 from shunted_lab import run as command
 from shunted_lab.report import __main__ as report
 from shunted_lab.report.collect import curves, image_evidence, load_study
+from shunted_lab.study.folder import FORMAT
 from shunted_lab.study.manifest import STUDY
 
 TOY = Path(__file__).parents[1] / "plugins" / "toy.py"
@@ -71,7 +72,7 @@ def test_reports_may_be_written_at_once(make):
 def test_a_manifest_of_another_version_is_one_line(make, capsys):
     made = make()
     path = made.folder / STUDY
-    path.write_text(path.read_text().replace('"format": 4', '"format": 99'))
+    path.write_text(path.read_text().replace(f'"format": {FORMAT}', '"format": 99'))
     assert report.main([str(made.folder)]) == 1
     error = capsys.readouterr().err
     assert "study.json: format 99, written by shunted_lab" in error and error.count("\n") == 1

@@ -59,6 +59,21 @@ CASES = {
         "recipe.precision=32-true",
         "data=folder",
     ],
+    # label maps: auxiliary logits, groups of parameters, a schedule and an epoch counted in steps
+    "segmentation": [
+        "data=earth",
+        "data.batch_size=4",
+        "task=segmentation",
+        "task.head=upernet_lite",
+        "recipe=segment_lite",
+        "recipe.schedule=poly",
+        "recipe.power=0.9",
+        "recipe.warmup_steps=5",
+        "recipe.decay=but_norms",
+        "recipe.head_lr=10",
+        "recipe.limit_batches=20",
+        "model.drop_path_rate=0.1",
+    ],
     # several labels an image, and the drawn scenes
     "scales": ["data=scales", "data.image_size=64", "data.batch_size=8", "data.train_images=200", "data.val_images=8"],
 }

@@ -10,6 +10,7 @@ import torch
 
 from shunted_lab.data import module
 from shunted_lab.data.module import RankBatches
+from shunted_lab.tasks.evidence import read_evidence
 from shunted_lab.tasks.predictions import read_predictions
 
 SCRIPT = """
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from shunted_lab.config.compose import compose
 from shunted_lab.data import make_datamodule
+from shunted_lab.tasks.evidence import write_evidence
 from shunted_lab.tasks.train import make_module, make_trainer
 
 folder, *words = sys.argv[1:]
@@ -29,6 +31,7 @@ trainer = make_trainer(run, Path(folder), [], progress=False)
 found = trainer.validate(module, data, verbose=False)[0] | trainer.test(module, data, verbose=False)[0]
 if trainer.is_global_zero:
     module.evidence().write(Path(folder))
+    write_evidence(module.evidence(), Path(folder))
     (Path(folder) / "found.json").write_text(json.dumps(found))
 """
 
@@ -48,6 +51,9 @@ def test_each_image_is_on_one_rank_and_all_have_as_many_batches(monkeypatch, n, 
     assert max(len(batch) for shares in ranks for batch in shares) <= -(-size // world)
 
 
+PIXELS = ["task=segmentation", "task.head=upernet_lite", "recipe=segment_lite"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
@@ -55,14 +61,15 @@ def test_each_image_is_on_one_rank_and_all_have_as_many_batches(monkeypatch, n, 
         ["data=earth", "data.batch_size=6", "recipe.limit_batches=3"],
         # 9 images in batches of 4: the last one is on one rank only.
         ["data=scales", "data.image_size=64", "data.batch_size=4", "data.val_images=11", "data.test_images=9"],
+        ["data=scales", "data.image_size=64", "data.batch_size=4", "data.val_images=11", "data.test_images=9", *PIXELS],
     ],
-    ids=["classes", "objects"],
+    ids=["classes", "objects", "pixels"],
 )
 def test_two_processes_measure_what_one_does(tmp_path, words):
     script = tmp_path / "evaluate.py"
     script.write_text(SCRIPT)
     words = ["experiment=train", "model=shunted_lite", "recipe=lite", "launch.accelerator=cpu", *words]
-    found, predictions = [], []
+    found, predictions, evidence = [], [], []
     for devices in (1, 2):
         folder = tmp_path / str(devices)
         folder.mkdir()
@@ -73,10 +80,15 @@ def test_two_processes_measure_what_one_does(tmp_path, words):
         assert done.returncode == 0, done.stderr
         found.append(json.loads((folder / "found.json").read_text()))
         predictions.append(read_predictions(folder))
+        evidence.append(read_evidence(folder))
     one, two = found
     assert one.keys() == two.keys() and {"val/loss", "test/loss"} < one.keys()
     for name, value in one.items():
         assert two[name] == pytest.approx(value, rel=1e-5 if name.endswith("loss") else 1e-6), name
+    assert np.array_equal(evidence[0].scores, evidence[1].scores) and evidence[0].images == evidence[1].images
+    if "task=segmentation" in words:
+        assert np.array_equal(evidence[0].counts, evidence[1].counts) and evidence[0].counts.shape == (9, 3, 7)
+        return
     first, second = predictions
     assert np.array_equal(first.targets, second.targets) and np.array_equal(first.predicted, second.predicted)
     assert len(first.targets) == (18 if "data=earth" in words else 9)

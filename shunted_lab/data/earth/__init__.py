@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from shunted_lab.config.data import DataConfig, DataFacts, Stats
 from shunted_lab.config.recipe import RecipeConfig
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from shunted_lab.data.module import Splits
 
 IDENTITY = "earth-1"  # raised when its tiles, labels or splits change
+MAPS_IDENTITY = "earth-maps-1"  # those for label maps
 
 
 @dataclass
@@ -23,6 +25,8 @@ class EarthConfig(DataConfig):
     image_size: int = option(64, "pixels on each side; tiles of 64 are resized to it")
     batch_size: int = option(64, "images in a training batch")
     num_classes: int | None = option(9, "number of classes; fixed")
+
+    targets: ClassVar[tuple[str, ...]] = ("label", "label map")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,3 +47,20 @@ class EarthConfig(DataConfig):
         from shunted_lab.data.earth.datasets import earth_splits
 
         return earth_splits(self.image_size, recipe, seed)
+
+    def for_target(self, target: str) -> EarthConfig:
+        kind = EarthMaps if target == "label map" else EarthConfig
+        return kind(**dataclasses.asdict(self))
+
+
+@dataclass
+class EarthMaps(EarthConfig):
+    """data=earth with the land cover of each pixel. Tiles that are evaluated do not overlap."""
+
+    def check(self, tested_only: bool = False) -> DataFacts:
+        return DataFacts(super().check().class_names, MAPS_IDENTITY)
+
+    def make_splits(self, recipe: RecipeConfig, seed: int) -> Splits:
+        from shunted_lab.data.earth.datasets import earth_map_splits
+
+        return earth_map_splits(self.image_size, recipe, seed)

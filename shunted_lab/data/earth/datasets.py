@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,18 @@ from torch.utils.data import Dataset
 
 from shunted_lab.config.recipe import RecipeConfig
 from shunted_lab.data.dataset import TransformedImages
-from shunted_lab.data.earth.tiles import CLASS_NAMES, STATS, TILE, Tiles, find_tiles, load_picture
+from shunted_lab.data.earth.tiles import (
+    CLASS_NAMES,
+    STATS,
+    TILE,
+    Tiles,
+    blocks_of,
+    find_map_tiles,
+    find_tiles,
+    load_labels,
+    load_picture,
+)
+from shunted_lab.data.label_maps import LabelMaps
 from shunted_lab.data.module import Key, Splits
 from shunted_lab.data.symmetry import apply_symmetry, draw_symmetry, needs_no_pil
 from shunted_lab.data.transforms import train_transform
@@ -32,7 +44,15 @@ def earth_splits(image_size: int, recipe: RecipeConfig, seed: int) -> Splits:
         transform = train_transform(recipe, image_size, "bicubic", STATS, fast=True)
         train = TransformedImages(TileImages(tiles["train"]), tiles["train"].labels, transform, recipe, seed)  # type: ignore[arg-type]
     val, test = (TileBatches(tiles[split], image_size) for split in ("val", "test"))
-    return Splits(train, val, test, CLASS_NAMES)
+    return Splits(train, val, test, CLASS_NAMES, test_groups=blocks_of(tiles["test"]))
+
+
+def earth_map_splits(image_size: int, recipe: RecipeConfig, seed: int) -> Splits:
+    """Training, validation and test tiles with the class of each pixel; a test tile's group is its block."""
+    tiles = find_map_tiles()
+    train = MapBatches(tiles["train"], image_size, recipe, seed)
+    val, test = (MapBatches(tiles[split], image_size) for split in ("val", "test"))
+    return Splits(train, val, test, CLASS_NAMES, test_groups=tiles["test"].labels)
 
 
 @cache
@@ -41,7 +61,13 @@ def picture() -> np.ndarray:
     return load_picture()
 
 
-class TileBatches(Dataset[tuple[Tensor, Tensor]]):
+@cache
+def label_picture() -> np.ndarray:
+    """The classes of all pixels, decoded once in a process."""
+    return load_labels()
+
+
+class TileBatches(Dataset[tuple[Tensor, Any]]):
     """Batches `(B, 3, S, S)` (channels last in memory) and `(B,)`. With a recipe: a training split, indexed by key."""
 
     def __init__(self, tiles: Tiles, image_size: int, recipe: RecipeConfig | None = None, seed: int = 0):
@@ -54,28 +80,36 @@ class TileBatches(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.tiles.labels)
 
-    def __getitems__(self, keys: Sequence[Key | int]) -> tuple[Tensor, Tensor]:
-        batch = np.empty((len(keys), TILE, TILE, 3), np.uint8)
-        indices = []
-        for place, key in enumerate(keys):
-            index, which = (key, 0) if isinstance(key, int) else (key[1], self._symmetry(key))
-            batch[place] = apply_symmetry(cut(self.tiles, index), which)
-            indices.append(index)
+    def __getitems__(self, keys: Sequence[Key | int]) -> tuple[Tensor, Any]:
+        drawn = [(key, 0) if isinstance(key, int) else (key[1], self._symmetry(key)) for key in keys]
+        batch = np.stack([apply_symmetry(cut(self.tiles, index), which) for index, which in drawn])
         pixels = torch.from_numpy(batch).permute(0, 3, 1, 2)
         if self.image_size != TILE:
             pixels = F.interpolate(pixels, size=(self.image_size,) * 2, mode="bicubic", antialias=True)
         images = pixels.float().sub_(self.mean).div_(self.std)
-        return images, torch.from_numpy(self.tiles.labels[indices])
+        return images, self._targets(drawn)
+
+    def _targets(self, drawn: Sequence[tuple[int, int]]) -> Any:
+        """Of tiles and the symmetries that they are shown in."""
+        return torch.from_numpy(self.tiles.labels[[index for index, _ in drawn]])
 
     def _symmetry(self, key: Key) -> int:
         assert self.recipe is not None
         return draw_symmetry(np.random.default_rng([self.seed, *key]), self.recipe)
 
 
-def cut(tiles: Tiles, index: int) -> np.ndarray:
-    """(64, 64, 3) uint8, a view of the picture."""
+class MapBatches(TileBatches):
+    """Batches `(B, 3, S, S)` and `LabelMaps` of 64 x 64 pixels, whatever S is."""
+
+    def _targets(self, drawn: Sequence[tuple[int, int]]) -> LabelMaps:
+        maps = [apply_symmetry(cut(self.tiles, index, label_picture()), which) for index, which in drawn]
+        return LabelMaps(torch.from_numpy(np.stack(maps)))
+
+
+def cut(tiles: Tiles, index: int, source: np.ndarray | None = None) -> np.ndarray:
+    """(64, 64, 3) uint8, a view of the picture; or (64, 64) of another source of its size."""
     y, x = int(tiles.y[index]), int(tiles.x[index])
-    return picture()[y : y + TILE, x : x + TILE]
+    return (picture() if source is None else source)[y : y + TILE, x : x + TILE]
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,38 @@ def find_tiles() -> dict[str, Tiles]:
     return found
 
 
+def blocks_of(tiles: Tiles) -> np.ndarray:
+    """(N,) the number of each tile's block."""
+    return tiles.y // BLOCK * len(SPLITS[0]) + tiles.x // BLOCK
+
+
+MAP_STRIDE = {"train": 32, "val": 64, "test": 64}  # tiles that are evaluated do not overlap
+LAND = 0.1  # share of a tile's pixels that are land of a known class, at least
+
+
+@cache
+def find_map_tiles() -> dict[str, Tiles]:
+    """Split -> the tiles whose pixels are classified, block by block; `labels` are the numbers of their blocks."""
+    land = load_labels()[:SOUTH]
+    land = (land != 0) & (land != IGNORED)
+    sums = np.pad(land.cumsum(0, dtype=np.int64).cumsum(1), ((1, 0), (1, 0)))  # of all pixels above and to the left
+    found = {}
+    for mark, name in SPLIT_NAMES.items():
+        tiles = []
+        for block, (row, column) in enumerate((r, c) for r in range(len(SPLITS)) for c in range(len(SPLITS[0]))):
+            if SPLITS[row][column] != mark:
+                continue
+            steps = np.arange(0, BLOCK - TILE + 1, MAP_STRIDE[name])
+            for top in row * BLOCK + steps:
+                for left in column * BLOCK + steps:
+                    bottom, right = top + TILE, left + TILE
+                    count = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+                    if count >= LAND * TILE**2:
+                        tiles.append((top, left, block))
+        found[name] = Tiles(*np.array(tiles, np.int64).T)
+    return found
+
+
 def dominant(labels: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     """The commonest class of each tile's centre, and its share of the centre: two `(rows, columns)` arrays.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from shunted_lab.config.data import DataConfig, DataFacts, Stats
@@ -37,7 +37,7 @@ class ScalesConfig(DataConfig):
     )
 
     synthetic: ClassVar[bool] = True
-    targets: ClassVar[str] = "sizes"  # (6,) of each class's object, 0 where there is none
+    targets: ClassVar[tuple[str, ...]] = ("sizes", "label map")  # sizes: (6,) of each class's object, 0 for none
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,6 +77,10 @@ class ScalesConfig(DataConfig):
             [self.scenes(split) for split in ("train", "val", "test")], cache_folder(self.cache), recipe, seed
         )
 
+    def for_target(self, target: str) -> ScalesConfig:
+        kind = ScalesMaps if target == "label map" else ScalesConfig
+        return kind(**asdict(self))
+
     def scenes(self, split: str) -> Scenes:
         """The scenes of a split; all runs of an experiment see the same ones, whatever their seed."""
         from shunted_lab.data.scales.scene import Scenes
@@ -92,3 +96,18 @@ class ScalesConfig(DataConfig):
         from shunted_lab.data.scales.scene import size_ranges
 
         return size_ranges(self.size_ratio)
+
+
+@dataclass
+class ScalesMaps(ScalesConfig):
+    """data=scales with the class of each pixel, 0 for the background."""
+
+    def check(self, tested_only: bool = False) -> DataFacts:
+        facts = super().check(tested_only)
+        return replace(facts, class_names=("background", *facts.class_names))
+
+    def make_splits(self, recipe: RecipeConfig, seed: int) -> Splits:
+        from shunted_lab.data.scales.datasets import scales_map_splits
+
+        scenes = [self.scenes(split) for split in ("train", "val", "test")]
+        return scales_map_splits(scenes, cache_folder(self.cache), recipe, seed, [r for _, r in self.size_ranges()])

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch.utils.data import Dataset
 from shunted_lab.config.recipe import RecipeConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.data.earth.tiles import STATS
+from shunted_lab.data.label_maps import LabelMaps
 from shunted_lab.data.module import Key, Splits
 from shunted_lab.data.scales.scene import CLASS_NAMES, Scenes
 from shunted_lab.data.symmetry import apply_symmetry, draw_symmetry
@@ -27,7 +29,23 @@ def scales_splits(scenes: Sequence[Scenes], cache: Path, recipe: RecipeConfig, s
     return Splits(SceneBatches(*train, recipe, seed), SceneBatches(*val), SceneBatches(*test), CLASS_NAMES)
 
 
-class SceneBatches(Dataset[tuple[Tensor, Tensor]]):
+def scales_map_splits(
+    scenes: Sequence[Scenes], cache: Path, recipe: RecipeConfig, seed: int, ranges: Sequence[tuple[float, float]]
+) -> Splits:
+    """The same scenes with the class of each pixel, 0 for the background, and the size of its object.
+
+    Args:
+        ranges: of sizes, that are measured by themselves.
+    """
+    parts = []
+    for split in scenes:
+        drawn = *cached(split, cache), cached_maps(split, cache)
+        parts.append(MaskBatches(*drawn, tuple(ranges), recipe if split.split == "train" else None, seed))
+    train, val, test = parts
+    return Splits(train, val, test, ["background", *CLASS_NAMES])
+
+
+class SceneBatches(Dataset[tuple[Tensor, Any]]):
     """Batches `(B, 3, S, S)` (channels last in memory) and `(B, K)` float32: for each class the diameter of its object
     as a share of the image's side, 0 where there is none. With a recipe: a training split, indexed by key."""
 
@@ -41,15 +59,48 @@ class SceneBatches(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def __getitems__(self, keys: Sequence[Key | int]) -> tuple[Tensor, Tensor]:
-        indices = [key if isinstance(key, int) else key[1] for key in keys]
-        batch = self.images[indices]
-        for place, key in enumerate(keys):
-            if self.recipe is not None and not isinstance(key, int):
-                which = draw_symmetry(np.random.default_rng([self.seed, *key]), self.recipe)
-                batch[place] = apply_symmetry(batch[place], which)
+    def __getitems__(self, keys: Sequence[Key | int]) -> tuple[Tensor, Any]:
+        drawn = [(key, 0) if isinstance(key, int) else (key[1], self._symmetry(key)) for key in keys]
+        batch = np.stack([apply_symmetry(self.images[index], which) for index, which in drawn])
         images = torch.from_numpy(batch).permute(0, 3, 1, 2).float().sub_(self.mean).div_(self.std)
-        return images, torch.from_numpy(self.sizes[indices])
+        return images, self._targets(drawn)
+
+    def _symmetry(self, key: Key) -> int:
+        assert self.recipe is not None
+        return draw_symmetry(np.random.default_rng([self.seed, *key]), self.recipe)
+
+    def _targets(self, drawn: Sequence[tuple[int, int]]) -> Any:
+        """Of scenes and the symmetries that they are shown in."""
+        return torch.from_numpy(self.sizes[[index for index, _ in drawn]])
+
+
+class MaskBatches(SceneBatches):
+    """Batches `(B, 3, S, S)` and `LabelMaps` with sizes.
+
+    Args:
+        images, sizes: as of `SceneBatches`.
+        maps: (N, S, S) uint8, 0 for the background, 1 + class elsewhere.
+        ranges: of sizes, that are measured by themselves.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        sizes: np.ndarray,
+        maps: np.ndarray,
+        ranges: tuple[tuple[float, float], ...],
+        recipe: RecipeConfig | None = None,
+        seed: int = 0,
+    ):
+        super().__init__(images, sizes, recipe, seed)
+        self.maps = maps
+        self.ranges = ranges
+        self.of_classes = np.pad(sizes, ((0, 0), (1, 0)))  # (N, 1 + K): the background has none
+
+    def _targets(self, drawn: Sequence[tuple[int, int]]) -> LabelMaps:
+        maps = np.stack([apply_symmetry(self.maps[index], which) for index, which in drawn])
+        sizes = self.of_classes[[index for index, _ in drawn]]
+        return LabelMaps(torch.from_numpy(maps), torch.from_numpy(sizes), self.ranges)
 
 
 def cached(scenes: Scenes, cache: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -68,6 +119,26 @@ def cached(scenes: Scenes, cache: Path) -> tuple[np.ndarray, np.ndarray]:
     except OSError as error:
         raise ConfigError(
             f"data.cache: {folder} cannot be written or read ({error.strerror}); set data.cache=FOLDER"
+        ) from None
+
+
+def cached_maps(scenes: Scenes, cache: Path) -> np.ndarray:
+    """Classes of the pixels, `(N, S, S)` uint8, mapped from a file beside the images, which are there; drawn unless
+    they are too.
+
+    Raises:
+        ConfigError: if the cache cannot be written.
+    """
+    path = cache / scenes.name / "maps.npy"
+    try:
+        if not path.exists():
+            maps = np.stack([scenes.draw(index).semantic for index in range(scenes.count)])
+            with atomic(path) as file:
+                np.save(file, maps)
+        return np.load(path, mmap_mode="r")
+    except OSError as error:
+        raise ConfigError(
+            f"data.cache: {path} cannot be written or read ({error.strerror}); set data.cache=FOLDER"
         ) from None
 
 

@@ -6,11 +6,12 @@ from shunted_lab.report.plots.fronts import Point, metric_against_cost, pareto_f
 from shunted_lab.report.plots.heatmap import rates_heatmap
 from shunted_lab.report.plots.paired import VARIANTS as PAIRED_VARIANTS
 from shunted_lab.report.plots.paired import paired_lines
-from shunted_lab.report.plots.rows import class_bars, forest, importance
+from shunted_lab.report.plots.rows import INTERVALS, class_bars, forest, importance
 from shunted_lab.report.plots.style import INK
 
 __all__ = [
     "INK",
+    "INTERVALS",
     "PAIRED_VARIANTS",
     "Point",
     "class_bars",

@@ -31,6 +31,7 @@ from shunted_lab.report.plots.style import (
 WIDTH = 6.4  # inches, as these
 ROW, AROUND = 0.23, 0.7
 CLASSES = 30
+INTERVALS = 4  # variants whose intervals are drawn
 Effect = tuple[str, float, float, float, int]  # name, mean, low, high, n
 
 
@@ -98,7 +99,13 @@ def importance(names_to_value: Mapping[str, float]) -> Figure:
 
 
 @styled()
-def class_bars(class_names: Sequence[str], scores: Mapping[str, Sequence[float]], label: str, unit: Unit) -> Figure:
+def class_bars(
+    class_names: Sequence[str],
+    scores: Mapping[str, Sequence[float]],
+    label: str,
+    unit: Unit,
+    intervals: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+) -> Figure:
     """A dot per variant on one row per class, sorted by the score of the first variant, the baseline.
 
     Of more than 30 classes, the 15 with the largest and the 15 with the smallest spread between variants are shown
@@ -108,6 +115,7 @@ def class_bars(class_names: Sequence[str], scores: Mapping[str, Sequence[float]]
         class_names: in the order of the scores.
         scores: for each variant one score per class; NaN for a class without images.
         label, unit: of the score.
+        intervals: for each variant the lower and the upper ends, drawn for up to `INTERVALS` variants.
 
     Raises:
         ValueError: for no class, no variant, or another number of scores than of classes.
@@ -124,13 +132,20 @@ def class_bars(class_names: Sequence[str], scores: Mapping[str, Sequence[float]]
     rows = np.arange(len(chosen))
     names = list(scores)
     figure, axes = new_axes(7.2, AROUND + 0.2 * bool(note) + ROW * len(chosen), "x")
-    axes.hlines(rows, _least(table), -_least(-table), colors=GREY, linewidth=0.8, alpha=0.6)
+    if not intervals or len(names) > INTERVALS:
+        axes.hlines(rows, _least(table), -_least(-table), colors=GREY, linewidth=0.8, alpha=0.6)
     alone = len(names) <= NAMED
+    ends = (intervals or {}) if len(names) <= INTERVALS else {}
+    apart = 0.22 if ends else 0.0  # rows between the dots of two variants, whose bars would lie on each other
     for i in reversed(range(len(names))):  # the baseline above the others
         look: dict[str, Any] = {"color": GREY, "marker": "o", "markersize": 2.5}
         if alone or i == 0:
             look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i], "markersize": 5.5}
-        axes.plot(table[i], rows, linestyle="none", **look, alpha=0.9, label=shorten(names[i]))
+        places = rows + apart * (i - (len(names) - 1) / 2)
+        if names[i] in ends:
+            low, high = (np.array(end, dtype=float)[chosen] for end in ends[names[i]])
+            axes.hlines(places, low, high, colors=look["color"], linewidth=1.2, alpha=0.6)
+        axes.plot(table[i], places, linestyle="none", **look, alpha=0.9, label=shorten(names[i]))
     name_rows(axes, [class_names[i] for i in chosen])
     show_in(axes.xaxis, unit)
     axes.set_xlabel(axis_label(label, unit))

@@ -151,7 +151,8 @@ def measure_pace(config: RunConfig, macs: int, slot: Slot) -> Pace:
     def step(batch: Any, training: bool) -> None:
         images, targets = module.transfer_batch_to_device(batch, device, 0)
         with torch.autocast(device.type, dtype, enabled=dtype is not None), torch.set_grad_enabled(training):
-            loss = task.loss(net.train(training)(images), targets, 0.0)
+            outputs = net.train(training)(images)
+            loss = task.loss(outputs if training else task.for_evaluation(outputs, targets), targets, 0.0)
         if training:
             loss.backward()
             optimizer.step()
@@ -167,7 +168,7 @@ def measure_pace(config: RunConfig, macs: int, slot: Slot) -> Pace:
     return Pace(
         step=trained * min(batch, sizes["train"]) / config.launch.ranks,
         image=evaluated / config.launch.ranks,
-        steps=max(1, int(sizes["train"] // batch)),
+        steps=config.recipe.steps_per_epoch or max(1, int(sizes["train"] // batch)),
         val=int(sizes["val"]),
         test=int(sizes["test"]),
         memory=peak,

@@ -1,0 +1,170 @@
+"""Semantic segmentation: a class for each pixel, by cross entropy; mean IoU, mean accuracy, pixel accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from shunted_lab.config.data import DataConfig
+from shunted_lab.config.model import ModelConfig
+from shunted_lab.config.recipe import RecipeConfig
+from shunted_lab.config.schema import ConfigError, option, require, unknown
+from shunted_lab.config.task import Goal, Metric, TaskConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+    from torchmetrics import MetricCollection
+
+    from shunted_lab.data.label_maps import LabelMaps
+    from shunted_lab.tasks.iou import PixelEvidence
+    from shunted_lab.tasks.overlap import Range
+
+# Names of the heads that ship with the package; they stand here so that a misspelt one is refused before torch is
+# imported. tests/nn/test_segmentation.py holds them against the registry.
+HEADS = ("segformer", "segformer_lite", "semantic_fpn", "semantic_fpn_lite", "upernet", "upernet_lite")
+
+MIOU = Metric("miou", "mIoU", "Mean IoU (intersection over union of the pixels of each class, mean over the classes)")
+MACC = Metric("macc", "mAcc", "Mean over the classes of the share of their pixels that are right", in_table=True)
+AACC = Metric("aacc", "aAcc", "Share of the pixels that are right", in_table=True)
+MIXES = ("mixup", "cutmix", "random_resized_crop", "rand_augment", "color_jitter", "random_erasing")
+
+
+@dataclass
+class Segmentation(TaskConfig):
+    """One of the classes of the data for each pixel."""
+
+    name: str = "segmentation"
+    head: Any = option(
+        "semantic_fpn", f"what classifies pixels: {', '.join(HEADS)}; or a class of your own by its path"
+    )
+
+    needs: ClassVar[str] = "label map"
+    per_class_meaning: ClassVar[str] = "IoU of each class on the test split"
+    draws_examples: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        name = self._head_name
+        if not isinstance(name, str):
+            raise ConfigError(f"task.head: {self.head!r} is neither a name nor a mapping {{name: ..., option: value}}")
+        if name not in HEADS and "." not in name:
+            raise unknown("task.head", name, HEADS)
+
+    @property
+    def _head_name(self) -> Any:
+        return self.head.get("name") if isinstance(self.head, Mapping) else self.head
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self._head_name,) if "." in self._head_name else ()
+
+    @property
+    def least_batch(self) -> int:
+        """UPerNet pools the deepest map to one value a channel, before a BatchNorm."""
+        return 2 if self._head_name.startswith("upernet") else 1
+
+    def goal(self, data: DataConfig, classes: int = 0) -> Goal:
+        """Mean IoU of all pixels, and of the objects by their size where the data know it."""
+        by_size = [
+            Metric(f"miou_{n}", f"mIoU {n}", f"Mean IoU of {n} objects, over the images with one", in_table=True)
+            for n, _ in _size_ranges(data)
+        ]
+        return Goal((MIOU, MACC, AACC, *by_size), "miou", both_macs=True)
+
+    def check_recipe(self, data: DataConfig, recipe: RecipeConfig) -> None:
+        for name in MIXES:
+            value = getattr(recipe, name)
+            require(
+                not value, f"recipe.{name}", value, "is not supported for label maps; take recipe=segment_lite, or off"
+            )
+        value = recipe.repeated_aug
+        require(value == 1, "recipe.repeated_aug", value, "is not supported for label maps; set it to 1")
+
+    def build(self, model: ModelConfig, classes: int) -> nn.Module:
+        from shunted_lab.nn import ComponentError
+        from shunted_lab.nn.segmentation.heads import SegmentationNet, build_head
+        from shunted_lab.tasks.model import build_model
+
+        backbone = build_model(model, 0)
+        try:
+            return SegmentationNet(backbone, build_head(self.head, model.embed_dims, classes), classes)
+        except ComponentError as error:
+            raise ConfigError(f"task.{error}") from None
+
+    def call(self, net: Any, images: Tensor) -> Any:
+        """A forward pass; what a head of the user's returns is checked."""
+        output = net(images)
+        if self.sources and not net.training:
+            from shunted_lab.nn.segmentation.heads import check_output
+
+            check_output(output, len(images), net.num_classes, self._head_name)
+        return output
+
+    def for_evaluation(self, outputs: Tensor, targets: LabelMaps) -> Evaluated:
+        """Logits (B, K, h, w) resized to the labels, and the counts of pixels of their largest class."""
+        from shunted_lab.tasks.overlap import count_pixels
+
+        logits = _resized(outputs, targets)
+        return Evaluated(logits, count_pixels(logits.argmax(1), targets, outputs.shape[1], targets.ranges))
+
+    def loss(self, outputs: Any, targets: LabelMaps, smoothing: float) -> Tensor:
+        """Cross entropy of logits (B, K, h, w), resized to the labels: the sum over the pixels that count, divided by
+        the number of all pixels, as in mmseg, so that a batch without any pixel that counts has the loss 0.
+
+        In training `outputs` are pairs of logits and their weight: those of the head, and auxiliary ones.
+        """
+        if isinstance(outputs, Evaluated):
+            return _cross_entropy(outputs.logits, targets)
+        losses = [weight * _cross_entropy(_resized(logits, targets), targets, smoothing) for logits, weight in outputs]
+        return sum(losses[1:], losses[0])
+
+    def make_metrics(self, data: DataConfig, classes: int) -> MetricCollection:
+        from torchmetrics import MetricCollection
+
+        from shunted_lab.tasks.overlap import PixelMetric
+
+        whole = {kind: PixelMetric(kind, classes) for kind in ("miou", "macc", "aacc")}
+        sizes = {
+            f"miou_{name}": PixelMetric("miou", classes, part, first=1)
+            for part, (name, _) in enumerate(_size_ranges(data), 1)
+        }
+        return MetricCollection(whole | sizes, compute_groups=[list(whole), *([name] for name in sizes)])  # type: ignore[arg-type]
+
+    def evidence_of_batch(self, outputs: Evaluated, targets: LabelMaps) -> tuple[Tensor, ...]:
+        """Counts of all pixels, (B, 3, K)."""
+        return (outputs.counts[:, 0],)
+
+    def evidence(self, parts: Sequence[np.ndarray], class_names: Sequence[str]) -> PixelEvidence:
+        from shunted_lab.tasks.iou import PixelEvidence
+
+        return PixelEvidence(parts[0], tuple(class_names))
+
+
+class Evaluated(NamedTuple):
+    """Of a batch that is not trained: logits (B, K, H, W) of the labels' size, and counts (`overlap.count_pixels`)."""
+
+    logits: Tensor
+    counts: Tensor
+
+
+def _resized(logits: Tensor, targets: LabelMaps) -> Tensor:
+    from shunted_lab.nn.segmentation.layers import resized
+
+    return resized(logits.float(), targets.classes.shape[-2:])
+
+
+def _cross_entropy(logits: Tensor, targets: LabelMaps, smoothing: float = 0.0) -> Tensor:
+    import torch.nn.functional as F
+
+    from shunted_lab.data.label_maps import IGNORED
+
+    options: dict[str, Any] = {"ignore_index": IGNORED, "reduction": "sum", "label_smoothing": smoothing}
+    found = F.cross_entropy(logits, targets.classes.long(), **options)
+    return found / targets.classes.numel()
+
+
+def _size_ranges(data: DataConfig) -> list[tuple[str, Range]]:
+    """The named ranges of sizes [low, high) of objects; none where the data do not know sizes."""
+    found = getattr(data, "size_ranges", None)
+    return [] if found is None else found()
