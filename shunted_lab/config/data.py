@@ -65,7 +65,7 @@ class DataConfig(ABC):
         require(self.image_size >= 32, "data.image_size", self.image_size, "is too small for four stages: at least 32")
         at_least(1, "data", self, "batch_size")
 
-    def for_target(self: D, target: str) -> D:
+    def for_target(self, target: str) -> DataConfig:
         """The data set as a task sees it that needs `target`, one of `targets`: with these classes and splits.
 
         A data set with more than one target returns an instance of a subclass, with the same options.

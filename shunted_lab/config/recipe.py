@@ -147,7 +147,7 @@ class RecipeConfig:
         )
 
     def _check_maps(self) -> None:
-        """Refuse ratios that are none."""
+        """Refuse ratios of label maps that nothing can be resized or cropped by."""
         ratio = self.resize_ratio
         good = ratio is None or (len(ratio) == 2 and 0 < ratio[0] <= ratio[1])
         require(good, "recipe.resize_ratio", ratio, "is not two ascending ratios above 0, e.g. [0.5, 2.0]")
@@ -222,25 +222,7 @@ FINETUNE_RECIPE = RecipeConfig(
     repeated_aug=1,
 )
 
-SEGMENT_LITE_RECIPE = RecipeConfig(
-    name="segment_lite",
-    epochs=20,
-    lr=2e-3,
-    lr_batch=None,
-    warmup_epochs=0.5,
-    schedule="step",
-    label_smoothing=0.0,
-    mixup=0.0,
-    cutmix=0.0,
-    random_resized_crop=False,
-    hflip=0.0,
-    dihedral=True,
-    rand_augment=None,
-    color_jitter=0.0,
-    random_erasing=0.0,
-    repeated_aug=1,
-    precision="32-true",
-)
+SEGMENT_LITE_RECIPE = dataclasses.replace(LITE_RECIPE, name="segment_lite", epochs=20, lr=2e-3, label_smoothing=0.0)
 
 # Semantic segmentation of ADE20K, as in the code of papers that compare with the Shunted Transformer: batches of 16
 # images, epochs of 8,000 steps. `configs/sem_fpn/PVT/fpn_pvt_s_ade20k_40k.py` of whai362/PVT (its 40,000 steps with

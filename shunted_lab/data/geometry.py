@@ -18,7 +18,7 @@ Size = tuple[int, int]  # height, width
 TRIES = 10  # crops that are drawn before one is taken in which a class covers too much
 
 
-class EvaluatedSize(NamedTuple):
+class ImageSizes(NamedTuple):
     """The sides of images: at most `short` and `long`, then stretched to multiples of `align`. Crops are `short`."""
 
     short: int

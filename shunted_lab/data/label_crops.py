@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
@@ -15,7 +16,7 @@ from shunted_lab.config.data import Stats
 from shunted_lab.config.recipe import RecipeConfig
 from shunted_lab.data.corrupt import Corrupt, refused, too_many
 from shunted_lab.data.decode import Undecodable
-from shunted_lab.data.geometry import EvaluatedSize, aligned, distort, draw_crop, fitted, resize_image, resize_labels
+from shunted_lab.data.geometry import ImageSizes, aligned, distort, draw_crop, fitted, resize_image, resize_labels
 from shunted_lab.data.label_maps import IGNORED, LabelMaps
 from shunted_lab.data.labelled import LabelledFiles
 from shunted_lab.data.module import Key, Splits
@@ -27,7 +28,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 def label_splits(
     files: Sequence[LabelledFiles],
     class_names: list[str],
-    sizes: EvaluatedSize,
+    sizes: ImageSizes,
     stats: Stats,
     recipe: RecipeConfig,
     seed: int,
@@ -40,7 +41,7 @@ def label_splits(
     return Splits(train, val, test, class_names, evaluated_in=1)
 
 
-def whole_image(stats: Stats, sizes: EvaluatedSize) -> Callable[[Any], Tensor]:
+def whole_image(stats: Stats, sizes: ImageSizes) -> Callable[[Any], Tensor]:
     """Prepares a PIL image as those that are evaluated: (3, H, W), normalized."""
     mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in stats)
 
@@ -52,10 +53,10 @@ def whole_image(stats: Stats, sizes: EvaluatedSize) -> Callable[[Any], Tensor]:
     return prepare
 
 
-class _Labelled(Dataset[tuple[Tensor, LabelMaps]]):
+class _Labelled(Dataset[tuple[Tensor, LabelMaps]], ABC):
     """Batches `(B, 3, H, W)`, padded with 0 after normalization, and `LabelMaps`, padded with 255."""
 
-    def __init__(self, files: LabelledFiles, stats: Stats, sizes: EvaluatedSize):
+    def __init__(self, files: LabelledFiles, stats: Stats, sizes: ImageSizes):
         self.files = files
         self.sizes = sizes
         self.mean, self.std = (255 * torch.tensor(values).view(3, 1, 1) for values in stats)
@@ -84,9 +85,9 @@ class _Labelled(Dataset[tuple[Tensor, LabelMaps]]):
         first, second = ((int(height), int(width)) for height, width in shapes)
         return first, second
 
+    @abstractmethod
     def load(self, key: Any) -> Pair:
         """An image and its label map, prepared."""
-        raise NotImplementedError
 
 
 class LabelCrops(_Labelled):
@@ -101,7 +102,7 @@ class LabelCrops(_Labelled):
         self,
         files: LabelledFiles,
         stats: Stats,
-        sizes: EvaluatedSize,
+        sizes: ImageSizes,
         recipe: RecipeConfig,
         seed: int,
         corrupt: Corrupt,

@@ -19,7 +19,7 @@ from shunted_lab.data.image_files import IMAGENET
 from shunted_lab.data.listing import is_image, unreadable
 
 if TYPE_CHECKING:
-    from shunted_lab.data.geometry import EvaluatedSize
+    from shunted_lab.data.geometry import ImageSizes
     from shunted_lab.data.labelled import LabelledFiles
     from shunted_lab.data.module import Splits
 
@@ -45,7 +45,7 @@ class LabelFilesConfig(DataConfig):
 
     targets: ClassVar[tuple[str, ...]] = ("label map",)
     crops_maps: ClassVar[bool] = True
-    zero_is_ignored: ClassVar[bool] = False  # whether label 0 is no class, and class k has the number k + 1
+    zero_is_ignored: ClassVar[bool] = False  # whether label 0 is not counted, and class k has the label k + 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -176,8 +176,8 @@ class LabelFilesConfig(DataConfig):
         return label_splits(files, names, self.sizes, self.stats, recipe, seed, self.max_corrupt)
 
     @property
-    def sizes(self) -> EvaluatedSize:
+    def sizes(self) -> ImageSizes:
         """How large images are evaluated."""
-        from shunted_lab.data.geometry import EvaluatedSize
+        from shunted_lab.data.geometry import ImageSizes
 
-        return EvaluatedSize(self.image_size, self.image_size * self.long_ratio, self.align)
+        return ImageSizes(self.image_size, self.image_size * self.long_ratio, self.align)

@@ -22,7 +22,7 @@ class LabelledFiles:
     Args:
         pairs: files of an image and of its label map.
         classes: K; labels are 0 to K - 1, and 255.
-        zero_is_ignored: labels in files are 1 to K, and 0 is no class.
+        zero_is_ignored: labels in files are 1 to K, and 0 is not counted.
         reads_images: whether `decode` reads the images, too.
     """
 
@@ -81,7 +81,7 @@ def to_classes(values: np.ndarray, classes: int, zero_is_ignored: bool, where: s
     """Labels as they are in a file -> classes 0 to K - 1, and 255. The only place where labels are renumbered.
 
     Raises:
-        Undecodable: for a label that is none.
+        Undecodable: for a label that is not a class.
     """
     if zero_is_ignored:
         values = np.where(values == IGNORED, IGNORED, values - np.uint8(1))  # 0 becomes 255

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from shunted_lab.nn.initial import build_seeded, init_weights
     from shunted_lab.nn.pyramid import Pyramid
     from shunted_lab.nn.registry import ComponentError
+    from shunted_lab.nn.segmentation.check import check_head
     from shunted_lab.nn.speed import device_name, measure
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Speed",
     "build_seeded",
     "check_component",
+    "check_head",
     "count_cost",
     "count_parts",
     "device_name",
@@ -44,6 +46,7 @@ _NAMES = {  # module -> what is taken from it
     "pyramid": ["Pyramid"],
     "components": ["AGGREGATION", "ATTENTION", "DOWNSAMPLE", "MLP", "PATCH_EMBED"],
     "registry": ["ComponentError"],
+    "segmentation.check": ["check_head"],
     "speed": ["device_name", "measure"],
 }
 

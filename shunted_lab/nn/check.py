@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -60,13 +60,25 @@ def check_component(
         "torch.export": _check_export,
         "torch.compile": lambda subject: _check_compile(subject, backend),
     }
+    return run_checks(f"{subject.kind} '{subject.name}'", subject, checks)
+
+
+def run_checks(what: str, subject: Any, checks: Mapping[str, Callable[[Any], None]]) -> list[str]:
+    """Run checks by name, each under the same seed. Returns the names.
+
+    Args:
+        what: names the component in errors.
+
+    Raises:
+        ContractError: of the first check that fails.
+    """
     for name, check in checks.items():
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 check(subject)
         except ContractError as error:
-            raise ContractError(f"{subject.kind} '{subject.name}': {name}: {error}") from error.__cause__
+            raise ContractError(f"{what}: {name}: {error}") from error.__cause__
     return list(checks)
 
 
@@ -147,7 +159,8 @@ def _infer(component: str | Callable[..., nn.Module]) -> Registry:
     raise ComponentError(f"slot: is missing; say where {component!r} is to stand: {', '.join(SLOTS)}")
 
 
-def _require(ok: bool, found: str, cause: BaseException | None = None) -> None:
+def require(ok: bool, found: str, cause: BaseException | None = None) -> None:
+    """Raise ContractError, with what was found, unless `ok`."""
     if not ok:
         raise ContractError(found) from cause
 
@@ -164,7 +177,7 @@ def _check_shapes(subject: _Subject) -> None:
     """Any grid goes in, also odd ones and those no rate divides; the contract's comes out."""
     for layer, x, size in subject.layers():
         fault = subject.fault(subject.output(layer, x, size), x, size)
-        _require(fault is None, f"{_at(size)} it {fault}")
+        require(fault is None, f"{_at(size)} it {fault}")
 
 
 def _check_gradients(subject: _Subject) -> None:
@@ -174,13 +187,13 @@ def _check_gradients(subject: _Subject) -> None:
         tokens, _ = subject.call(layer, x, size)
         (tokens * torch.randn_like(tokens)).sum().backward()
         for name, p in layer.named_parameters():
-            _require(p.grad is not None, f"{_at(size)} parameter '{name}' gets none")
-            _require(bool(p.grad.isfinite().all()), f"{_at(size)} that of '{name}' is not finite")  # type: ignore[union-attr]
+            require(p.grad is not None, f"{_at(size)} parameter '{name}' gets none")
+            require(bool(p.grad.isfinite().all()), f"{_at(size)} that of '{name}' is not finite")  # type: ignore[union-attr]
         assert x.grad is not None
         reached = x.grad.abs().sum(1 if subject.image else -1) > 0
         if subject.image:  # activations may close a way; a border that is dropped closes all of them
             reached = torch.stack([reached[:, -1].any(), reached[:, :, -1].any(), reached.float().mean() > 0.9])
-        _require(bool(reached.all()), f"{_at(size)} some tokens have no influence: their gradient is zero")
+        require(bool(reached.all()), f"{_at(size)} some tokens have no influence: their gradient is zero")
 
 
 def _check_autocast(subject: _Subject) -> None:
@@ -188,9 +201,9 @@ def _check_autocast(subject: _Subject) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             tokens, _ = subject.call(layer, x.requires_grad_(), size)
         tokens.float().square().sum().backward()
-        _require(bool(tokens.isfinite().all()), f"{_at(size)} the output is not finite")
+        require(bool(tokens.isfinite().all()), f"{_at(size)} the output is not finite")
         for name, p in layer.named_parameters():
-            _require(p.grad is not None and bool(p.grad.isfinite().all()), f"{_at(size)} gradient of '{name}' is not")
+            require(p.grad is not None and bool(p.grad.isfinite().all()), f"{_at(size)} gradient of '{name}' is not")
 
 
 @torch.no_grad()
@@ -198,7 +211,7 @@ def _check_batch(subject: _Subject) -> None:
     for layer, x, size in subject.layers():
         layer.eval()
         both, one = subject.call(layer, x, size)[0], subject.call(layer, x[1:], size)[0]
-        _require(_close(both[1:], one), f"{_at(size)} an image's output depends on the others in the batch")
+        require(_close(both[1:], one), f"{_at(size)} an image's output depends on the others in the batch")
 
 
 @torch.no_grad()
@@ -206,7 +219,7 @@ def _check_determinism(subject: _Subject) -> None:
     for layer, x, size in subject.layers():
         layer.eval()
         first, second = subject.call(layer, x, size)[0], subject.call(layer, x, size)[0]
-        _require(torch.equal(first, second), f"{_at(size)} two passes in evaluation differ")
+        require(torch.equal(first, second), f"{_at(size)} two passes in evaluation differ")
 
 
 def _check_memory(subject: _Subject) -> None:
@@ -225,7 +238,7 @@ def _check_memory(subject: _Subject) -> None:
             subject.call(layer, x.requires_grad_(), (side, side))
         kept.append(sum(sizes) + weights)
     growth = kept[1] / max(1, kept[0])
-    _require(growth <= 5, f"4 x the tokens keep {growth:.1f} x the memory; is the attention matrix kept?")
+    require(growth <= 5, f"4 x the tokens keep {growth:.1f} x the memory; is the attention matrix kept?")
 
 
 @torch.no_grad()
@@ -238,9 +251,9 @@ def _check_state_dict(subject: _Subject) -> None:
         try:
             other.load_state_dict(torch.load(file, weights_only=True))
         except Exception as error:
-            _require(False, f"another instance does not load it: {str(error).splitlines()[0]}", error)
+            require(False, f"another instance does not load it: {str(error).splitlines()[0]}", error)
         same = torch.equal(subject.call(layer.eval(), x, size)[0], subject.call(other.eval(), x, size)[0])
-        _require(same, f"{_at(size)} another instance with the same state dict gives another output")
+        require(same, f"{_at(size)} another instance with the same state dict gives another output")
 
 
 def _check_cost(subject: _Subject) -> None:
@@ -251,9 +264,9 @@ def _check_cost(subject: _Subject) -> None:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             subject.call(layer, x, (16, 16))
     except Exception as error:
-        _require(False, f"it cannot be counted on the meta device: {str(error).splitlines()[0]}", error)
+        require(False, f"it cannot be counted on the meta device: {str(error).splitlines()[0]}", error)
     matrices = [p for p in layer.parameters() if p.ndim > 1]
-    _require(not matrices or counter.get_total_flops() > 0, "no multiply-accumulates are counted")
+    require(not matrices or counter.get_total_flops() > 0, "no multiply-accumulates are counted")
 
 
 @torch.no_grad()
@@ -263,8 +276,8 @@ def _check_export(subject: _Subject) -> None:
         try:
             exported = torch.export.export(wrapped, (x,)).module()
         except Exception as error:
-            _require(False, f"{_at(size)} {type(error).__name__}: {str(error).splitlines()[0]}", error)
-        _require(_close(exported(x), wrapped(x)), f"{_at(size)} the exported program gives another output")
+            require(False, f"{_at(size)} {type(error).__name__}: {str(error).splitlines()[0]}", error)
+        require(_close(exported(x), wrapped(x)), f"{_at(size)} the exported program gives another output")
 
 
 def _check_compile(subject: _Subject, backend: str) -> None:
@@ -276,10 +289,10 @@ def _check_compile(subject: _Subject, backend: str) -> None:
         found = torch.compile(wrapped, fullgraph=True, backend=backend)(x.requires_grad_())
         found.square().sum().backward()
     except Exception as error:
-        _require(False, f"{_at(size)} {type(error).__name__}: {str(error).splitlines()[0]}", error)
+        require(False, f"{_at(size)} {type(error).__name__}: {str(error).splitlines()[0]}", error)
     finally:
         torch._dynamo.reset()
-    _require(_close(found, expected), f"{_at(size)} the compiled layer gives another output")
+    require(_close(found, expected), f"{_at(size)} the compiled layer gives another output")
 
 
 class _Wrapped(nn.Module):

@@ -32,11 +32,9 @@ from shunted_lab.report.table import Table, build_table, checked, headlines
 from shunted_lab.study.costs.measure import read_measured
 from shunted_lab.study.folder import TRACEBACK
 from shunted_lab.study.states import RunState
-from shunted_lab.tasks.evidence import StoredEvidence, read_evidence, score_of
+from shunted_lab.tasks.evidence import EXAMPLES, StoredEvidence, read_evidence, score_of
 from shunted_lab.tasks.history import read_history
 from shunted_lab.tasks.iou import class_iou
-
-EXAMPLES = "examples.png"  # in a run's folder (`tasks.examples`, which imports torch)
 
 
 @dataclass(frozen=True)

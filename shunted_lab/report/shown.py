@@ -16,9 +16,11 @@ from shunted_lab.report.states import StudyStates
 from shunted_lab.study.costs.measure import read_measured
 from shunted_lab.study.costs.memo import code_version
 from shunted_lab.study.folder import TRACEBACK
+from shunted_lab.tasks.evidence import EXAMPLES
+from shunted_lab.tasks.evidence import FILE as EVIDENCE
 
 FILE = "report/shown.json"
-READ = ("run.json", "history.csv", "evidence.npz", "examples.png", TRACEBACK)  # what a report reads of a run's folder
+READ = ("run.json", "history.csv", EVIDENCE, EXAMPLES, TRACEBACK)  # what a report reads of a run's folder
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,16 @@ def with_weights(config: RunConfig) -> RunConfig:
     return replace(config, model=replace(config.model, checkpoint=str(file)))
 
 
+def check_frozen(config: RunConfig) -> None:
+    """Refuse to freeze the statistics of a network that begins with random weights.
+
+    Raises:
+        ConfigError: for `recipe.freeze_bn=true` without weights.
+    """
+    if config.recipe.freeze_bn and config.model.checkpoint is None:
+        raise ConfigError("recipe.freeze_bn: True needs weights to begin with; set model.checkpoint, or null")
+
+
 def sources_of(config: RunConfig) -> dict[str, str]:
     """What a run's numbers depend on beside its configuration and its data, by name.
 

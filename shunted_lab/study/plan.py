@@ -20,7 +20,7 @@ from shunted_lab.study.chain import Chain, with_checkpoint
 from shunted_lab.study.costs.measure import measured_as
 from shunted_lab.study.costs.memo import remember
 from shunted_lab.study.folder import WEIGHTS, Folders, Run
-from shunted_lab.study.identity import configuration_of, sources_of, with_weights
+from shunted_lab.study.identity import check_frozen, configuration_of, sources_of, with_weights
 from shunted_lab.study.manifest import Manifest, SearchSpec, cost_values
 from shunted_lab.tasks.schedule import highest_rate, peak_rate
 
@@ -79,8 +79,8 @@ def plan_runs(
                 of = sources_of(run)
             elif config.begin_with is not None:
                 of = of | {WEIGHTS: "not trained yet"}
-            elif run.recipe.freeze_bn and run.model.checkpoint is None:
-                raise ConfigError("recipe.freeze_bn: True needs weights to begin with; set model.checkpoint, or null")
+            else:
+                check_frozen(run)
             made = make_run(folders, name, run, facts[name], of, name)
             runs.append(replace(made, costs=counted.get(name, {})))
     return runs

@@ -154,7 +154,7 @@ class Worker:
         self._end(job, message or ("died", cause_of_death(child.process.exitcode)))
 
     def _waiting_child(self) -> Child:
-        """The process that waits; another one where it was killed meanwhile, which is no attempt of a run."""
+        """The process that waits; another one where it was killed meanwhile: that does not count as an attempt."""
         if self._next is not None and not self._next.process.is_alive():
             self._next.end(kill=False)
             self._next = None

@@ -14,6 +14,7 @@ from shunted_lab.output.files import atomic
 from shunted_lab.tasks.iou import mean_iou
 
 FILE = "evidence.npz"
+EXAMPLES = "examples.png"  # a picture of predictions beside it (`tasks.examples`, which imports torch)
 
 
 @dataclass(frozen=True)

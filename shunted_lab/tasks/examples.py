@@ -16,9 +16,9 @@ from shunted_lab.data.label_maps import IGNORED, LabelMaps
 from shunted_lab.data.module import ImageData
 from shunted_lab.output.files import atomic
 from shunted_lab.output.light import dimmed
+from shunted_lab.tasks.evidence import EXAMPLES
 from shunted_lab.tasks.pictures import sheet, to_pixels
 
-FILE = "examples.png"
 SHOWN = 4  # images
 LINE, SWATCH = 14, 10  # pixels of a line of the legend, and of its coloured square
 PER_LINE = 4  # classes in a line of the legend
@@ -52,7 +52,7 @@ def draw_examples(module: Any, data: ImageData, tested: int, stats: Stats) -> np
 
 def write_examples(picture: np.ndarray, folder: Path) -> None:
     """Write the picture into a run's folder."""
-    with atomic(folder / FILE) as file:
+    with atomic(folder / EXAMPLES) as file:
         Image.fromarray(picture).save(file, "PNG")
 
 

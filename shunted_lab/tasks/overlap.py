@@ -27,7 +27,7 @@ def count_pixels(predicted: Tensor, targets: LabelMaps, classes: int, ranges: Se
         predicted: (B, H, W) classes.
     """
     valid = targets.classes != IGNORED
-    true = targets.classes.long().where(valid, 0)  # 255 is no index
+    true = targets.classes.long().where(valid, 0)  # 255 is not an index
     image = torch.arange(len(predicted), device=predicted.device).view(-1, 1, 1) * classes
     size = len(predicted) * classes
     counted = [torch.bincount((image + c)[m], minlength=size) for c, m in _counted(true, predicted, valid)]
@@ -67,7 +67,7 @@ class PixelMetric(Metric):
         self.counts += outputs[1][:, self.part].sum(0)
 
     def compute(self) -> Tensor:
-        right, predicted, true = self.counts[:, self.first :].cpu().double()  # counts above 2**24 are no float32
+        right, predicted, true = self.counts[:, self.first :].cpu().double()  # float32 cannot count above 2**24
         if self.kind == "aacc":
             return (right.sum() / true.sum()).to(self.device, torch.float32)
         total = predicted + true - right if self.kind == "miou" else true

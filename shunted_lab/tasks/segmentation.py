@@ -101,12 +101,12 @@ class Segmentation(TaskConfig):
             check_output(output, len(images), net.num_classes, self._head_name)
         return output
 
-    def for_evaluation(self, outputs: Tensor, targets: LabelMaps) -> Evaluated:
+    def for_evaluation(self, outputs: Tensor, targets: LabelMaps) -> Counted:
         """Logits (B, K, h, w) resized to the labels, and the counts of pixels of their largest class."""
         from shunted_lab.tasks.overlap import count_pixels
 
         logits = _resized(outputs, targets)
-        return Evaluated(logits, count_pixels(logits.argmax(1), targets, outputs.shape[1], targets.ranges))
+        return Counted(logits, count_pixels(logits.argmax(1), targets, outputs.shape[1], targets.ranges))
 
     def loss(self, outputs: Any, targets: LabelMaps, smoothing: float) -> Tensor:
         """Cross entropy of logits (B, K, h, w), resized to the labels: the sum over the pixels that count, divided by
@@ -114,7 +114,7 @@ class Segmentation(TaskConfig):
 
         In training `outputs` are pairs of logits and their weight: those of the head, and auxiliary ones.
         """
-        if isinstance(outputs, Evaluated):
+        if isinstance(outputs, Counted):
             return _cross_entropy(outputs.logits, targets)
         losses = [weight * _cross_entropy(_resized(logits, targets), targets, smoothing) for logits, weight in outputs]
         return sum(losses[1:], losses[0])
@@ -131,7 +131,7 @@ class Segmentation(TaskConfig):
         }
         return MetricCollection(whole | sizes, compute_groups=[list(whole), *([name] for name in sizes)])  # type: ignore[arg-type]
 
-    def evidence_of_batch(self, outputs: Evaluated, targets: LabelMaps) -> tuple[Tensor, ...]:
+    def evidence_of_batch(self, outputs: Counted, targets: LabelMaps) -> tuple[Tensor, ...]:
         """Counts of all pixels, (B, 3, K)."""
         return (outputs.counts[:, 0],)
 
@@ -141,7 +141,7 @@ class Segmentation(TaskConfig):
         return PixelEvidence(parts[0], tuple(class_names))
 
 
-class Evaluated(NamedTuple):
+class Counted(NamedTuple):
     """Of a batch that is not trained: logits (B, K, H, W) of the labels' size, and counts (`overlap.count_pixels`)."""
 
     logits: Tensor

@@ -93,14 +93,7 @@ def train(
         metrics |= _values(trainer.test(module, data, verbose=False))
         corrupt = corrupt_images(trainer, data)
         if trainer.is_global_zero:
-            evidence = module.evidence()
-            evidence.write(folder)
-            write_evidence(evidence, folder, data.splits.test_groups)
-            examples = draw_examples(module, data, len(evidence.scores), config.data.stats)
-            if examples is not None:
-                write_examples(examples, folder)
-            if config.launch.pictures:
-                log_pictures(trainer, module, data, evidence, config.data.stats, examples)
+            _keep(trainer, module, data, config, folder)
             log_final(trainer, metrics)
     return {
         "metrics": metrics,
@@ -119,6 +112,18 @@ def train(
         "train_seconds": round(clock.seconds, 2),
         "images_per_second": round(clock.images * trainer.world_size / clock.seconds, 1) if clock.seconds else None,
     }
+
+
+def _keep(trainer: L.Trainer, module: TaskModule, data: ImageData, config: RunConfig, folder: Path) -> None:
+    """Write what is kept of a test into the run's folder, and log its pictures."""
+    evidence = module.evidence()
+    evidence.write(folder)
+    write_evidence(evidence, folder, data.splits.test_groups)
+    examples = draw_examples(module, data, len(evidence.scores), config.data.stats)
+    if examples is not None:
+        write_examples(examples, folder)
+    if config.launch.pictures:
+        log_pictures(trainer, module, data, evidence, config.data.stats, examples)
 
 
 def _load_tested(module: TaskModule, config: RunConfig, checkpoints: Path) -> int:

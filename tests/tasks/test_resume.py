@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stopping import StopAt
 
 from shunted_lab.config.compose import compose
 from shunted_lab.config.schema import ConfigError
@@ -16,7 +17,6 @@ from shunted_lab.study.folder import Run, find_checkpoint, write_note
 from shunted_lab.study.training import _check_weights
 from shunted_lab.tasks.callbacks import Stopped
 from shunted_lab.tasks.checkpoint import load_model
-from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.resume import batches_trained, keep_weights, newest
 from shunted_lab.tasks.train import train
 
@@ -24,20 +24,6 @@ WORDS = ["experiment=train", "launch.accelerator=cpu", "launch.pictures=false", 
 WORDS += ["recipe.limit_batches=3", "model.depths=[1,1,1,1]", "model.mlp_ratios=[1,1,1,1]", "recipe.select=best"]
 WORDS += ["model.drop_path_rate=0.3"]
 RUN = compose(WORDS).variants["model"]
-
-
-class StopAt(RunListener):
-    """A link that asks to stop at the n-th batch."""
-
-    def __init__(self, batch):
-        self.batch, self.seen = batch, 0
-
-    def stopping(self):
-        self.seen += 1
-        return self.seen >= self.batch
-
-    def epoch(self, epoch, metrics):
-        return False
 
 
 @pytest.fixture(scope="module")

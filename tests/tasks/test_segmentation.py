@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from stopping import StopAt
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from shunted_lab.config.compose import compose
@@ -22,7 +23,6 @@ from shunted_lab.tasks.callbacks import Stopped
 from shunted_lab.tasks.checkpoint import load_initial
 from shunted_lab.tasks.evidence import StoredEvidence, read_evidence, score_of, write_evidence
 from shunted_lab.tasks.iou import PixelEvidence, class_iou, mean_iou
-from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.model import batch_layout
 from shunted_lab.tasks.overlap import count_pixels
 from shunted_lab.tasks.segmentation import Segmentation
@@ -238,20 +238,6 @@ def test_frozen_statistics_stay_and_their_scale_is_trained():
         module.eval()
     assert all(norm.weight.requires_grad for norm in norms)
     assert run_of().freezes_bn is False
-
-
-class StopAt(RunListener):
-    """Asks to stop at the n-th batch."""
-
-    def __init__(self, batch):
-        self.batch, self.seen = batch, 0
-
-    def stopping(self):
-        self.seen += 1
-        return self.seen >= self.batch
-
-    def epoch(self, epoch, metrics):
-        return False
 
 
 @pytest.mark.slow

@@ -49,13 +49,15 @@ class EarthConfig(DataConfig):
         return earth_splits(self.image_size, recipe, seed)
 
     def for_target(self, target: str) -> EarthConfig:
-        kind = EarthMaps if target == "label map" else EarthConfig
-        return kind(**dataclasses.asdict(self))
+        return EarthMaps(**dataclasses.asdict(self)) if target == "label map" else self
 
 
 @dataclass
 class EarthMaps(EarthConfig):
     """data=earth with the land cover of each pixel. Tiles that are evaluated do not overlap."""
+
+    def for_target(self, target: str) -> EarthConfig:
+        return self if target == "label map" else EarthConfig(**dataclasses.asdict(self))
 
     def check(self, tested_only: bool = False) -> DataFacts:
         return DataFacts(super().check().class_names, MAPS_IDENTITY)

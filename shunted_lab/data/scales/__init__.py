@@ -78,8 +78,7 @@ class ScalesConfig(DataConfig):
         )
 
     def for_target(self, target: str) -> ScalesConfig:
-        kind = ScalesMaps if target == "label map" else ScalesConfig
-        return kind(**asdict(self))
+        return ScalesMaps(**asdict(self)) if target == "label map" else self
 
     def scenes(self, split: str) -> Scenes:
         """The scenes of a split; all runs of an experiment see the same ones, whatever their seed."""
@@ -101,6 +100,9 @@ class ScalesConfig(DataConfig):
 @dataclass
 class ScalesMaps(ScalesConfig):
     """data=scales with the class of each pixel, 0 for the background."""
+
+    def for_target(self, target: str) -> ScalesConfig:
+        return self if target == "label map" else ScalesConfig(**asdict(self))
 
     def check(self, tested_only: bool = False) -> DataFacts:
         facts = super().check(tested_only)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from shunted_lab.nn.check import ContractError
+from shunted_lab.nn.check import require, run_checks
 from shunted_lab.nn.registry import Registry
 from shunted_lab.nn.segmentation.heads import HEAD, fault_of_logits
 
@@ -45,14 +45,7 @@ def check_head(head: Head, **options: Any) -> list[str]:
         "cost": _check_cost,
         "torch.export": _check_export,
     }
-    for name, check in checks.items():
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                check(subject)
-        except ContractError as error:
-            raise ContractError(f"head '{subject.name}': {name}: {error}") from error.__cause__
-    return list(checks)
+    return run_checks(f"head '{subject.name}'", subject, checks)
 
 
 class _Subject:
@@ -78,11 +71,6 @@ class _Subject:
         return [torch.randn(batch, dim, *grid) for dim, grid in zip(self.channels, sides, strict=True)]
 
 
-def _require(ok: bool, found: str, cause: BaseException | None = None) -> None:
-    if not ok:
-        raise ContractError(found) from cause
-
-
 def _check_shapes(subject: _Subject) -> None:
     """Maps of any image go in, also of one that no stride divides; logits come out, in training and evaluation."""
     for size in SIZES:
@@ -90,9 +78,9 @@ def _check_shapes(subject: _Subject) -> None:
         for training in (True, False):
             output = head.train(training)(maps)
             fault = fault_of_logits(output, 2, subject.classes, training)
-            _require(fault is None, f"of an image of {size[0]} x {size[1]} it {fault}")
+            require(fault is None, f"of an image of {size[0]} x {size[1]} it {fault}")
             auxiliary = training and isinstance(output, tuple | list) and len(output) > 1
-            _require(not auxiliary or hasattr(head, "auxiliary_weight"), "auxiliary logits need an `auxiliary_weight`")
+            require(not auxiliary or hasattr(head, "auxiliary_weight"), "auxiliary logits need an `auxiliary_weight`")
 
 
 def _all_logits(output: Any) -> list[Tensor]:
@@ -104,23 +92,23 @@ def _check_gradients(subject: _Subject) -> None:
     head, maps = subject.build().train(), [x.requires_grad_() for x in subject.maps(SIZES[1])]
     torch.stack([(x * torch.randn_like(x)).sum() for x in _all_logits(head(maps))]).sum().backward()
     for name, p in head.named_parameters():
-        _require(p.grad is not None, f"parameter '{name}' gets none")
-        _require(bool(p.grad.isfinite().all()), f"that of '{name}' is not finite")  # type: ignore[union-attr]
+        require(p.grad is not None, f"parameter '{name}' gets none")
+        require(bool(p.grad.isfinite().all()), f"that of '{name}' is not finite")  # type: ignore[union-attr]
     for i, x in enumerate(maps):
-        _require(x.grad is not None and bool(x.grad.any()), f"map {i} (of {len(maps)}) has no influence")
+        require(x.grad is not None and bool(x.grad.any()), f"map {i} (of {len(maps)}) has no influence")
 
 
 def _check_autocast(subject: _Subject) -> None:
     head, maps = subject.build().train(), subject.maps(SIZES[0])
     with torch.autocast("cpu", torch.bfloat16):
         output = _all_logits(head(maps))
-    _require(all(bool(x.isfinite().all()) for x in output), "the output is not finite")
+    require(all(bool(x.isfinite().all()) for x in output), "the output is not finite")
 
 
 @torch.no_grad()
 def _check_determinism(subject: _Subject) -> None:
     head, maps = subject.build().eval(), subject.maps(SIZES[1])
-    _require(torch.equal(head(maps), head(maps)), "two passes in evaluation differ")
+    require(torch.equal(head(maps), head(maps)), "two passes in evaluation differ")
 
 
 @torch.no_grad()
@@ -128,7 +116,7 @@ def _check_batch(subject: _Subject) -> None:
     head, maps = subject.build().eval(), subject.maps(SIZES[1])
     both, one = head(maps)[1:], head([x[1:] for x in maps])
     same = torch.allclose(both, one, rtol=1e-3, atol=1e-5)
-    _require(same, "in evaluation an image's output depends on the others in the batch")
+    require(same, "in evaluation an image's output depends on the others in the batch")
 
 
 @torch.no_grad()
@@ -140,9 +128,9 @@ def _check_state_dict(subject: _Subject) -> None:
     try:
         other.load_state_dict(torch.load(file, weights_only=True))
     except Exception as error:
-        _require(False, f"another instance does not load it: {str(error).splitlines()[0]}", error)
+        require(False, f"another instance does not load it: {str(error).splitlines()[0]}", error)
     same = torch.equal(head.eval()(maps), other.eval()(maps))
-    _require(same, "another instance with the same state dict gives another output")
+    require(same, "another instance with the same state dict gives another output")
 
 
 def _check_cost(subject: _Subject) -> None:
@@ -153,8 +141,8 @@ def _check_cost(subject: _Subject) -> None:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             head(maps)
     except Exception as error:
-        _require(False, f"it cannot be counted on the meta device: {str(error).splitlines()[0]}", error)
-    _require(counter.get_total_flops() > 0, "no multiply-accumulates are counted")
+        require(False, f"it cannot be counted on the meta device: {str(error).splitlines()[0]}", error)
+    require(counter.get_total_flops() > 0, "no multiply-accumulates are counted")
 
 
 @torch.no_grad()
@@ -163,6 +151,6 @@ def _check_export(subject: _Subject) -> None:
     try:
         exported = torch.export.export(head, (maps,)).module()
     except Exception as error:
-        _require(False, f"{type(error).__name__}: {str(error).splitlines()[0]}", error)
+        require(False, f"{type(error).__name__}: {str(error).splitlines()[0]}", error)
     same = torch.allclose(exported(maps), head(maps), rtol=1e-3, atol=1e-5)
-    _require(same, "the exported program gives another output")
+    require(same, "the exported program gives another output")

@@ -20,7 +20,7 @@ from shunted_lab.data import DataFacts
 from shunted_lab.nn.cost import Cost
 from shunted_lab.study.costs.measure import can_measure_memory
 from shunted_lab.study.folder import TRIALS, Folders, Run
-from shunted_lab.study.identity import affects_result, flatten, sources_of, with_weights
+from shunted_lab.study.identity import affects_result, check_frozen, flatten, sources_of, with_weights
 from shunted_lab.study.manifest import Manifest, SearchSpec, cost_values
 from shunted_lab.study.plan import check_weights, make_run, model_cost, study_folder
 from shunted_lab.study.search.space import Space, make_space
@@ -64,6 +64,7 @@ class Search:
         label = self.space.label(params)
         if label not in self._runs:
             config = with_weights(change_run(self.config, self.space.changes(params)))
+            check_frozen(config)
             _check_objectives(self.spec.objectives, config, self.facts)
             run = make_run(self.folders, label, config, self.facts, sources_of(config), TRIALS)
             self._runs[label] = dataclasses.replace(run, params=params, measure=self.measures())
