@@ -28,6 +28,7 @@ COMMANDS = {
     ),
     "cost": Command("shunted_lab.cost", "parameters and multiply-accumulates of a model, stage by stage"),
     "evaluate": Command("shunted_lab.evaluate", "accuracy of a checkpoint on a data set"),
+    "predict": Command("shunted_lab.predict", "predict for images: classes, label maps, or objects"),
     "attention": Command("shunted_lab.attention", "draw where a point of an image attends to, per stage and rate"),
     "dashboard": Command("shunted_lab.dashboard", "show all studies in the Optuna dashboard"),
     "compare": Command("shunted_lab.compare", "compare results of trainings from elsewhere, from a CSV file"),

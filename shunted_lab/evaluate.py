@@ -39,6 +39,8 @@ that its head was trained for.
   python -m shunted_lab.evaluate checkpoint=ckpt_S.pth data.root=/data/imagenet data.image_size=288 data.crop_pct=1.0
 """
 
+PLAIN = dataclasses.replace(LITE_RECIPE, label_smoothing=0.0)  # nothing is trained, and any task takes it
+
 
 @dataclass
 class EvaluateConfig:
@@ -154,9 +156,9 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
     device = torch.device(find_device(config.device))
     precision = _precision(config, run, device.type)
     model = load_model(config.model, file, class_names, config.task)
-    run_config = RunConfig(config.model, config.data, config.task, LITE_RECIPE, LaunchConfig(), 0)
+    run_config = RunConfig(config.model, config.data, config.task, PLAIN, LaunchConfig(), 0)
     module = TaskModule(model.net, run_config, class_names)
-    data = make_datamodule(config.data, LITE_RECIPE, 0, config.num_workers)
+    data = make_datamodule(config.data, PLAIN, 0, config.num_workers)
     stats = config.data.stats, (config.data if run is None else run.data).stats
     loader = data.test_dataloader() if config.split == "test" else data.val_dataloader()
     result = measure(module, loader, config.split, device.type, precision, config.limit_batches, stats)
@@ -182,13 +184,15 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
 
 def _interval(module: Any, result: Any, lead: str, groups: Any) -> tuple[float, float] | None:
     """The 95 % interval of the leading metric over images, or groups of them; None where there is none."""
-    from shunted_lab.report.statistics import bootstrap_interval, bootstrap_sums, wilson
-    from shunted_lab.tasks.evidence import score_of, stored
+    from shunted_lab.report.statistics import bootstrap, bootstrap_interval, wilson
+    from shunted_lab.tasks.evidence import stored
 
     if module.goal.leading.is_proportion:
         return wilson(round(result.metrics[lead] * result.images), result.images)
     evidence = stored(module.evidence(), groups)
-    return None if evidence.counts is None else bootstrap_interval(score_of(bootstrap_sums(evidence.parts)))
+    if evidence.is_mean:
+        return None
+    return bootstrap_interval(bootstrap(evidence.resampled, evidence.units, 2_000 if evidence.marks is None else 500))
 
 
 def _precision(config: EvaluateConfig, run: RunConfig | None, device: str) -> str:

@@ -10,13 +10,15 @@ from shunted_lab.config.compose import compose
 from shunted_lab.config.experiment_file import experiment_files
 from shunted_lab.config.groups import PRESETS
 from shunted_lab.config.model import COMPONENTS
-from shunted_lab.config.recipe import OF_MAPS
+from shunted_lab.config.recipe import OF_DATA
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError, affecting_result
 
 ROOT = Path(__file__).parents[1]
 BASE = ["experiment=ablate_embed"]
-DENSE = {"segment_earth": [], "segment_scales": [], "ade20k_attention": ["data.root=/data"]}  # what they need
+# What they need that cannot be trained on ImageNet
+DENSE = {"segment_earth": [], "segment_scales": [], "ade20k_attention": ["data.root=/data"]}
+DENSE |= {"detect_scales": [], "coco_attention": ["data.root=/data"]}
 
 
 @pytest.fixture
@@ -226,7 +228,7 @@ def test_a_fingerprint_covers_all_that_can_change_a_result_and_nothing_else():
     free |= {("recipe", "name"), ("recipe", "sync_bn")}  # of the latter the batch layout knows
     for group in ("model", "data", "task", "recipe", "launch"):
         for item in dataclasses.fields(getattr(run, group)):
-            if item.name in (*OF_MAPS, "head_lr"):  # refused for these data, and for this task
+            if item.name in (*OF_DATA, "head_lr"):  # refused for these data, and for this task
                 continue
             same = _changed(run, group, item.name).fingerprint("id", SOURCES) == base
             assert same == (group == "launch" or (group, item.name) in free), f"{group}.{item.name}"
@@ -249,9 +251,20 @@ def test_a_fingerprint_covers_the_augmentation_of_label_maps_and_the_head():
     assert compose([*words, "data.root=/b"]).variants["ssa"].fingerprint("id", {}) == base
 
 
+def test_a_fingerprint_covers_the_augmentation_of_boxes_and_the_detector():
+    words = ["experiment=coco_attention", "data.root=/a", "begin_with=null"]
+    base = compose(words).variants["ssa"].fingerprint("id", {})
+    changes = ["recipe.short_sides=[480,800]", "recipe.random_crop=true", "task.head=mask_rcnn_lite"]
+    changes += ["task.loss_images=4", "data.long_side=1000", "data.val_fraction=0.02"]
+    for change in changes:
+        assert compose([*words, change]).variants["ssa"].fingerprint("id", {}) != base, change
+    same = ["data.root=/b", "data.cache=/c", "data.train_json=x.json"]  # the identity of the data covers the content
+    assert compose([*words, *same]).variants["ssa"].fingerprint("id", {}) == base
+
+
 def test_a_fingerprint_is_the_same_in_every_process():
     # A stored value: a change here makes every finished run of every user stale.
-    assert compose([*BASE, "recipe=paper"]).variants["conv_stem"].fingerprint("", {}) == "9bbb5b8cae079c92"
+    assert compose([*BASE, "recipe=paper"]).variants["conv_stem"].fingerprint("", {}) == "5b6153487b0df0c1"
 
 
 def test_across_makes_every_variant_in_every_setting(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from shunted_lab.convert import ConvertConfig
 from shunted_lab.cost import CostConfig
 from shunted_lab.dashboard import DashboardConfig
 from shunted_lab.evaluate import compose_evaluate
+from shunted_lab.predict import PredictConfig
 from shunted_lab.report.__main__ import ReportConfig
 from shunted_lab.worker import WorkerConfig
 
@@ -41,6 +42,7 @@ COMPOSERS = {
     "report": partial(compose_as, ReportConfig),
     "worker": partial(compose_as, WorkerConfig),
     "attention": partial(compose_as, AttentionConfig),
+    "predict": partial(compose_as, PredictConfig),
     "cost": partial(compose_as, CostConfig),
     "dashboard": partial(compose_as, DashboardConfig),
     "convert": partial(compose_as, ConvertConfig),

@@ -22,7 +22,18 @@ PACKAGES = {
     "study": {"output", "config", "data", "nn", "tasks"},
     "report": {"output", "config", "data", "nn", "tasks", "study"},
 }
-COMMANDS = {"attention", "compare", "convert", "cost", "dashboard", "evaluate", "run", "worker", "report/__main__"}
+COMMANDS = {
+    "attention",
+    "compare",
+    "convert",
+    "cost",
+    "dashboard",
+    "evaluate",
+    "predict",
+    "run",
+    "worker",
+    "report/__main__",
+}
 FORBIDDEN = {"nn": {"lightning", "omegaconf", "optuna"}, "report": {"lightning"}, "data": {"optuna"}}
 
 

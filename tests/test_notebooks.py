@@ -15,12 +15,13 @@ SCENES = ["data.train_images=64", "data.val_images=32", "data.test_images=32"]
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory):
-    """The folder of an ablation, a search, a segmentation and a study of scenes, each cut down to seconds."""
+    """The folder of an ablation, a search, a segmentation, a detection and a study of scenes, cut down to seconds."""
     folder = tmp_path_factory.mktemp("studies")
     words = {
         "ablation": ["experiment=ablate_embed", "seeds=[0,1]", *SMALL],
         "search": ["experiment=search_rates", "search.trials=4", "search.pruner=null", *SMALL],
         "segmentation": ["experiment=segment_earth", "begin_with=null", "seeds=[0,1]", *SMALL],
+        "detection": ["experiment=detect_scales", f"data.cache={folder}/cache", "seeds=[0]", *SMALL, *SCENES],
         "scales": ["experiment=train", "data=scales", "seeds=[0]", f"data.cache={folder}/cache", *SMALL, *SCENES],
     }
     for given in words.values():
@@ -51,6 +52,7 @@ def test_a_notebook_runs(path, studies, tmp_path):
         "03_attention_scales": {"RUNS": f"{folder}/runs/train", "SCENES": 2},
         "04_own_component": {"RUNS": f"{tmp_path}/runs", "EPOCHS": 1, "BATCHES": 3},
         "05_segmentation": {"STUDY": f"{folder}/runs/segment_earth"},
+        "06_detection": {"STUDY": f"{folder}/runs/detect_scales"},
     }[path.stem]
     out = tmp_path / path.name
     papermill.execute_notebook(path, out, parameters, kernel_name="python3", cwd=tmp_path, progress_bar=False)

@@ -9,14 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from shunted_lab import Study, attention, evaluate, load_run
+from shunted_lab import Study, attention, evaluate, load_run, predict
 from shunted_lab import run as run_command
 from shunted_lab.config.compose import compose
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.nn.segmentation.layers import resized
 from shunted_lab.report.collect import class_intervals, class_scores, image_evidence
 from shunted_lab.tasks.checkpoint import load_initial
-from shunted_lab.tasks.evidence import score_of
 from shunted_lab.tasks.iou import class_iou, mean_iou
 
 TINY = ["model.depths=[1,1,1,1]", "model.mlp_ratios=[2,2,2,2]", "data.image_size=64", "data.batch_size=8"]
@@ -51,7 +50,7 @@ def test_evidence_is_the_metric_of_the_table(study):
         assert counts.shape == (20, 3, 7) and run.evidence.groups is None
         assert run.value == pytest.approx(float(mean_iou(counts.sum(0))), abs=1e-6)
         assert (counts[:, 2].sum(1) == 64 * 64).all(), "every pixel of a scene counts"
-        assert float(score_of(run.evidence.parts.sum(0, keepdims=True))[0]) == pytest.approx(run.value, abs=1e-6)
+        assert float(run.evidence.resampled(np.ones((1, 20), int))[0]) == pytest.approx(run.value, abs=1e-6)
 
 
 def test_classes_and_differences_have_intervals_over_the_images(study):
@@ -104,6 +103,20 @@ def test_a_trained_run_in_python(study):
     counts = study.evidence("ssa", 0).counts[3]
     assert np.bincount(predicted.ravel(), minlength=7).tolist() == counts[1].tolist()
     assert run.class_names[0] == "background"
+
+
+def test_predict_writes_a_label_map_as_large_as_the_image(study, tmp_path, capsys):
+    scene = load_run(run_of(study)).config.data.scene("test", 3)
+    Image.fromarray(scene.image).save(tmp_path / "scene.png")
+    Image.fromarray(scene.image).resize((100, 70)).save(tmp_path / "wide.png")
+    out = tmp_path / "out"
+    assert predict.main([f"checkpoint={run_of(study)}", f"image={tmp_path}/*.png", f"out={out}", "device=cpu"]) == 0
+    found = json.loads((out / "predictions.json").read_text())
+    labels = np.asarray(Image.open(out / found["images"][0]["label_map"]))
+    assert np.bincount(labels.ravel(), minlength=7).tolist() == study.evidence("ssa", 0).counts[3][1].tolist()
+    assert sum(each["share"] for each in found["images"][1]["classes"]) == pytest.approx(1, abs=0.001)
+    assert np.asarray(Image.open(out / found["images"][1]["label_map"])).shape == (70, 100)
+    assert f"{tmp_path}/scene.png: " in capsys.readouterr().out
 
 
 def test_attention_of_a_segmentation_run_is_drawn(study, tmp_path):

@@ -57,7 +57,7 @@ class DataConfig(ABC):
     num_classes: int | None = option(None, "number of classes; null: as many as the data set has")
 
     synthetic: ClassVar[bool] = False  # stated wherever results are shown
-    crops_maps: ClassVar[bool] = False  # whether it augments images together with their label maps (`recipe.OF_MAPS`)
+    augments: ClassVar[tuple[str, ...]] = ()  # of `recipe.OF_DATA`, what it augments images by
     targets: ClassVar[tuple[str, ...]] = ("label",)  # what each image can have; a task names one that it needs
 
     def __post_init__(self) -> None:

@@ -18,6 +18,10 @@ from shunted_lab.config.recipe import (
     ADE20K_SEGFORMER_RECIPE,
     ADE20K_SEMANTIC_FPN_RECIPE,
     ADE20K_UPERNET_RECIPE,
+    COCO_MASK_RCNN_1X_RECIPE,
+    COCO_MASK_RCNN_3X_RECIPE,
+    COCO_RETINANET_1X_RECIPE,
+    DETECT_LITE_RECIPE,
     FINETUNE_RECIPE,
     LITE_RECIPE,
     PAPER_RECIPE,
@@ -35,6 +39,7 @@ DATA_SETS = {
     "folder": "shunted_lab.data.folder.FolderConfig",
     "shards": "shunted_lab.data.shards.ShardsConfig",
     "ade20k": "shunted_lab.data.ade20k.ADE20KConfig",
+    "coco": "shunted_lab.data.coco.CocoConfig",
     "segmentation_folder": "shunted_lab.data.segmentation_folder.SegmentationFolderConfig",
     "cifar100": "shunted_lab.data.cifar100.CIFAR100Config",
 }
@@ -42,6 +47,12 @@ TASKS = {
     "classification": "shunted_lab.tasks.classification.Classification",
     "multilabel": "shunted_lab.tasks.multilabel.MultiLabelClassification",
     "segmentation": "shunted_lab.tasks.segmentation.Segmentation",
+    "mask_rcnn": "shunted_lab.tasks.detection.InstanceSegmentation",
+    "mask_rcnn_lite": "shunted_lab.tasks.detection.InstanceSegmentation",
+    "instance_segmentation": "shunted_lab.tasks.detection.InstanceSegmentation",
+    "retinanet": "shunted_lab.tasks.detection.Detection",
+    "retinanet_lite": "shunted_lab.tasks.detection.Detection",
+    "detection": "shunted_lab.tasks.detection.Detection",
 }
 
 
@@ -50,9 +61,13 @@ RECIPES: tuple[RecipeConfig, ...] = (
     FINETUNE_RECIPE,
     LITE_RECIPE,
     SEGMENT_LITE_RECIPE,
+    DETECT_LITE_RECIPE,
     ADE20K_SEMANTIC_FPN_RECIPE,
     ADE20K_UPERNET_RECIPE,
     ADE20K_SEGFORMER_RECIPE,
+    COCO_RETINANET_1X_RECIPE,
+    COCO_MASK_RCNN_1X_RECIPE,
+    COCO_MASK_RCNN_3X_RECIPE,
 )
 
 

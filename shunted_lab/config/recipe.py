@@ -12,6 +12,8 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 SCHEDULES = ("epoch", "step", "poly", "multistep")
 DECAYS = ("weights", "but_norms", "all")
 OF_MAPS = ("resize_ratio", "cat_max_ratio", "photometric_distortion")  # augmentation of images with label maps
+OF_BOXES = ("short_sides", "random_crop")  # of images of any size with boxes
+OF_DATA = (*OF_MAPS, *OF_BOXES)  # what only some data sets can be augmented by (`DataConfig.augments`)
 
 
 @dataclass
@@ -71,6 +73,12 @@ class RecipeConfig:
     )
     cat_max_ratio: float = option(1.0, "of label maps: a crop is drawn again where a class covers more, up to 10 times")
     photometric_distortion: bool = option(False, "of label maps: brightness, contrast, saturation and hue, as in mmseg")
+    short_sides: list[int] = option(
+        [], "of boxes: shorter sides of which one is drawn for each training image; []: data.image_size"
+    )
+    random_crop: bool = option(
+        False, "of boxes: half of the images are cropped to 384 to 600 pixels before they are resized, as in DETR"
+    )
     repeated_aug: int = option(3, "copies of an image in a row, each with its own augmentation; 1 is off")
     precision: str = option("bf16-mixed", "32-true, bf16-mixed, or 16-mixed (GPUs without bf16; a scaled loss)")
     # Where a run has several devices the layout of its batch says so (`tasks.model.batch_layout`).
@@ -147,7 +155,9 @@ class RecipeConfig:
         )
 
     def _check_maps(self) -> None:
-        """Refuse ratios of label maps that nothing can be resized or cropped by."""
+        """Refuse ratios and sides that nothing can be resized or cropped by."""
+        sides = self.short_sides
+        require(min(sides, default=32) >= 32, "recipe.short_sides", sides, "has a side below 32")
         ratio = self.resize_ratio
         good = ratio is None or (len(ratio) == 2 and 0 < ratio[0] <= ratio[1])
         require(good, "recipe.resize_ratio", ratio, "is not two ascending ratios above 0, e.g. [0.5, 2.0]")
@@ -223,6 +233,7 @@ FINETUNE_RECIPE = RecipeConfig(
 )
 
 SEGMENT_LITE_RECIPE = dataclasses.replace(LITE_RECIPE, name="segment_lite", epochs=20, lr=2e-3, label_smoothing=0.0)
+DETECT_LITE_RECIPE = dataclasses.replace(SEGMENT_LITE_RECIPE, name="detect_lite", epochs=4)
 
 # Semantic segmentation of ADE20K, as in the code of papers that compare with the Shunted Transformer: batches of 16
 # images, epochs of 8,000 steps. `configs/sem_fpn/PVT/fpn_pvt_s_ade20k_40k.py` of whai362/PVT (its 40,000 steps with
@@ -270,3 +281,40 @@ ADE20K_UPERNET_RECIPE = dataclasses.replace(
 
 # `segformer.b2.512x512.ade.160k.py` of NVlabs/SegFormer: its head learns ten times as fast.
 ADE20K_SEGFORMER_RECIPE = dataclasses.replace(ADE20K_UPERNET_RECIPE, name="ade20k_segformer", head_lr=10.0)
+
+# Detection on COCO: batches of 16 images, 12 epochs (1x) or 36 (3x). `detection/configs/` of whai362/PVT:
+# `mask_rcnn_pvt_v2_b2_fpn_1x_coco.py`; the rate falls to a tenth after epochs 8 and 11.
+COCO_MASK_RCNN_1X_RECIPE = dataclasses.replace(
+    ADE20K_SEMANTIC_FPN_RECIPE,
+    name="coco_mask_rcnn_1x",
+    epochs=12,
+    steps_per_epoch=None,
+    lr=2e-4,
+    warmup_steps=500,
+    warmup_lr=2e-7,  # 0.001 of the rate
+    schedule="multistep",
+    power=1.0,
+    milestones=[8, 11],
+    resize_ratio=None,
+    cat_max_ratio=1.0,
+    photometric_distortion=False,
+)
+
+# `retinanet_pvt_v2_b2_fpn_1x_coco.py` there.
+COCO_RETINANET_1X_RECIPE = dataclasses.replace(
+    COCO_MASK_RCNN_1X_RECIPE, name="coco_retinanet_1x", lr=1e-4, warmup_lr=1e-7
+)
+
+# `mask_rcnn_pvt_v2_b2_fpn_3x_mstrain_fp16_coco.py` there, which is Swin's: images of many sizes, half of them cropped.
+COCO_MASK_RCNN_3X_RECIPE = dataclasses.replace(
+    COCO_MASK_RCNN_1X_RECIPE,
+    name="coco_mask_rcnn_3x",
+    epochs=36,
+    milestones=[27, 33],
+    lr=1e-4,
+    warmup_lr=1e-7,
+    weight_decay=0.05,
+    decay="but_norms",
+    short_sides=list(range(480, 801, 32)),
+    random_crop=True,
+)

@@ -12,7 +12,7 @@ from typing import Any
 from shunted_lab.config.data import DataConfig
 from shunted_lab.config.launch import LaunchConfig
 from shunted_lab.config.model import ModelConfig
-from shunted_lab.config.recipe import OF_MAPS, RecipeConfig
+from shunted_lab.config.recipe import OF_DATA, RecipeConfig
 from shunted_lab.config.schema import affecting_result, require
 from shunted_lab.config.task import TaskConfig
 from shunted_lab.output.quantities import counted
@@ -40,12 +40,10 @@ class RunConfig:
         have = f"needs images with {self.task.needs}, and data={self.data.name} has {' and '.join(self.data.targets)}"
         require(self.task.needs in self.data.targets, "task", self.task.name, have)
         self.data = self.data.for_target(self.task.needs)
-        if not self.data.crops_maps:
-            for name in OF_MAPS:
-                value, off = getattr(self.recipe, name), getattr(RecipeConfig(), name)
-                require(
-                    value == off, f"recipe.{name}", value, f"has no effect on data={self.data.name}; set it to {off}"
-                )
+        for name in set(OF_DATA) - set(self.data.augments):
+            value, off = getattr(self.recipe, name), getattr(RecipeConfig(), name)
+            why = f"has no effect on data={self.data.name}; set it to {off}"
+            require(value == off, f"recipe.{name}", value, why)
 
     def _check_batch(self) -> None:
         """Refuse a batch that its devices and parts do not divide, or whose parts are too small to be mixed."""
@@ -62,6 +60,14 @@ class RunConfig:
             "recipe.cutmix mix pairs of images; increase it, or set both to 0",
         )
 
+        together, own = self.task.images_together, self.per_device_batch_size
+        require(
+            own % together == 0,
+            "data.batch_size",
+            size,
+            f"{f'over {over} ' if over else ''}leaves {counted(own, 'image')} for each device and step, and "
+            f"task={self.task.name} averages its loss over {together} (task.loss_images); make it a multiple of them",
+        )
         least = self.task.least_batch
         require(
             self.per_device_batch_size >= least,
@@ -93,7 +99,8 @@ class RunConfig:
     def smoke(self) -> RunConfig:
         """The same run, cut down until it only shows that everything works."""
         parts = self.launch.parts
-        size = min(self.data.batch_size, max(16 // parts, 2) * parts)
+        together = self.task.images_together
+        size = min(self.data.batch_size, max(16 // parts // together * together, together, 2) * parts)
         shorter: dict[str, Any] = {
             "warmup_epochs": 0.0,
             "warmup_steps": None,

@@ -7,7 +7,7 @@ since the plan, the report and `--help` read its goal.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -107,8 +107,9 @@ class Goal:
 class Evidence(Protocol):
     """What a run keeps of each image of the test split, in the order of the split, so that runs can be compared on it.
 
-    It is compact on disk, and can be resampled: the score on any images is the mean of their `scores`, or, where there
-    are `counts`, the mean intersection over union of the sums of their counts.
+    It is compact on disk, and can be resampled: the score on any images is the mean of their `scores`; or, where there
+    are `counts`, the mean intersection over union of the sums of their counts; or, where there are `marks`, average
+    precision.
     """
 
     @property
@@ -124,6 +125,11 @@ class Evidence(Protocol):
     @property
     def counts(self) -> np.ndarray | None:
         """(N, 3, K) pixels of each image and class: correct ones, predicted ones, true ones; None for other tasks."""
+        ...
+
+    @property
+    def marks(self) -> Any:
+        """Which detections are right (`tasks.average_precision.Marks`); None for other tasks."""
         ...
 
     @property
@@ -149,6 +155,31 @@ class Evidence(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Example:
+    """Predictions for an image: pictures (H, W, 3) uint8 with up to two lines of text each, and the classes in them."""
+
+    row: list[tuple[np.ndarray, str]]
+    classes: set[int]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of one image.
+
+    Args:
+        text: in a few words.
+        values: plain values, for a JSON file.
+        draw: the image (H, W, 3) uint8 at its original size -> the image with what is predicted.
+        label_map: (H, W) uint8 classes of the pixels; None for other tasks.
+    """
+
+    text: str
+    values: dict[str, Any]
+    draw: Callable[[np.ndarray], np.ndarray]
+    label_map: np.ndarray | None = None
+
+
 @dataclass
 class TaskConfig(ABC):
     """A task: its network, its loss, what it measures, and what it keeps as evidence.
@@ -162,7 +193,8 @@ class TaskConfig(ABC):
 
     needs: ClassVar[str] = ""
     per_class_meaning: ClassVar[str] = ""
-    draws_examples: ClassVar[bool] = False  # whether its predictions are drawn beside their images (`tasks.examples`)
+    sees_whole_images: ClassVar[bool] = False  # whether an image is not cropped before it is evaluated
+    example_side: ClassVar[int] = 0  # pixels of a picture of `example`; 0: it draws none
 
     @abstractmethod
     def goal(self, data: DataConfig, classes: int = 0) -> Goal:
@@ -188,6 +220,15 @@ class TaskConfig(ABC):
     def call(self, net: nn.Module, images: Tensor) -> Any:
         """A forward pass of images (B, 3, H, W), for counting costs on `meta` and measuring them (`nn.count.Call`)."""
         return net(images)
+
+    def inputs(self, images: Tensor, targets: Any) -> tuple[Any, ...]:
+        """What the network is called with for a batch, whether it is trained or not."""
+        return (images,)
+
+    @property
+    def images_together(self) -> int:
+        """Images over which an average in the loss is taken; a device trains a multiple of it at a time."""
+        return 1
 
     @abstractmethod
     def build(self, model: ModelConfig, classes: int) -> nn.Module:
@@ -222,6 +263,33 @@ class TaskConfig(ABC):
     def evidence_of_batch(self, outputs: Any, targets: Any) -> tuple[Tensor, ...]:
         """What is kept of a test batch: tensors (B, ...), on which batches are concatenated."""
 
+    def example(self, picture: np.ndarray, outputs: Any, targets: Any, class_names: Sequence[str]) -> Example:
+        """The prediction for one image beside the truth, where `example_side` is set.
+
+        Args:
+            picture: (H, W, 3) uint8, as the network sees it.
+            outputs, targets: of `for_evaluation`, of a batch of this image.
+        """
+        raise NotImplementedError
+
+    @property
+    def predicts(self) -> bool:
+        """Whether `predict` is implemented."""
+        return type(self).predict is not TaskConfig.predict
+
+    def predict(
+        self, net: Any, images: Tensor, size: tuple[int, int], class_names: Sequence[str], score: float, top: int
+    ) -> Prediction:
+        """What the network says of one image.
+
+        Args:
+            images: (1, 3, H, W), prepared as for evaluation.
+            size: height and width of the original image.
+            score: the least score of an object.
+            top: how many classes of an image to name.
+        """
+        raise NotImplementedError
+
     @abstractmethod
-    def evidence(self, parts: Sequence[np.ndarray], class_names: Sequence[str]) -> Evidence:
+    def evidence(self, parts: Sequence[np.ndarray], class_names: Sequence[str], data: DataConfig) -> Evidence:
         """The evidence of the whole test split, from the arrays that `evidence_of_batch` gives, concatenated."""

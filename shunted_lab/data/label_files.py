@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from omegaconf import MISSING
 
 from shunted_lab.config.data import DataConfig, DataFacts, Stats
-from shunted_lab.config.recipe import RecipeConfig
+from shunted_lab.config.recipe import OF_MAPS, RecipeConfig
 from shunted_lab.config.schema import ConfigError, at_least, option, path_option, require
 from shunted_lab.data.identity import contents, identity_of, sizes
 from shunted_lab.data.image_files import IMAGENET
@@ -44,7 +44,7 @@ class LabelFilesConfig(DataConfig):
     )
 
     targets: ClassVar[tuple[str, ...]] = ("label map",)
-    crops_maps: ClassVar[bool] = True
+    augments: ClassVar[tuple[str, ...]] = OF_MAPS
     zero_is_ignored: ClassVar[bool] = False  # whether label 0 is not counted, and class k has the label k + 1
 
     def __post_init__(self) -> None:

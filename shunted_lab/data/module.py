@@ -51,6 +51,8 @@ class EpochSampler(Sampler[Key]):
 
     `shuffle` draws another order than a plain permutation (`shards.order.ShardOrder`).
 
+    `together` is the number of consecutive images that are on one rank: an average in the loss is over them.
+
     `group` is the number of images of an optimizer step on each rank: an incomplete step at the end of an epoch is left
     out, unless it is the only one.
 
@@ -67,6 +69,7 @@ class EpochSampler(Sampler[Key]):
         self.epoch = 0
         self.skip = 0
         self.group = 1
+        self.together = 1
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch."""
@@ -79,7 +82,12 @@ class EpochSampler(Sampler[Key]):
         else:
             keys = self._stream(self.epoch * self.length, (self.epoch + 1) * self.length)
         skip, self.skip = self.skip, 0
-        return iter(keys[rank::world][skip : len(self)])
+        return iter(self._own(keys, rank, world)[skip : len(self)])
+
+    def _own(self, keys: list[Key], rank: int, world: int) -> list[Key]:
+        """The keys of a rank: of each `world * together` keys the next `together`."""
+        starts = range(rank * self.together, len(keys), world * self.together)
+        return [key for start in starts for key in keys[start : start + self.together]]
 
     def _order(self, number: int) -> list[int]:
         rng = np.random.default_rng([self.seed, number])
@@ -95,7 +103,8 @@ class EpochSampler(Sampler[Key]):
         return keys
 
     def __len__(self) -> int:
-        count = (self.n if self.length is None else self.length) // _ranks()[1]
+        images, world = self.n if self.length is None else self.length, _ranks()[1]
+        count = images // (world * self.together) * self.together or images // world
         return count // self.group * self.group or count
 
 

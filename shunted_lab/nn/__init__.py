@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from shunted_lab.nn.components import AGGREGATION, ATTENTION, DOWNSAMPLE, MLP, PATCH_EMBED
     from shunted_lab.nn.cost import Cost, Speed
     from shunted_lab.nn.count import count_cost, count_parts
+    from shunted_lab.nn.detection.check import check_detector
     from shunted_lab.nn.initial import build_seeded, init_weights
     from shunted_lab.nn.pyramid import Pyramid
     from shunted_lab.nn.registry import ComponentError
@@ -31,6 +32,7 @@ __all__ = [
     "Speed",
     "build_seeded",
     "check_component",
+    "check_detector",
     "check_head",
     "count_cost",
     "count_parts",
@@ -41,6 +43,7 @@ __all__ = [
 _NAMES = {  # module -> what is taken from it
     "check": ["check_component"],
     "cost": ["Cost", "Speed"],
+    "detection.check": ["check_detector"],
     "count": ["count_cost", "count_parts"],
     "initial": ["build_seeded", "init_weights"],
     "pyramid": ["Pyramid"],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from shunted_lab.report.states import StudyStates, load_states
 from shunted_lab.report.statistics import (
     Difference,
     McNemar,
+    bootstrap,
     bootstrap_interval,
-    bootstrap_sums,
     leave_one_out,
     mcnemar,
     paired_bootstrap,
@@ -32,9 +32,10 @@ from shunted_lab.report.table import Table, build_table, checked, headlines
 from shunted_lab.study.costs.measure import read_measured
 from shunted_lab.study.folder import TRACEBACK
 from shunted_lab.study.states import RunState
-from shunted_lab.tasks.evidence import EXAMPLES, StoredEvidence, read_evidence, score_of
+from shunted_lab.tasks.evidence import EXAMPLES, StoredEvidence, read_evidence
 from shunted_lab.tasks.history import read_history
-from shunted_lab.tasks.iou import class_iou
+
+RESAMPLES, FEWER = 2_000, 500  # of images, for intervals; fewer of detections
 
 
 @dataclass(frozen=True)
@@ -158,14 +159,14 @@ def class_scores(data: StudyData) -> tuple[list[str], dict[str, list[float]]]:
 
 def class_intervals(data: StudyData) -> dict[str, tuple[list[float], list[float]]]:
     """Variant -> the ends of the 95 % interval of each class's score, mean over its runs, over resampled images or
-    groups of them; for the tasks whose evidence has counts.
+    groups of them; for the tasks that tell how a class does on a resample.
     """
     found = {}
     for variant in data.variants:
         evidence = [run.evidence for run in data.of(variant) if run.evidence is not None]
-        parts = [each.parts for each in evidence if each.counts is not None]
-        if parts:
-            draws = np.mean([class_iou(bootstrap_sums(part)) for part in parts], 0)  # (R, K)
+        some = np.zeros((1, evidence[0].units), np.int64) if evidence else None
+        if some is not None and evidence[0].resampled_classes(some) is not None:
+            draws = np.mean([_draws(each, each.resampled_classes) for each in evidence], 0)  # (R, K)
             low, high = np.full((2, draws.shape[1]), np.nan)
             known = ~np.isnan(draws).all(0)
             low[known], high[known] = np.nanquantile(draws[:, known], [0.025, 0.975], axis=0)
@@ -204,17 +205,21 @@ def image_evidence(data: StudyData) -> Iterator[ImageEvidence]:
 
 def _over_images(mine: Sequence[StoredEvidence], theirs: Sequence[StoredEvidence]) -> Difference:
     """The difference of the means over the runs, with its interval over resampled images or groups of them."""
-    if mine[0].counts is None and mine[0].groups is None:
+    if mine[0].is_mean and mine[0].groups is None:
         a, b = (np.stack([found.scores for found in runs]) for runs in (mine, theirs))
         return paired_bootstrap(a, b)
     draws, points = [], []
     for runs in (mine, theirs):
-        parts = [found.parts for found in runs]
-        draws.append(np.mean([score_of(bootstrap_sums(part)) for part in parts], 0))
-        points.append(np.mean([score_of(part.sum(0, keepdims=True))[0] for part in parts]))
+        draws.append(np.mean([_draws(found, found.resampled) for found in runs], 0))
+        points.append(np.mean([found.resampled(np.ones((1, found.units), np.int64))[0] for found in runs]))
     difference = draws[0] - draws[1]
     mean = float(points[0] - points[1])
-    return Difference(mean, float(np.nanstd(difference)), *bootstrap_interval(difference), len(parts[0]))
+    return Difference(mean, float(np.nanstd(difference)), *bootstrap_interval(difference), mine[0].units)
+
+
+def _draws(evidence: StoredEvidence, score: Callable[[np.ndarray], Any]) -> np.ndarray:
+    """Scores of resampled images, or groups of them; fewer of detections, where a resample takes long."""
+    return bootstrap(score, evidence.units, RESAMPLES if evidence.marks is None else FEWER)
 
 
 def main_effects(data: StudyData) -> dict[str, Difference | None]:

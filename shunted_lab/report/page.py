@@ -30,6 +30,7 @@ from shunted_lab.report.collect import (
     main_effects,
     number,
 )
+from shunted_lab.report.detections import precision_curves, size_scores
 from shunted_lab.report.finding import verdict
 from shunted_lab.report.picture import Picture
 from shunted_lab.report.render import (
@@ -60,6 +61,8 @@ def pictures(data: StudyData) -> Iterator[Picture]:
         _curves,
         _times,
         _classes,
+        _sizes,
+        _precision,
         _rates,
     ]
     for make in makers:
@@ -216,13 +219,33 @@ def _classes(data: StudyData) -> Iterator[Picture]:
     names, found = class_scores(data)
     if found:
         ends = class_intervals(data)
-        over = "; bars are 95 % intervals over the test images" if ends and len(found) <= plots.INTERVALS else ""
+        over = OVER_IMAGES if ends and len(found) <= plots.INTERVALS else ""
         yield Picture(
             "classes",
             f"{data.goal.leading.label} of each class",
             f"{next(iter(data.variants.values())).task.per_class_meaning}{_over_seeds(data)}{over}.",
             plots.class_bars(names, found, data.goal.leading.label, data.goal.leading.unit, ends),
         )
+
+
+OVER_IMAGES = "; bars are 95 % intervals over the test images"
+
+
+def _sizes(data: StudyData) -> Iterator[Picture]:
+    """Average precision of objects by size, of detectors."""
+    names, found, ends = size_scores(data)
+    if found:
+        over = OVER_IMAGES if len(found) <= plots.INTERVALS else ""
+        text = f"Average precision of boxes and masks by the area of the object{_over_seeds(data)}{over}."
+        figure = plots.class_bars(names, found, "AP", data.goal.leading.unit, ends, in_order=True)
+        yield Picture("sizes", "AP by the size of the object", text, figure)
+
+
+def _precision(data: StudyData) -> Iterator[Picture]:
+    found = precision_curves(data)
+    if found:
+        text = f"Precision of boxes at 101 recalls, mean over the classes{_over_seeds(data)}."
+        yield Picture("precision", "Precision and recall", text, plots.precision_recall(found))
 
 
 def _rates(data: StudyData) -> Iterator[Picture]:

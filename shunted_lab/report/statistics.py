@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -146,20 +146,20 @@ def paired_bootstrap(
     return Difference(float(differences.mean()), std, float(low), float(high), n)
 
 
-def bootstrap_sums(parts: np.ndarray, resamples: int = 2_000, seed: int = 0) -> np.ndarray:
-    """Sums (resamples, ...) of M parts (M, ...), of which each time M are drawn with replacement.
+def bootstrap(
+    score: Callable[[np.ndarray], np.ndarray], units: int, resamples: int = 2_000, seed: int = 0
+) -> np.ndarray:
+    """Scores (resamples, ...) of images, or groups of them, that are drawn with replacement, as many as there are.
 
-    The same seed draws the same parts of two models, so that their scores are paired.
+    The same seed draws the same ones for two models, so that their scores are paired.
+
+    Args:
+        score: (R, units) how often each is drawn -> (R, ...).
     """
-    m = len(parts)
-    flat = parts.reshape(m, -1).astype(np.float64)  # exact up to 2**53
-    found = np.empty((resamples, flat.shape[1]))
     rng = np.random.default_rng(seed)
-    step = max(1, 2**24 // m)  # resamples at a time: 128 MB
-    for start in range(0, resamples, step):
-        drawn = rng.multinomial(m, np.full(m, 1 / m), size=min(step, resamples - start))
-        found[start : start + step] = drawn.astype(np.float64) @ flat
-    return found.reshape(resamples, *parts.shape[1:])
+    step = max(1, 2**24 // units)  # resamples at a time: 128 MB
+    sizes = [min(step, resamples - start) for start in range(0, resamples, step)]
+    return np.concatenate([score(rng.multinomial(units, np.full(units, 1 / units), size=size)) for size in sizes])
 
 
 def bootstrap_interval(draws: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:

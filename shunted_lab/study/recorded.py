@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from shunted_lab.config.data import DataConfig, DataFacts, Stats
 from shunted_lab.config.groups import PRESETS
 from shunted_lab.config.model import ModelConfig
-from shunted_lab.config.recipe import RecipeConfig
+from shunted_lab.config.recipe import OF_DATA, RecipeConfig
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.config.task import Goal, Metric, TaskConfig
@@ -21,7 +21,7 @@ class RecordedData(DataConfig):
     """A data set as a report needs it: its options and how it is described, without its class."""
 
     targets: ClassVar[tuple[str, ...]] = ("",)  # as `RecordedTask.needs`: they were composed together
-    crops_maps: ClassVar[bool] = True  # what was composed is not refused
+    augments: ClassVar[tuple[str, ...]] = OF_DATA  # what was composed is not refused
 
     options: dict[str, Any] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)

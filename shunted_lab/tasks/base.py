@@ -38,6 +38,7 @@ class TaskModule(L.LightningModule):
         super().__init__()
         self.net = net
         self.task, self.recipe, self.seed = config.task, config.recipe, config.seed
+        self.data = config.data
         self.class_names = list(class_names)
         self.batch_size = config.data.batch_size  # of one optimizer step, on all devices together
         self.goal = self.task.goal(config.data, len(class_names))
@@ -45,14 +46,15 @@ class TaskModule(L.LightningModule):
         self.metrics = nn.ModuleDict({split: metrics.clone(prefix=f"{split}/") for split in ("val", "test")})
         # Over the images of all ranks; Lightning's own mean rounds their number down between ranks.
         self.losses = nn.ModuleDict({split: MeanMetric(nan_strategy=math.nan) for split in ("val", "test")})
-        self.compiled: Callable[[Tensor], Any] | None = None  # takes the net's place, with the same weights
+        self.compiled: Callable[..., Any] | None = None  # takes the net's place, with the same weights
         self.tested: list[tuple[Tensor, ...]] = []  # evidence of the last test, batch by batch
         self.initial_weights: dict[str, Any] | None = None  # what became of `model.checkpoint` (`InitialWeights.note`)
         self.freezes_bn = config.freezes_bn
         self.train()
 
-    def forward(self, images: Tensor) -> Any:
-        return self.net(images) if self.compiled is None else self.compiled(images)
+    def forward(self, *inputs: Any) -> Any:
+        """Of a batch of images, and what else `TaskConfig.inputs` names."""
+        return self.net(*inputs) if self.compiled is None else self.compiled(*inputs)
 
     def training_step(self, batch: tuple[Tensor, Any], index: int) -> Tensor:
         return self._step(batch, "train", index)
@@ -69,7 +71,7 @@ class TaskModule(L.LightningModule):
             loss = self._training_loss(images, targets, index)
             self.log("train/loss", loss, on_epoch=True, on_step=True, batch_size=len(images))
             return loss
-        outputs = self.task.for_evaluation(self(images), targets)
+        outputs = self.task.for_evaluation(self(*self.task.inputs(images, targets)), targets)
         loss = self.task.loss(outputs, targets, 0.0)
         mean, metrics = self.losses[split], self.metrics[split]
         if self._counts(split, index):
@@ -86,7 +88,7 @@ class TaskModule(L.LightningModule):
         images, augmented = self.task.augment(images, targets, self.recipe, len(self.class_names), key)
         # Targets that are mixed are smoothed too.
         smoothing = self.recipe.label_smoothing if augmented is targets else 0.0
-        return self.task.loss(self(images), augmented, smoothing)
+        return self.task.loss(self(*self.task.inputs(images, augmented)), augmented, smoothing)
 
     def _counts(self, split: str, index: int) -> bool:
         """Whether a batch is measured: not where this rank repeats an image that another one has (`RankBatches`)."""
@@ -115,7 +117,7 @@ class TaskModule(L.LightningModule):
     def evidence(self) -> Evidence:
         """Of the whole test split, after `trainer.test`."""
         parts = [torch.cat(parts).cpu().numpy() for parts in zip(*self.tested, strict=True)]
-        return self.task.evidence(parts, tuple(self.class_names))
+        return self.task.evidence(parts, tuple(self.class_names), self.data)
 
     def train(self, mode: bool = True) -> TaskModule:
         """The statistics of a frozen BatchNorm stay as they are; its scale and shift are trained."""

@@ -33,12 +33,13 @@ NAMED = 3  # classes that a message names, of each kind
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with the weights of a file, the entry of the file that they are, and how its classes were matched to
-    those of the data; None where no data were given."""
+    """A model with the weights of a file, the entry of the file that they are, how its classes were matched to those of
+    the data (None where no data were given), and their names (none where the file has none)."""
 
     net: Any
     entry: str | None
     classes: str | None
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def load_model(
     except CheckpointError as error:
         reason = str(error).removeprefix("the state dict ")
         raise ConfigError(f"checkpoint: {file} {reason.replace('the model', config.name, 1)}") from None
-    return LoadedModel(net, checkpoint.entry, classes)
+    return LoadedModel(net, checkpoint.entry, classes, checkpoint.class_names or ())
 
 
 def load_initial(net: Any, file: str | Path, class_names: Sequence[str]) -> InitialWeights:

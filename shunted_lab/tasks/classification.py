@@ -10,7 +10,7 @@ from shunted_lab.config.data import DataConfig
 from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.recipe import RecipeConfig
 from shunted_lab.config.schema import require
-from shunted_lab.config.task import Goal, Metric, TaskConfig
+from shunted_lab.config.task import Goal, Metric, Prediction, TaskConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,11 +91,29 @@ class Classification(TaskConfig):
         confidence, predicted = outputs.float().softmax(1).max(1)
         return targets, predicted, confidence
 
-    def evidence(self, parts: Sequence[np.ndarray], class_names: Sequence[str]) -> Predictions:
+    def predict(
+        self, net: Any, images: Tensor, size: tuple[int, int], class_names: Sequence[str], score: float, top: int
+    ) -> Prediction:
+        """The classes with the highest probabilities."""
+        outputs = net(images)
+        return class_prediction(outputs.float().softmax(1)[0].cpu().tolist(), class_names, top)
+
+    def evidence(self, parts: Sequence[np.ndarray], class_names: Sequence[str], data: DataConfig) -> Predictions:
         from shunted_lab.tasks.predictions import Predictions
 
         targets, predicted, confidence = parts
         return Predictions(targets, predicted, confidence, tuple(class_names))
+
+
+def class_prediction(scores: Sequence[float], class_names: Sequence[str], top: int) -> Prediction:
+    """The classes with the highest scores, as a prediction that is written below the image."""
+    from shunted_lab.tasks.drawing import with_text
+
+    names = class_names or [f"class {k}" for k in range(len(scores))]
+    best = sorted(range(len(scores)), key=lambda k: -scores[k])[:top]
+    found = [{"class": names[k], "score": round(scores[k], 4)} for k in best]
+    lines = [f"{names[k]} {scores[k]:.3f}" for k in best]
+    return Prediction(", ".join(lines), {"classes": found}, lambda image: with_text(image, lines))
 
 
 def check_head_lr(task: TaskConfig, recipe: RecipeConfig) -> None:

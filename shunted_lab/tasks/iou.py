@@ -36,6 +36,7 @@ class PixelEvidence:
     counts: np.ndarray
     class_names: tuple[str, ...]
     is_binary: bool = False
+    marks: None = None
 
     @property
     def scores(self) -> np.ndarray:

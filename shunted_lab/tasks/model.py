@@ -20,6 +20,9 @@ from shunted_lab.nn.registry import RatesError, import_module
 from shunted_lab.nn.source import module_hash
 from shunted_lab.tasks.optimizer import backbone_of
 
+# Modules whose other layers draw nothing, and compute nothing over a batch.
+INDEPENDENT = ("torch.", "shunted_lab.", "torchvision.models.detection.", "torchvision.ops.misc.")
+
 
 def build_model(config: ModelConfig, num_classes: int) -> Pyramid:
     """The pyramid that `config` describes, with the values of its constructors (see `nn.init_weights`).
@@ -117,7 +120,7 @@ def _depends_on_batch(layer: nn.Module) -> bool:
         return layer.rate > 0
     if isinstance(layer, GroupedAttention):
         return layer.attn_drop > 0
-    return type(layer).__module__.partition(".")[0] not in ("torch", "shunted_lab")
+    return not f"{type(layer).__module__}.".startswith(INDEPENDENT)
 
 
 def _import(config: ModelConfig) -> None:

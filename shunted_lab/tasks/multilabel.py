@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from shunted_lab.config.data import DataConfig
 from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.recipe import RecipeConfig
 from shunted_lab.config.schema import require
-from shunted_lab.config.task import Goal, Metric, TaskConfig
-from shunted_lab.tasks.classification import check_head_lr
+from shunted_lab.config.task import Goal, Metric, Prediction, TaskConfig
+from shunted_lab.tasks.classification import check_head_lr, class_prediction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +80,14 @@ class MultiLabelClassification(TaskConfig):
 
         return targets > 0, highest_scores(outputs, targets)
 
-    def evidence(self, parts: Sequence[np.ndarray], class_names: Sequence[str]) -> Predictions:
+    def predict(
+        self, net: Any, images: Tensor, size: tuple[int, int], class_names: Sequence[str], score: float, top: int
+    ) -> Prediction:
+        """The classes with the highest scores."""
+        outputs = net(images)
+        return class_prediction(outputs.float().sigmoid()[0].cpu().tolist(), class_names, top)
+
+    def evidence(self, parts: Sequence[np.ndarray], class_names: Sequence[str], data: DataConfig) -> Predictions:
         from shunted_lab.tasks.predictions import Predictions
 
         targets, predicted = parts

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import lightning.pytorch as L
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from shunted_lab.config.data import Stats
@@ -30,17 +30,21 @@ def to_pixels(images: Tensor, stats: Stats) -> np.ndarray:
     return pixels.round().byte().permute(0, 2, 3, 1).numpy()
 
 
-def sheet(rows: Sequence[Sequence[tuple[np.ndarray, str]]]) -> np.ndarray:
-    """Images (H, W, 3) uint8 with up to two lines of text below each, row by row -> (H', W', 3) uint8."""
-    width, height = SIDE * max(len(row) for row in rows), (SIDE + TEXT) * len(rows)
+def sheet(rows: Sequence[Sequence[tuple[np.ndarray, str]]], side: int = SIDE) -> np.ndarray:
+    """Images (H, W, 3) uint8 with up to two lines of text below each, row by row -> (H', W', 3) uint8.
+
+    Args:
+        side: pixels that the longer side of each image gets.
+    """
+    width, height = side * max(len(row) for row in rows), (side + TEXT) * len(rows)
     canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
     for i, row in enumerate(rows):
         for j, (image, text) in enumerate(row):
-            x, y = j * SIDE, i * (SIDE + TEXT)
-            canvas.paste(Image.fromarray(image).resize((SIDE, SIDE)), (x, y))
-            lines = "\n".join(line[: SIDE // 6] for line in text.split("\n"))
-            draw.multiline_text((x + 2, y + SIDE), lines, fill="black", font_size=10, spacing=1)
+            x, y = j * side, i * (side + TEXT)
+            canvas.paste(ImageOps.contain(Image.fromarray(image), (side, side)), (x, y))
+            lines = "\n".join(line[: side // 6] for line in text.split("\n"))
+            draw.multiline_text((x + 2, y + side), lines, fill="black", font_size=10, spacing=1)
     return np.asarray(canvas)
 
 

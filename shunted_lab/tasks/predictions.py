@@ -41,6 +41,10 @@ class Predictions:
         return None
 
     @property
+    def marks(self) -> None:
+        return None
+
+    @property
     def is_binary(self) -> bool:
         return self.targets.ndim == 1
 

@@ -10,7 +10,7 @@ from shunted_lab.config.data import DataConfig
 from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.recipe import RecipeConfig
 from shunted_lab.config.schema import ConfigError, option, require, unknown
-from shunted_lab.config.task import Goal, Metric, TaskConfig
+from shunted_lab.config.task import Example, Goal, Metric, Prediction, TaskConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,8 @@ class Segmentation(TaskConfig):
 
     needs: ClassVar[str] = "label map"
     per_class_meaning: ClassVar[str] = "IoU of each class on the test split"
-    draws_examples: ClassVar[bool] = True
+    sees_whole_images: ClassVar[bool] = True
+    example_side: ClassVar[int] = 128
 
     def __post_init__(self) -> None:
         name = self._head_name
@@ -135,7 +136,45 @@ class Segmentation(TaskConfig):
         """Counts of all pixels, (B, 3, K)."""
         return (outputs.counts[:, 0],)
 
-    def evidence(self, parts: Sequence[np.ndarray], class_names: Sequence[str]) -> PixelEvidence:
+    def example(self, picture: np.ndarray, outputs: Counted, targets: LabelMaps, class_names: Sequence[str]) -> Example:
+        """Image, true classes, predicted ones, and where they differ."""
+        import numpy as np
+        from PIL import Image
+
+        from shunted_lab.data.label_maps import IGNORED
+        from shunted_lab.tasks.drawing import coloured, differences
+
+        true, predicted = targets.classes[0].cpu().numpy(), outputs.logits.argmax(1)[0].cpu().numpy()
+        if picture.shape[:2] != true.shape:
+            picture = np.asarray(Image.fromarray(picture).resize(true.shape[::-1]))
+        counted = true != IGNORED
+        share = (counted & (true == predicted)).sum() / max(1, counted.sum())
+        row = [
+            (picture, "image"),
+            (coloured(true), "truth\n(white: not counted)"),
+            (coloured(predicted), f"prediction\n{100 * share:.0f} % of pixels right"),
+            (differences(picture, true, predicted), "red: wrong\nwhite: not counted"),
+        ]
+        return Example(row, set(np.unique(true[counted]).tolist()) | set(np.unique(predicted[counted]).tolist()))
+
+    def predict(
+        self, net: Any, images: Tensor, size: tuple[int, int], class_names: Sequence[str], score: float, top: int
+    ) -> Prediction:
+        """A class for each pixel of the original image, and the share of the pixels of each class."""
+        import numpy as np
+
+        from shunted_lab.nn.segmentation.layers import resized
+        from shunted_lab.tasks.drawing import coloured, over, with_legend
+
+        classes = resized(net(images).float(), size).argmax(1)[0].cpu().numpy().astype(np.uint8)
+        counts = np.bincount(classes.ravel(), minlength=len(class_names)) / classes.size
+        order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k] > 0]
+        shares: list[dict[str, Any]] = [{"class": class_names[k], "share": round(float(counts[k]), 4)} for k in order]
+        text = ", ".join(f"{each['class']} {100 * each['share']:.0f} %" for each in shares[:top])
+        draw = lambda image: with_legend(over(image, coloured(classes)), class_names, sorted(order))  # noqa: E731
+        return Prediction(text, {"classes": shares}, draw, classes)
+
+    def evidence(self, parts: Sequence[np.ndarray], class_names: Sequence[str], data: DataConfig) -> PixelEvidence:
         from shunted_lab.tasks.iou import PixelEvidence
 
         return PixelEvidence(parts[0], tuple(class_names))

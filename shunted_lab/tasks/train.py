@@ -6,7 +6,6 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +69,9 @@ def train(
     launch = config.launch
     check_packages(launch)
     batch_size = config.per_device_batch_size
-    data = make_datamodule(replace(config.data, batch_size=batch_size), config.recipe, config.seed, launch.num_workers)
+    data = make_datamodule(config.data, config.recipe, config.seed, launch.num_workers, batch_size)
     data.sampler.group = batch_size * launch.accumulate
+    data.sampler.together = config.task.images_together
     if config.recipe.steps_per_epoch is not None:
         data.sampler.length = config.recipe.steps_per_epoch * config.data.batch_size
     folder.mkdir(parents=True, exist_ok=True)

@@ -98,6 +98,7 @@ class Errors:
     class_names: tuple[str, ...] = ()
     is_binary: bool = False
     counts: None = None
+    marks: None = None
 
     @property
     def scores(self) -> np.ndarray:
@@ -142,7 +143,7 @@ class Brightness(TaskConfig):
     def evidence_of_batch(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         return targets, (outputs.float() - targets).abs()
 
-    def evidence(self, parts: Sequence[np.ndarray], class_names: Sequence[str]) -> Errors:
+    def evidence(self, parts: Sequence[np.ndarray], class_names: Sequence[str], data: DataConfig) -> Errors:
         return Errors(*parts)
 
 

@@ -28,6 +28,7 @@ from shunted_lab.report.plots import (
     metric_against_cost,
     paired_lines,
     pareto_front,
+    precision_recall,
     rates_heatmap,
     save,
     search_front,
@@ -74,6 +75,11 @@ def importances(k: int) -> dict[str, float]:
     return dict(zip(names(k), np.random.default_rng(5).dirichlet(np.ones(k)).tolist(), strict=True))
 
 
+def precisions(k: int) -> dict[str, dict[str, list[float]]]:
+    falling = np.linspace(1, 0, 101)
+    return {t: {n: (falling ** (1 + i + j)).tolist() for i, n in enumerate(names(k))} for j, t in enumerate(("a", "b"))}
+
+
 def by_class(k: int, classes: int = 100) -> Figure:
     rng = np.random.default_rng(6)
     return class_bars(
@@ -89,6 +95,7 @@ FIGURES = {
     "heatmap": lambda k: rates_heatmap(assignments(k)),
     "importance": lambda k: importance(importances(k)),
     "classes": by_class,
+    "precision": lambda k: precision_recall(precisions(k)),
     "paired": lambda k: paired_lines({f"<{v}>": {s: 0.7 + 0.01 * s for s in range(k)} for v in "ab"}, "Top-1", PERCENT),
     "times": lambda k: learning_curves(curves(k), "Top-1", PERCENT, seconds={name: 2.0 for name in curves(k)}),
 }
@@ -476,3 +483,24 @@ def test_curves_over_time_end_where_training_did():
 def test_one_variant_has_no_paired_lines():
     with pytest.raises(ValueError, match="seeds of two variants"):
         paired_lines({"a": {0: 0.7}}, "Top-1", PERCENT)
+
+
+def test_precision_is_drawn_over_recall_for_each_threshold():
+    figure = precision_recall(
+        {"IoU 0.50": {"a": [1.0, 0.5, 0.0], "b": [1.0, 1.0, 0.5]}, "IoU 0.75": {"a": [0.5, 0.0, 0.0]}}
+    )
+    lines = figure.axes[0].lines
+    assert [line.get_ydata().tolist() for line in lines] == [[1.0, 0.5, 0.0], [0.5, 0.0, 0.0], [1.0, 1.0, 0.5]]
+    assert lines[0].get_xdata().tolist() == [0.0, 0.5, 1.0]
+    assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color()
+    assert lines[0].get_linestyle() != lines[1].get_linestyle()
+    assert texts(figure)[-4:] == ["a", "b", "IoU 0.50", "IoU 0.75"]
+    with pytest.raises(ValueError, match="no variant has a curve"):
+        precision_recall({"IoU 0.50": {}})
+
+
+def test_rows_can_keep_their_order():
+    scores = {"a": [0.1, 0.9, 0.5]}
+    kept = class_bars(["all", "small", "large"], scores, "AP", PERCENT, in_order=True)
+    assert marks(kept, "a") == [(0.1, 0.0), (0.9, 1.0), (0.5, 2.0)]
+    assert [x for x, _ in marks(class_bars(["all", "small", "large"], scores, "AP", PERCENT), "a")] == [0.9, 0.5, 0.1]

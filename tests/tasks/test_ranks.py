@@ -15,7 +15,6 @@ from shunted_lab.tasks.predictions import read_predictions
 
 SCRIPT = """
 import json, sys
-from dataclasses import replace
 from pathlib import Path
 
 from shunted_lab.config.compose import compose
@@ -25,7 +24,7 @@ from shunted_lab.tasks.train import make_module, make_trainer
 
 folder, *words = sys.argv[1:]
 run = compose(words).variants["model"]
-data = make_datamodule(replace(run.data, batch_size=run.per_device_batch_size), run.recipe, run.seed)
+data = make_datamodule(run.data, run.recipe, run.seed, batch_size=run.per_device_batch_size)
 module = make_module(run, data.class_names)
 trainer = make_trainer(run, Path(folder), [], progress=False)
 found = trainer.validate(module, data, verbose=False)[0] | trainer.test(module, data, verbose=False)[0]
@@ -51,6 +50,7 @@ def test_each_image_is_on_one_rank_and_all_have_as_many_batches(monkeypatch, n, 
     assert max(len(batch) for shares in ranks for batch in shares) <= -(-size // world)
 
 
+SCENES = ["data=scales", "data.image_size=64", "data.batch_size=4", "data.val_images=11", "data.test_images=9"]
 PIXELS = ["task=segmentation", "task.head=upernet_lite", "recipe=segment_lite"]
 
 
@@ -60,10 +60,11 @@ PIXELS = ["task=segmentation", "task.head=upernet_lite", "recipe=segment_lite"]
     [
         ["data=earth", "data.batch_size=6", "recipe.limit_batches=3"],
         # 9 images in batches of 4: the last one is on one rank only.
-        ["data=scales", "data.image_size=64", "data.batch_size=4", "data.val_images=11", "data.test_images=9"],
-        ["data=scales", "data.image_size=64", "data.batch_size=4", "data.val_images=11", "data.test_images=9", *PIXELS],
+        SCENES,
+        [*SCENES, *PIXELS],
+        [*SCENES, "task=mask_rcnn_lite", "recipe=detect_lite"],
     ],
-    ids=["classes", "objects", "pixels"],
+    ids=["classes", "sizes", "pixels", "objects"],
 )
 def test_two_processes_measure_what_one_does(tmp_path, words):
     script = tmp_path / "evaluate.py"
@@ -86,6 +87,11 @@ def test_two_processes_measure_what_one_does(tmp_path, words):
     for name, value in one.items():
         assert two[name] == pytest.approx(value, rel=1e-5 if name.endswith("loss") else 1e-6), name
     assert np.array_equal(evidence[0].scores, evidence[1].scores) and evidence[0].images == evidence[1].images
+    if "task=mask_rcnn_lite" in words:
+        first, second = (each.marks for each in evidence)
+        assert np.array_equal(first.objects, second.objects) and np.array_equal(first.truth, second.truth)
+        assert np.allclose(first.scores, second.scores, atol=1e-5) and first.classes.shape == (9, 100)
+        return
     if "task=segmentation" in words:
         assert np.array_equal(evidence[0].counts, evidence[1].counts) and evidence[0].counts.shape == (9, 3, 7)
         return

@@ -17,11 +17,11 @@ from shunted_lab.data import make_datamodule
 from shunted_lab.data.label_maps import IGNORED, LabelMaps
 from shunted_lab.nn.weights import published_names
 from shunted_lab.report.collect import _over_images
-from shunted_lab.report.statistics import bootstrap_sums
+from shunted_lab.report.statistics import bootstrap
 from shunted_lab.study.plan import count_costs, data_facts, plan_runs
 from shunted_lab.tasks.callbacks import Stopped
 from shunted_lab.tasks.checkpoint import load_initial
-from shunted_lab.tasks.evidence import StoredEvidence, read_evidence, score_of, write_evidence
+from shunted_lab.tasks.evidence import StoredEvidence, read_evidence, write_evidence
 from shunted_lab.tasks.iou import PixelEvidence, class_iou, mean_iou
 from shunted_lab.tasks.model import batch_layout
 from shunted_lab.tasks.overlap import count_pixels
@@ -63,7 +63,7 @@ def evaluated(seeds):
         metrics.update(outputs, labels)
         parts.append(task.evidence_of_batch(outputs, labels))
     evidence = task.evidence(
-        [torch.cat(each).numpy() for each in zip(*parts, strict=True)], [f"c{i}" for i in range(K)]
+        [torch.cat(each).numpy() for each in zip(*parts, strict=True)], [f"c{i}" for i in range(K)], data
     )
     return {key: float(value) for key, value in metrics.compute().items()}, evidence
 
@@ -133,13 +133,13 @@ def test_evidence_on_disk_gives_the_metric_of_any_resample(tmp_path):
     write_evidence(evidence, tmp_path)
     stored = read_evidence(tmp_path)
     assert stored.images == evidence.images and (tmp_path / "evidence.npz").stat().st_size < 10_000
-    sums = bootstrap_sums(stored.parts, resamples=20, seed=3)
+    scores = bootstrap(stored.resampled, stored.units, resamples=20, seed=3)
     rng, n = np.random.default_rng(3), len(stored.scores)
     predicted, labels = whole(range(4))
-    for drawn_counts, score in zip(rng.multinomial(n, np.full(n, 1 / n), size=20), score_of(sums), strict=True):
+    for drawn_counts, score in zip(rng.multinomial(n, np.full(n, 1 / n), size=20), scores, strict=True):
         images = np.repeat(np.arange(n), drawn_counts)  # really duplicated
         assert mmseg(predicted[images], labels[images])[0] == pytest.approx(score, abs=1e-12)
-    assert float(score_of(stored.parts.sum(0, keepdims=True))[0]) == pytest.approx(metrics["miou"], abs=1e-6)
+    assert float(stored.resampled(np.ones((1, n), int))[0]) == pytest.approx(metrics["miou"], abs=1e-6)
 
 
 def test_groups_are_resampled_as_wholes(tmp_path):
@@ -147,10 +147,12 @@ def test_groups_are_resampled_as_wholes(tmp_path):
     groups = np.array([3] * 5 + [9] * 7 + [1] * 8)
     write_evidence(evidence, tmp_path, np.append(groups, [4, 4]))  # a smoke test sees fewer images than there are
     stored = read_evidence(tmp_path)
-    assert len(stored.parts) == 3
-    assert np.array_equal(stored.parts[1], evidence.counts[:5].sum(0))  # groups in the order of their numbers
+    assert stored.units == 3
+    drawn = np.eye(3, dtype=int)  # groups in the order of their numbers
+    assert stored.resampled(drawn)[1] == pytest.approx(mean_iou(evidence.counts[:5].sum(0)), abs=1e-12)
+    assert np.array_equal(stored.of_images(drawn)[1], groups == 3)
     plain = StoredEvidence(np.arange(20.0), False, "", (), np.empty(0), None, groups)
-    assert plain.parts.tolist() == [[sum(range(12, 20)), 8], [10, 5], [sum(range(5, 12)), 7]]
+    assert plain.resampled(drawn).tolist() == [sum(range(12, 20)) / 8, 10 / 5, sum(range(5, 12)) / 7]
     same = _over_images([stored, stored], [stored, stored])
     assert (same.mean, same.low, same.high, same.n) == (0, 0, 0, 3)
 

@@ -37,7 +37,12 @@ class ScalesConfig(DataConfig):
     )
 
     synthetic: ClassVar[bool] = True
-    targets: ClassVar[tuple[str, ...]] = ("sizes", "label map")  # sizes: (6,) of each class's object, 0 for none
+    targets: ClassVar[tuple[str, ...]] = (
+        "sizes",
+        "label map",
+        "boxes",
+        "masks",
+    )  # sizes: (6,) of each class's object, 0 for none
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,7 +83,7 @@ class ScalesConfig(DataConfig):
         )
 
     def for_target(self, target: str) -> ScalesConfig:
-        return ScalesMaps(**asdict(self)) if target == "label map" else self
+        return _of_target(self, target)
 
     def scenes(self, split: str) -> Scenes:
         """The scenes of a split; all runs of an experiment see the same ones, whatever their seed."""
@@ -101,9 +106,6 @@ class ScalesConfig(DataConfig):
 class ScalesMaps(ScalesConfig):
     """data=scales with the class of each pixel, 0 for the background."""
 
-    def for_target(self, target: str) -> ScalesConfig:
-        return self if target == "label map" else ScalesConfig(**asdict(self))
-
     def check(self, tested_only: bool = False) -> DataFacts:
         facts = super().check(tested_only)
         return replace(facts, class_names=("background", *facts.class_names))
@@ -113,3 +115,36 @@ class ScalesMaps(ScalesConfig):
 
         scenes = [self.scenes(split) for split in ("train", "val", "test")]
         return scales_map_splits(scenes, cache_folder(self.cache), recipe, seed, [r for _, r in self.size_ranges()])
+
+
+@dataclass
+class ScalesBoxes(ScalesConfig):
+    """data=scales with a class and a box for each object."""
+
+    has_masks: ClassVar[bool] = False
+
+    def area_ranges(self) -> list[tuple[str, tuple[float, float]]]:
+        """The ranges of areas, pixels squared, of boxes whose sides are sizes of `size_ranges`."""
+        side = self.image_size
+        return [(name, ((low * side) ** 2, (high * side) ** 2)) for name, (low, high) in self.size_ranges()]
+
+    def make_splits(self, recipe: RecipeConfig, seed: int) -> Splits:
+        from shunted_lab.data.scales.datasets import scales_object_splits
+
+        scenes = [self.scenes(split) for split in ("train", "val", "test")]
+        ranges = self.area_ranges()
+        return scales_object_splits(scenes, cache_folder(self.cache), recipe, seed, ranges, self.has_masks)
+
+
+@dataclass
+class ScalesInstances(ScalesBoxes):
+    """data=scales with a class, a box and a mask for each object."""
+
+    has_masks: ClassVar[bool] = True
+
+
+def _of_target(data: ScalesConfig, target: str) -> ScalesConfig:
+    """The same options as the class that has the target."""
+    kinds = {"sizes": ScalesConfig, "label map": ScalesMaps, "boxes": ScalesBoxes, "masks": ScalesInstances}
+    kind = kinds[target]
+    return data if type(data) is kind or type(data) not in kinds.values() else kind(**asdict(data))

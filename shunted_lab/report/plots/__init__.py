@@ -6,6 +6,7 @@ from shunted_lab.report.plots.fronts import Point, metric_against_cost, pareto_f
 from shunted_lab.report.plots.heatmap import rates_heatmap
 from shunted_lab.report.plots.paired import VARIANTS as PAIRED_VARIANTS
 from shunted_lab.report.plots.paired import paired_lines
+from shunted_lab.report.plots.precision import precision_recall
 from shunted_lab.report.plots.rows import INTERVALS, class_bars, forest, importance
 from shunted_lab.report.plots.style import INK
 
@@ -21,6 +22,7 @@ __all__ = [
     "metric_against_cost",
     "paired_lines",
     "pareto_front",
+    "precision_recall",
     "rates_heatmap",
     "save",
     "search_front",

@@ -105,6 +105,7 @@ def class_bars(
     label: str,
     unit: Unit,
     intervals: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    in_order: bool = False,
 ) -> Figure:
     """A dot per variant on one row per class, sorted by the score of the first variant, the baseline.
 
@@ -116,6 +117,7 @@ def class_bars(
         scores: for each variant one score per class; NaN for a class without images.
         label, unit: of the score.
         intervals: for each variant the lower and the upper ends, drawn for up to `INTERVALS` variants.
+        in_order: keep the order of the names, where all are shown.
 
     Raises:
         ValueError: for no class, no variant, or another number of scores than of classes.
@@ -127,7 +129,8 @@ def class_bars(
             raise ValueError(f"{name} has {len(values)} scores, there are {len(class_names)} classes")
     table = np.array(list(scores.values()), dtype=float)  # (variants, classes)
     chosen, note = _chosen(table)
-    chosen = chosen[np.argsort(-table[0, chosen], kind="stable")]
+    if not in_order:
+        chosen = chosen[np.argsort(-table[0, chosen], kind="stable")]
     table = table[:, chosen]
     rows = np.arange(len(chosen))
     names = list(scores)
