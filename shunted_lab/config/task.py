@@ -6,8 +6,9 @@ since the plan, the report and `--help` read its goal.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -38,6 +39,8 @@ class Metric:
         direction: max or min, whichever is better.
         in_table: whether it has a column of its own; the leading metric always has.
         is_proportion: whether it is the share of the images that are right, so that Wilson's interval holds.
+        may_be_absent: whether a split can have nothing that it is measured on, e.g. no object of a size. It is then NaN
+            and not part of a result.
     """
 
     key: str
@@ -47,6 +50,7 @@ class Metric:
     direction: str = "max"
     in_table: bool = False
     is_proportion: bool = False
+    may_be_absent: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,12 @@ class Goal:
         if key == "loss":
             return LOSS
         return COSTS[key] if key in COSTS else self.metric(key).unit
+
+    def known(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Values by their names, `test/box_ap`, without those that a split has nothing for."""
+        absent = {metric.key for metric in self.metrics if metric.may_be_absent}
+        gone = [name for name, value in values.items() if math.isnan(value) and name.rpartition("/")[2] in absent]
+        return {name: value for name, value in values.items() if name not in gone}
 
     def names(self, split: str) -> list[str]:
         """All that is measured on a split, as results name it."""

@@ -81,10 +81,9 @@ class Detection(TaskConfig):
             Metric("box_ap50", "AP50", "Average precision of boxes at an IoU of 0.50", in_table=True),
             Metric("box_ap75", "AP75", "Average precision of boxes at an IoU of 0.75", in_table=True),
         ]
-        metrics += [
-            Metric(f"box_ap_{name}", f"AP {name}", f"Average precision of the boxes of {name} objects", in_table=True)
-            for name, _ in area_ranges(data)
-        ]
+        for name, _ in area_ranges(data):
+            meaning = f"Average precision of the boxes of {name} objects"
+            metrics.append(Metric(f"box_ap_{name}", f"AP {name}", meaning, in_table=True, may_be_absent=True))
         return Goal((*metrics, *self._more_metrics(data)), "box_ap", both_macs=True)
 
     def _more_metrics(self, data: DataConfig) -> list[Metric]:
@@ -209,15 +208,15 @@ class InstanceSegmentation(Detection):
     forms: ClassVar[tuple[str, ...]] = ("box", "mask")
 
     def _more_metrics(self, data: DataConfig) -> list[Metric]:
-        return [
+        metrics = [
             Metric("mask_ap", "Mask AP", f"Average precision of masks ({MEANING})", in_table=True),
             Metric("mask_ap50", "Mask AP50", "Average precision of masks at an IoU of 0.50"),
             Metric("mask_ap75", "Mask AP75", "Average precision of masks at an IoU of 0.75"),
-            *(
-                Metric(f"mask_ap_{name}", f"Mask AP {name}", f"Average precision of the masks of {name} objects")
-                for name, _ in area_ranges(data)
-            ),
         ]
+        for name, _ in area_ranges(data):
+            meaning = f"Average precision of the masks of {name} objects"
+            metrics.append(Metric(f"mask_ap_{name}", f"Mask AP {name}", meaning, may_be_absent=True))
+        return metrics
 
 
 class Judged(NamedTuple):

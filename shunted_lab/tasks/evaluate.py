@@ -63,7 +63,8 @@ def evaluate(
         enable_model_summary=False,
     )
     (found,) = trainer.test(module, batches, verbose=False)
-    metrics = {f"{split}/{key.partition('/')[2]}": float(value) for key, value in found.items()}
+    values = {f"{split}/{key.partition('/')[2]}": float(value) for key, value in found.items()}
+    metrics = module.goal.known(values)
     return Evaluation(metrics, clock.images, clock.images_per_second)
 
 

@@ -43,7 +43,10 @@ class MultiLabelClassification(TaskConfig):
     def goal(self, data: DataConfig, classes: int = 0) -> Goal:
         """Recall of all objects, and by their size: of the sizes that the data have, or of all that data may have."""
         names = [name for name, _ in data.size_ranges()] if classes else SIZES  # type: ignore[attr-defined]
-        by_size = [Metric(f"recall_{n}", n.capitalize(), f"Recall of {n} objects", in_table=True) for n in names]
+        by_size = [
+            Metric(f"recall_{n}", n.capitalize(), f"Recall of {n} objects", in_table=True, may_be_absent=True)
+            for n in names
+        ]
         return Goal((RECALL, *by_size), "recall")
 
     def check_recipe(self, data: DataConfig, recipe: RecipeConfig) -> None:

@@ -67,10 +67,10 @@ class Segmentation(TaskConfig):
 
     def goal(self, data: DataConfig, classes: int = 0) -> Goal:
         """Mean IoU of all pixels, and of the objects by their size where the data know it."""
-        by_size = [
-            Metric(f"miou_{n}", f"mIoU {n}", f"Mean IoU of {n} objects, over the images with one", in_table=True)
-            for n, _ in _size_ranges(data)
-        ]
+        by_size = []
+        for name, _ in _size_ranges(data):
+            meaning = f"Mean IoU of {name} objects, over the images with one"
+            by_size.append(Metric(f"miou_{name}", f"mIoU {name}", meaning, in_table=True, may_be_absent=True))
         return Goal((MIOU, MACC, AACC, *by_size), "miou", both_macs=True)
 
     def check_recipe(self, data: DataConfig, recipe: RecipeConfig) -> None:

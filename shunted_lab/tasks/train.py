@@ -91,6 +91,7 @@ def train(
         # Also for the last epoch: after a kill between the last checkpoint and the test, fit validates nothing.
         metrics |= _values(trainer.validate(module, data, verbose=False))
         metrics |= _values(trainer.test(module, data, verbose=False))
+        metrics = module.goal.known(metrics)
         corrupt = corrupt_images(trainer, data)
         if trainer.is_global_zero:
             _keep(trainer, module, data, config, folder)

@@ -1,5 +1,7 @@
 """A task's goal names the metrics that its results have, no more and no fewer."""
 
+import math
+
 import pytest
 from torch import nn
 
@@ -58,3 +60,10 @@ def test_variants_that_are_measured_by_different_metrics_are_refused(tmp_path, m
     (tmp_path / "experiments" / "mixed.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"mixed\.yaml: variants\.b: is measured by recall, and 'a' by top1; "):
         compose(["experiment=mixed"])
+
+
+def test_what_a_split_has_nothing_for_is_no_part_of_a_result():
+    goal = MultiLabelClassification().goal(ScalesConfig())
+    values = {"test/recall": 0.5, "test/recall_small": math.nan, "test/recall_large": 0.25, "test/loss": math.nan}
+    kept = goal.known(values)
+    assert kept.keys() == {"test/recall", "test/recall_large", "test/loss"}, "a loss that is NaN is an error"

@@ -28,6 +28,7 @@ class _Targets(NamedTuple):
     masks: list[Tensor]
     has_mask: list[Tensor]
     seeds: list[int]
+    sizes: list[tuple[int, int]]
 
     def part(self, own: slice) -> _Targets:
         fields: Any = (field[own] for field in self)
@@ -89,9 +90,8 @@ class _Subject:
         boxes = [torch.tensor(BOXES[:count]).reshape(-1, 4) for count in counts]
         masks = [torch.ones(count, *size, dtype=torch.uint8) for count in counts]
         labels = [torch.arange(count) % self.classes for count in counts]
-        return _Targets(
-            boxes, labels, masks, [torch.ones(n, dtype=torch.bool) for n in counts], list(range(len(counts)))
-        )
+        has_mask = [torch.ones(count, dtype=torch.bool) for count in counts]
+        return _Targets(boxes, labels, masks, has_mask, list(range(len(counts))), [size] * len(counts))
 
 
 def _losses(head: Any, maps: list[Tensor], targets: _Targets, together: int = 2) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ class Targets(Protocol):
 
     `boxes[i]` is (n, 4), `labels[i]` (n,) int64, `masks[i]` (n, H, W) uint8 in pixels of the image, `has_mask[i]` (n,)
     booleans (masks without one are not trained); `masks` is empty where no masks are trained. `seeds[i]` is what is
-    drawn for the image with.
+    drawn for the image with, `sizes[i]` what of it is not padding.
     """
 
     @property
@@ -49,6 +49,9 @@ class Targets(Protocol):
 
     @property
     def seeds(self) -> Sequence[int]: ...
+
+    @property
+    def sizes(self) -> Sequence[Size]: ...
 
 
 class Head(Protocol):

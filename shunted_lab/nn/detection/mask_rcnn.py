@@ -167,8 +167,7 @@ class MaskRCNN(nn.Module):
         sampled; binary cross entropy of the masks, the mean over the matched ones that have one.
         """
         found = self.rpn.losses(features.candidates, targets, together)
-        height, width = (4 * side for side in features.levels[0].shape[-2:])
-        proposals = self.rpn.propose(features.candidates, [(height, width)] * len(targets.boxes))
+        proposals = self.rpn.propose(features.candidates, targets.sizes)
         picked = [self._sample(each, targets, image) for image, each in enumerate(proposals)]
         logits, offsets = self._boxes(features, [each.boxes for each in picked])
         lengths = [len(each.boxes) for each in picked]
