@@ -10,6 +10,7 @@ import pytest
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SMALL = ["recipe.limit_batches=3", "recipe.epochs=2", "launch.accelerator=cpu", "launch.devices=2"]
 SMALL += ["launch.measure=false", "launch.pictures=false"]
+TWO = ["only=[one_rate,ssa]"]
 SCENES = ["data.train_images=64", "data.val_images=32", "data.test_images=32"]
 
 
@@ -21,7 +22,7 @@ def studies(tmp_path_factory):
         "ablation": ["experiment=ablate_embed", "seeds=[0,1]", *SMALL],
         "search": ["experiment=search_rates", "search.trials=4", "search.pruner=null", *SMALL],
         "segmentation": ["experiment=segment_earth", "begin_with=null", "seeds=[0,1]", *SMALL],
-        "detection": ["experiment=detect_scales", f"data.cache={folder}/cache", "seeds=[0]", *SMALL, *SCENES],
+        "detection": ["experiment=detect_scales", f"data.cache={folder}/cache", "seeds=[0]", *SMALL, *SCENES, *TWO],
         "scales": ["experiment=train", "data=scales", "seeds=[0]", f"data.cache={folder}/cache", *SMALL, *SCENES],
     }
     for given in words.values():

@@ -36,7 +36,7 @@ def test_help_lists_groups_choices_and_every_key(tmp_path):
     found = run("--help", cwd=tmp_path)
     assert found.returncode == 0 and found.stderr == ""
     assert re.search(r"^  model +shunted_t, shunted_s, shunted_b, shunted_lite, pvt_v2_b0, ", found.stdout, re.M)
-    data = "earth, scales, imagenet, inat2018, inat2019, folder, shards, ade20k, segmentation_folder, cifar100"
+    data = "earth, scales, imagenet, inat2018, inat2019, folder, shards, ade20k, coco, segmentation_folder, cifar100"
     assert re.search(rf"^  data +{data}$", found.stdout, re.M)
     assert re.search(r"^  experiment .*ablate_embed", found.stdout, re.M)
     for line in (

@@ -177,6 +177,9 @@ def test_retinanet_is_trained_and_tested_as_mask_rcnn_is(tmp_path):
     assert marks.forms == ("box",) and marks.objects[..., 0].sum() == 8
 
 
+STEPS = 120
+
+
 @pytest.mark.slow
 def test_eight_scenes_are_learnt_by_heart(tmp_path):
     run = run_of("data.train_images=8")
@@ -187,9 +190,9 @@ def test_eight_scenes_are_learnt_by_heart(tmp_path):
     module = make_module(run, [f"class {k}" for k in range(6)])
     optimizer = torch.optim.AdamW(module.net.parameters(), 2e-3, weight_decay=0.05)
     module.train()
-    for step in range(150):
+    for step in range(STEPS):
         for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1, (step + 1) / 10, (150 - step) / 75)
+            group["lr"] = 2e-3 * min(1, (step + 1) / 10, 2 * (STEPS - step) / STEPS)
         drawn_anew = objects._replace(seeds=[8 * step + i for i in range(8)])
         loss = module.task.loss(module(images, objects.sizes), drawn_anew, 0.0)
         optimizer.zero_grad()
