@@ -90,14 +90,24 @@ def compose_evaluate(overrides: Sequence[str], run: RunConfig | None = None) -> 
         ConfigError: for anything a user can get wrong, also for overrides that name another model than the run's.
     """
     if run is None:
-        return compose_as(EvaluateConfig, overrides)
+        return _for_task(compose_as(EvaluateConfig, overrides))
     of_run = {"model": run.model, "data": run.data, "task": run.task, "data.image_size": run.data.image_size}
     config = compose_as(EvaluateConfig, overrides, of_run)
     for name in affecting_result(run.model):
         given, own = getattr(config.model, name), getattr(run.model, name)
         if given != own:
             raise ConfigError(f"model.{name}: {given} differs from the run's, {own}; leave model=... out")
-    return config
+    return _for_task(config)
+
+
+def _run_config(config: EvaluateConfig) -> RunConfig:
+    """What is tested, as a run."""
+    return RunConfig(config.model, config.data, config.task, PLAIN, LaunchConfig(), 0)
+
+
+def _for_task(config: EvaluateConfig) -> EvaluateConfig:
+    """With the data as the task sees them."""
+    return dataclasses.replace(config, data=_run_config(config).data)
 
 
 def show(overrides: Sequence[str]) -> dict[str, Any]:
@@ -156,8 +166,7 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
     device = torch.device(find_device(config.device))
     precision = _precision(config, run, device.type)
     model = load_model(config.model, file, class_names, config.task)
-    run_config = RunConfig(config.model, config.data, config.task, PLAIN, LaunchConfig(), 0)
-    module = TaskModule(model.net, run_config, class_names)
+    module = TaskModule(model.net, _run_config(config), class_names)
     data = make_datamodule(config.data, PLAIN, 0, config.num_workers)
     stats = config.data.stats, (config.data if run is None else run.data).stats
     loader = data.test_dataloader() if config.split == "test" else data.val_dataloader()

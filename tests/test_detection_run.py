@@ -96,6 +96,13 @@ def test_evaluate_gives_the_run_s_numbers_with_an_interval(study, tmp_path, caps
         assert value == pytest.approx(result["metrics"][key], abs=1e-6, nan_ok=True), key
     low, high = found["intervals"]["test/box_ap"]
     assert low <= found["metrics"]["test/box_ap"] <= high and "(95 %, over images)" in said
+    (tmp_path / "weights.ckpt").write_bytes((folder_of(study) / "checkpoints" / "last.ckpt").read_bytes())
+    config = load_run(folder_of(study)).config
+    loose = [f"checkpoint={tmp_path}/weights.ckpt", f"out={out}", "device=cpu", "task=mask_rcnn_lite", "data=scales"]
+    loose += ["model=shunted_lite", f"model.embed_dims={config.model.embed_dims}", *TINY, *FEW[:3]]
+    loose += [f"data.cache={config.data.cache}"]
+    assert evaluate.main(loose) == 0, "a file away from its run"
+    assert json.loads(out.read_text())["metrics"] == pytest.approx(found["metrics"])
     assert evaluate.main([f"checkpoint={folder_of(study)}", "task=retinanet_lite", "device=cpu"]) == 1
     assert "does not fit" in capsys.readouterr().err
 
