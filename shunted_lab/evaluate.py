@@ -193,15 +193,14 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
 
 def _interval(module: Any, result: Any, lead: str, groups: Any) -> tuple[float, float] | None:
     """The 95 % interval of the leading metric over images, or groups of them; None where there is none."""
-    from shunted_lab.report.statistics import bootstrap, bootstrap_interval, wilson
+    from shunted_lab.report.resamples import score_draws
+    from shunted_lab.report.statistics import bootstrap_interval, wilson
     from shunted_lab.tasks.evidence import stored
 
     if module.goal.leading.is_proportion:
         return wilson(round(result.metrics[lead] * result.images), result.images)
     evidence = stored(module.evidence(), groups)
-    if evidence.is_mean:
-        return None
-    return bootstrap_interval(bootstrap(evidence.resampled, evidence.units, 2_000 if evidence.marks is None else 500))
+    return None if evidence.is_mean else bootstrap_interval(score_draws(evidence))
 
 
 def _precision(config: EvaluateConfig, run: RunConfig | None, device: str) -> str:

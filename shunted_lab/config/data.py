@@ -98,8 +98,9 @@ class DataConfig(ABC):
         """The three splits (`data.module.Splits`), the training split with the recipe's augmentation.
 
         Batches are `(B, 3, image_size, image_size)` float32 images and their targets: `(B,)` int64 labels; for `sizes`
-        `(B, K)` float32, the size of each class's object; for `label map` `data.label_maps.LabelMaps`. The files are
-        taken as checked. With the epoch and the number of the image, `seed` is the only source of the augmentation.
+        `(B, K)` float32, the size of each class's object; for `label map` `data.label_maps.LabelMaps`; for `boxes` and
+        `masks` `data.objects.Objects`. The files are taken as checked. With the epoch and the number of the image,
+        `seed` is the only source of the augmentation.
         """
 
     def check_recipe(self, recipe: RecipeConfig) -> None:  # noqa: B027  # by default nothing is refused

@@ -40,7 +40,7 @@ class RunConfig:
         have = f"needs images with {self.task.needs}, and data={self.data.name} has {' and '.join(self.data.targets)}"
         require(self.task.needs in self.data.targets, "task", self.task.name, have)
         self.data = self.data.for_target(self.task.needs)
-        for name in set(OF_DATA) - set(self.data.augments):
+        for name in (name for name in OF_DATA if name not in self.data.augments):
             value, off = getattr(self.recipe, name), getattr(RecipeConfig(), name)
             why = f"has no effect on data={self.data.name}; set it to {off}"
             require(value == off, f"recipe.{name}", value, why)

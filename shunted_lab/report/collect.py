@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from shunted_lab.config.experiment import Config
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.config.task import Goal
+from shunted_lab.report.resamples import class_draws, score_draws
 from shunted_lab.report.states import StudyStates, load_states
 from shunted_lab.report.statistics import (
     Difference,
     McNemar,
-    bootstrap,
     bootstrap_interval,
     leave_one_out,
     mcnemar,
@@ -34,8 +34,6 @@ from shunted_lab.study.folder import TRACEBACK
 from shunted_lab.study.states import RunState
 from shunted_lab.tasks.evidence import EXAMPLES, StoredEvidence, read_evidence
 from shunted_lab.tasks.history import read_history
-
-RESAMPLES, FEWER = 2_000, 500  # of images, for intervals; fewer of detections
 
 
 @dataclass(frozen=True)
@@ -164,9 +162,9 @@ def class_intervals(data: StudyData) -> dict[str, tuple[list[float], list[float]
     found = {}
     for variant in data.variants:
         evidence = [run.evidence for run in data.of(variant) if run.evidence is not None]
-        some = np.zeros((1, evidence[0].units), np.int64) if evidence else None
-        if some is not None and evidence[0].resampled_classes(some) is not None:
-            draws = np.mean([_draws(each, each.resampled_classes) for each in evidence], 0)  # (R, K)
+        each = [draws for run in evidence if (draws := class_draws(run)) is not None]
+        if each:
+            draws = np.mean(each, 0)  # (R, K)
             low, high = np.full((2, draws.shape[1]), np.nan)
             known = ~np.isnan(draws).all(0)
             low[known], high[known] = np.nanquantile(draws[:, known], [0.025, 0.975], axis=0)
@@ -210,16 +208,11 @@ def _over_images(mine: Sequence[StoredEvidence], theirs: Sequence[StoredEvidence
         return paired_bootstrap(a, b)
     draws, points = [], []
     for runs in (mine, theirs):
-        draws.append(np.mean([_draws(found, found.resampled) for found in runs], 0))
+        draws.append(np.mean([score_draws(found) for found in runs], 0))
         points.append(np.mean([found.resampled(np.ones((1, found.units), np.int64))[0] for found in runs]))
     difference = draws[0] - draws[1]
     mean = float(points[0] - points[1])
     return Difference(mean, float(np.nanstd(difference)), *bootstrap_interval(difference), mine[0].units)
-
-
-def _draws(evidence: StoredEvidence, score: Callable[[np.ndarray], Any]) -> np.ndarray:
-    """Scores of resampled images, or groups of them; fewer of detections, where a resample takes long."""
-    return bootstrap(score, evidence.units, RESAMPLES if evidence.marks is None else FEWER)
 
 
 def main_effects(data: StudyData) -> dict[str, Difference | None]:

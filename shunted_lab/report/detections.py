@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from shunted_lab.report.collect import FEWER, StudyData
-from shunted_lab.report.statistics import bootstrap
-from shunted_lab.tasks.average_precision import IOUS, Marks, class_ap, mean_ap, precision_at_recall, resampled
-from shunted_lab.tasks.evidence import StoredEvidence
+from shunted_lab.report.collect import StudyData
+from shunted_lab.report.resamples import ap_draws
+from shunted_lab.tasks.average_precision import IOUS, Marks, precision_at_recall, score
+from shunted_lab.tasks.evidence import StoredEvidence, mean_of_known
 
 SHOWN = (0, 5)  # of `IOUS`: 0.50 and 0.75
 PLURAL = {"box": "boxes", "mask": "masks"}
@@ -40,8 +39,8 @@ def size_scores(data: StudyData) -> tuple[list[str], dict[str, list[float]], dic
         if not known or (names and _names(known[0]) != names):
             continue
         names, cells = _names(known[0]), _cells(known[0])
-        scores[variant] = [float(np.mean([mean_ap(class_ap(m, *cell))[0] for m in known])) for cell in cells]
-        draws = np.mean([_draws(each, cells) for each in evidence], 0)
+        scores[variant] = [float(np.mean([score(m, None, *cell) for m in known])) for cell in cells]
+        draws = np.mean([[mean_of_known(ap_draws(each, *cell)) for cell in cells] for each in evidence], 0).T
         low, high = np.full((2, len(cells)), np.nan)
         some = ~np.isnan(draws).all(0)
         low[some], high[some] = np.nanquantile(draws[:, some], [0.025, 0.975], axis=0)
@@ -62,15 +61,3 @@ def _cells(marks: Marks) -> list[tuple[int, int]]:
 def _names(marks: Marks) -> list[str]:
     sizes = ("all", *marks.areas)
     return [f"{PLURAL.get(marks.forms[form], marks.forms[form])}, {sizes[area]}" for form, area in _cells(marks)]
-
-
-def _draws(evidence: StoredEvidence, cells: Sequence[tuple[int, int]]) -> np.ndarray:
-    """(resamples, cells) average precision of resampled images, or groups of them."""
-    assert evidence.marks is not None
-    marks = evidence.marks
-
-    def scores(drawn: np.ndarray) -> np.ndarray:
-        images = evidence.of_images(drawn)
-        return np.stack([mean_ap(resampled(marks, images, *cell)) for cell in cells], 1)
-
-    return bootstrap(scores, evidence.units, FEWER)

@@ -21,8 +21,6 @@ RECALLS = np.linspace(0.0, 1.0, 101)  # at which precision is read
 MOST = 100  # detections of an image
 NO_CLASS = -1  # of a place without a detection
 AT_ONCE = 2**24  # values that are resampled at a time
-
-
 FIELDS = ("classes", "scores", "right", "ignored", "objects", "truth")  # of `Marks`, those with a value an image
 
 

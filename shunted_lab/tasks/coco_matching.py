@@ -94,6 +94,6 @@ def _bits(flags: np.ndarray) -> np.ndarray:
 
 def _digest(truth: Truth) -> int:
     found = repr((truth.name, truth.size)).encode()
-    for part in (truth.boxes.astype("<f8"), truth.labels.astype("<i8"), truth.crowd.astype("u1")):
+    for part in (truth.boxes.astype("<f8"), truth.areas.astype("<f8"), truth.labels.astype("<i8"), truth.crowd):
         found += part.tobytes()
     return zlib.crc32(found)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from shunted_lab.config.data import DataConfig
 from shunted_lab.config.model import ModelConfig
-from shunted_lab.config.recipe import RecipeConfig
-from shunted_lab.config.schema import ConfigError, at_least, option, require, unknown
-from shunted_lab.config.task import Example, Goal, Metric, Prediction, TaskConfig
+from shunted_lab.config.schema import ConfigError, at_least, option
+from shunted_lab.config.task import Example, Goal, Metric, Prediction
 from shunted_lab.output.quantities import counted
+from shunted_lab.tasks.headed import MIXES, HeadedTask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
     from shunted_lab.data.objects import Objects
+    from shunted_lab.nn import Pyramid
     from shunted_lab.nn.detection.heads import Detected
     from shunted_lab.tasks.average_precision import DetectionEvidence
 
@@ -27,14 +28,13 @@ if TYPE_CHECKING:
 # imported. tests/nn/test_detectors.py holds them against the registry.
 OF_BOXES = ("retinanet", "retinanet_lite")
 OF_MASKS = ("mask_rcnn", "mask_rcnn_lite")
-MIXES = ("mixup", "cutmix", "random_resized_crop", "rand_augment", "color_jitter", "random_erasing", "label_smoothing")
 Ranges = Sequence[tuple[str, tuple[float, float]]]
 SHOWN = 0.3  # the least score of a detection that is drawn
 MEANING = "mean over the classes and the IoU thresholds 0.50 to 0.95"
 
 
 @dataclass
-class Detection(TaskConfig):
+class Detection(HeadedTask):
     """A class and a box for each object in an image."""
 
     name: str = "detection"
@@ -49,26 +49,16 @@ class Detection(TaskConfig):
     heads: ClassVar[tuple[str, ...]] = OF_BOXES
     forms: ClassVar[tuple[str, ...]] = ("box",)  # what a detection must overlap with
     per_class_meaning: ClassVar[str] = "Box AP of each class on the test split"
-    sees_whole_images: ClassVar[bool] = True
+    refuses: ClassVar[tuple[str, ...]] = (*MIXES, "label_smoothing")
+    trained_on: ClassVar[str] = "boxes"
+    recipe_hint: ClassVar[str] = "detect_lite"
     example_side: ClassVar[int] = 256
 
     def __post_init__(self) -> None:
         if self.head is None:
             self.head = self.name if self.name in self.heads else self.heads[0]
-        name = self._head_name
-        if not isinstance(name, str):
-            raise ConfigError(f"task.head: {self.head!r} is neither a name nor a mapping {{name: ..., option: value}}")
-        if name not in self.heads and "." not in name:
-            raise unknown("task.head", name, self.heads)
+        super().__post_init__()
         at_least(1, "task", self, "loss_images")
-
-    @property
-    def _head_name(self) -> Any:
-        return self.head.get("name") if isinstance(self.head, Mapping) else self.head
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return (self._head_name,) if "." in self._head_name else ()
 
     @property
     def images_together(self) -> int:
@@ -89,28 +79,22 @@ class Detection(TaskConfig):
     def _more_metrics(self, data: DataConfig) -> list[Metric]:
         return []
 
-    def check_recipe(self, data: DataConfig, recipe: RecipeConfig) -> None:
-        for name in MIXES:
-            value = getattr(recipe, name)
-            require(not value, f"recipe.{name}", value, "is not supported for boxes; take recipe=detect_lite, or off")
-        value = recipe.repeated_aug
-        require(value == 1, "recipe.repeated_aug", value, "is not supported for boxes; set it to 1")
-
     def build(self, model: ModelConfig, classes: int) -> nn.Module:
         if find_spec("pycocotools") is None:
             raise ConfigError(f"task: '{self.name}' needs pycocotools: pip install 'shunted_lab[detection]'")
-        from shunted_lab.nn import ComponentError
-        from shunted_lab.nn.detection.heads import DetectionNet, build_detector
-        from shunted_lab.tasks.model import build_model
+        return super().build(model, classes)
 
-        backbone = build_model(model, 0)
-        try:
-            return DetectionNet(backbone, build_detector(self.head, model.embed_dims, classes), classes)
-        except ComponentError as error:
-            raise ConfigError(f"task.{error}") from None
+    def network(self, backbone: Pyramid, channels: list[int], classes: int) -> nn.Module:
+        from shunted_lab.nn.detection.heads import DetectionNet, build_detector
+
+        head = build_detector(self.head, channels, classes)
+        if "mask" in self.forms and not getattr(head, "has_masks", False):
+            why = f"predicts no masks (has_masks), and task={self.name} needs them; take task=detection"
+            raise ConfigError(f"task.head: '{self.head_name}' {why}")
+        return DetectionNet(backbone, head, classes)
 
     def call(self, net: Any, images: Tensor) -> Any:
-        """A forward pass with 1,000 boxes in the box head and 100 in the mask head, as published costs are counted."""
+        """A forward pass in which no number of boxes depends on the image, as published costs are counted."""
         return net.fixed_work(images)
 
     def inputs(self, images: Tensor, targets: Objects) -> tuple[Any, ...]:
@@ -131,10 +115,12 @@ class Detection(TaskConfig):
 
     def loss(self, outputs: Any, targets: Objects, smoothing: float) -> Tensor:
         """The sum of the parts of the head's loss; of images that are not trained each by itself."""
+        import torch
+
         trained = not isinstance(outputs, Judged)
         detected = outputs if trained else outputs.detected
         losses = detected.head.losses(detected.features, targets, self.loss_images if trained else 1)
-        return sum(losses.values(), 0 * next(iter(losses.values())))
+        return torch.stack(list(losses.values())).sum()
 
     def make_metrics(self, data: DataConfig, classes: int) -> MetricCollection:
         from torchmetrics import MetricCollection

@@ -11,14 +11,21 @@ import numpy as np
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.config.task import Evidence
 from shunted_lab.output.files import atomic
-from shunted_lab.tasks.average_precision import MOST, NO_CLASS, Marks, mean_ap, resampled
-from shunted_lab.tasks.iou import class_iou, mean_iou
+from shunted_lab.tasks.average_precision import MOST, NO_CLASS, Marks, resampled
+from shunted_lab.tasks.iou import class_iou
 
 FILE = "evidence.npz"
 EXAMPLES = "examples.png"  # a picture of predictions beside it (`tasks.examples`, which imports torch)
 
 
-@dataclass(frozen=True)
+def mean_of_known(scores: np.ndarray) -> np.ndarray:
+    """(R, K) scores of classes -> (R,) the mean over those that have one; NaN where none has."""
+    known = ~np.isnan(scores)
+    count = known.sum(1)
+    return np.divide(np.where(known, scores, 0).sum(1), count, out=np.full(len(scores), np.nan), where=count > 0)
+
+
+@dataclass(frozen=True, eq=False)
 class StoredEvidence:
     """What runs are compared by, image by image.
 
@@ -54,19 +61,21 @@ class StoredEvidence:
 
     def resampled(self, drawn: np.ndarray) -> np.ndarray:
         """(R, M) how often each group, or image, is drawn -> (R,) the score of each resample."""
-        if self.marks is not None:
-            return mean_ap(resampled(self.marks, self.of_images(drawn)))
-        if self.counts is not None:
-            return mean_iou(self._sums(drawn, self.counts))
+        if not self.is_mean:
+            return mean_of_known(self.resampled_classes(drawn))
         sums = self._sums(drawn, np.stack([self.scores, np.ones(len(self.scores))], 1))
-        return sums[:, 0] / sums[:, 1]
+        return np.asarray(sums[:, 0] / sums[:, 1])
 
-    def resampled_classes(self, drawn: np.ndarray) -> np.ndarray | None:
-        """(R, M) -> (R, K) the score of each class in each resample, NaN where it has none; None where it cannot be
-        computed."""
+    def resampled_classes(self, drawn: np.ndarray, form: int = 0, area: int = 0) -> np.ndarray:
+        """(R, M) -> (R, K) the score of each class in each resample, NaN where it has none; not where `is_mean`.
+
+        Args:
+            form, area: of detections, what is judged (`average_precision.Marks`).
+        """
         if self.marks is not None:
-            return resampled(self.marks, self.of_images(drawn)).mean(2)
-        return None if self.counts is None else class_iou(self._sums(drawn, self.counts))
+            return np.asarray(resampled(self.marks, self.of_images(drawn), form, area).mean(2))
+        assert self.counts is not None
+        return class_iou(self._sums(drawn, self.counts))
 
     def of_images(self, drawn: np.ndarray) -> np.ndarray:
         """(R, M) how often each group is drawn -> (R, N) how often each image is."""

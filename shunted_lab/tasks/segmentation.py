@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from shunted_lab.config.data import DataConfig
-from shunted_lab.config.model import ModelConfig
-from shunted_lab.config.recipe import RecipeConfig
-from shunted_lab.config.schema import ConfigError, option, require, unknown
-from shunted_lab.config.task import Example, Goal, Metric, Prediction, TaskConfig
+from shunted_lab.config.schema import option
+from shunted_lab.config.task import Example, Goal, Metric, Prediction
+from shunted_lab.tasks.headed import HeadedTask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
     from shunted_lab.data.label_maps import LabelMaps
+    from shunted_lab.nn import Pyramid
     from shunted_lab.tasks.iou import PixelEvidence
     from shunted_lab.tasks.overlap import Range
 
@@ -28,11 +28,10 @@ HEADS = ("segformer", "segformer_lite", "semantic_fpn", "semantic_fpn_lite", "up
 MIOU = Metric("miou", "mIoU", "Mean IoU (intersection over union of the pixels of each class, mean over the classes)")
 MACC = Metric("macc", "mAcc", "Mean over the classes of the share of their pixels that are right", in_table=True)
 AACC = Metric("aacc", "aAcc", "Share of the pixels that are right", in_table=True)
-MIXES = ("mixup", "cutmix", "random_resized_crop", "rand_augment", "color_jitter", "random_erasing")
 
 
 @dataclass
-class Segmentation(TaskConfig):
+class Segmentation(HeadedTask):
     """One of the classes of the data for each pixel."""
 
     name: str = "segmentation"
@@ -42,28 +41,15 @@ class Segmentation(TaskConfig):
 
     needs: ClassVar[str] = "label map"
     per_class_meaning: ClassVar[str] = "IoU of each class on the test split"
-    sees_whole_images: ClassVar[bool] = True
+    heads: ClassVar[tuple[str, ...]] = HEADS
+    trained_on: ClassVar[str] = "label maps"
+    recipe_hint: ClassVar[str] = "segment_lite"
     example_side: ClassVar[int] = 128
-
-    def __post_init__(self) -> None:
-        name = self._head_name
-        if not isinstance(name, str):
-            raise ConfigError(f"task.head: {self.head!r} is neither a name nor a mapping {{name: ..., option: value}}")
-        if name not in HEADS and "." not in name:
-            raise unknown("task.head", name, HEADS)
-
-    @property
-    def _head_name(self) -> Any:
-        return self.head.get("name") if isinstance(self.head, Mapping) else self.head
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return (self._head_name,) if "." in self._head_name else ()
 
     @property
     def least_batch(self) -> int:
         """UPerNet pools the deepest map to one value a channel, before a BatchNorm."""
-        return 2 if self._head_name.startswith("upernet") else 1
+        return 2 if self.head_name.startswith("upernet") else 1
 
     def goal(self, data: DataConfig, classes: int = 0) -> Goal:
         """Mean IoU of all pixels, and of the objects by their size where the data know it."""
@@ -73,25 +59,10 @@ class Segmentation(TaskConfig):
             by_size.append(Metric(f"miou_{name}", f"mIoU {name}", meaning, in_table=True, may_be_absent=True))
         return Goal((MIOU, MACC, AACC, *by_size), "miou", both_macs=True)
 
-    def check_recipe(self, data: DataConfig, recipe: RecipeConfig) -> None:
-        for name in MIXES:
-            value = getattr(recipe, name)
-            require(
-                not value, f"recipe.{name}", value, "is not supported for label maps; take recipe=segment_lite, or off"
-            )
-        value = recipe.repeated_aug
-        require(value == 1, "recipe.repeated_aug", value, "is not supported for label maps; set it to 1")
-
-    def build(self, model: ModelConfig, classes: int) -> nn.Module:
-        from shunted_lab.nn import ComponentError
+    def network(self, backbone: Pyramid, channels: list[int], classes: int) -> nn.Module:
         from shunted_lab.nn.segmentation.heads import SegmentationNet, build_head
-        from shunted_lab.tasks.model import build_model
 
-        backbone = build_model(model, 0)
-        try:
-            return SegmentationNet(backbone, build_head(self.head, model.embed_dims, classes), classes)
-        except ComponentError as error:
-            raise ConfigError(f"task.{error}") from None
+        return SegmentationNet(backbone, build_head(self.head, channels, classes), classes)
 
     def call(self, net: Any, images: Tensor) -> Any:
         """A forward pass; what a head of the user's returns is checked."""
@@ -99,7 +70,7 @@ class Segmentation(TaskConfig):
         if self.sources and not net.training:
             from shunted_lab.nn.segmentation.heads import check_output
 
-            check_output(output, len(images), net.num_classes, self._head_name)
+            check_output(output, len(images), net.num_classes, self.head_name)
         return output
 
     def for_evaluation(self, outputs: Tensor, targets: LabelMaps) -> Counted:

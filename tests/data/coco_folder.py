@@ -27,7 +27,7 @@ def annotation(number: int, image: int, category: int, box: list[float], **more:
     return found | {"segmentation": [rectangle(x, y, w, h)]} | more
 
 
-def side(first: int, count: int) -> dict[str, Any]:
+def annotated(first: int, count: int) -> dict[str, Any]:
     """Images from number `first` on; the last one has no object."""
     images, annotations = [], []
     for i in range(count):
@@ -43,7 +43,7 @@ def side(first: int, count: int) -> dict[str, Any]:
 def write(root: Path, train: dict[str, Any] | None = None, val: dict[str, Any] | None = None) -> Path:
     """The folder, with images whose objects are brighter than the rest."""
     (root / "annotations").mkdir(parents=True, exist_ok=True)
-    for name, content in (("train", train or side(1, 9)), ("val", val or side(101, 4))):
+    for name, content in (("train", train or annotated(1, 9)), ("val", val or annotated(101, 4))):
         (root / f"{name}2017").mkdir(exist_ok=True)
         (root / "annotations" / f"instances_{name}2017.json").write_text(json.dumps(content))
         for image in content["images"]:

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("pycocotools")
 
 import torch
-from coco_folder import annotation, categories, rectangle, side, write
+from coco_folder import annotated, annotation, categories, rectangle, write
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -74,8 +74,8 @@ def test_what_cannot_be_trained_is_dropped_and_evaluation_keeps_everything(tmp_p
         7: annotation(7, 1, 18, [50.0, 30.0, 40.0, 40.0]),  # clipped
         8: annotation(8, 1, 90, [10.0, 10.0, 8.0, 8.0], segmentation=[[1.0, 1.0, 2.0, 2.0]]),  # no polygon
     }
-    train = side(1, 3) | {"annotations": [*cases.values(), annotation(20, 2, 1, [4.0, 6.0, 20.0, 16.0])]}
-    val = side(101, 2) | {"annotations": [each | {"image_id": 101} for each in cases.values()]}
+    train = annotated(1, 3) | {"annotations": [*cases.values(), annotation(20, 2, 1, [4.0, 6.0, 20.0, 16.0])]}
+    val = annotated(101, 2) | {"annotations": [each | {"image_id": 101} for each in cases.values()]}
     found = splits(write(tmp_path, train, val), val_fraction=0.1)
     image = found.train.images.names.index("000001.jpg") if "000001.jpg" in found.train.images.names else None
     source = found.train if image is not None else found.val
@@ -106,7 +106,7 @@ def test_segmentations_of_all_kinds_are_the_masks_of_pycocotools(tmp_path):
         {"size": [48, 64], "counts": packed["counts"].decode()},
     ]
     objects = [annotation(i + 1, 1, 1, [1.0, 1.0, 40.0, 30.0], segmentation=kind) for i, kind in enumerate(kinds)]
-    train = side(1, 3) | {"annotations": [*objects, annotation(9, 2, 1, [4.0, 6.0, 20.0, 16.0])]}
+    train = annotated(1, 3) | {"annotations": [*objects, annotation(9, 2, 1, [4.0, 6.0, 20.0, 16.0])]}
     annotations = configured(write(tmp_path, train)).annotations("train")
     found = [coco_mask.decode(to_rle(annotations.segment(i), (48, 64))) for i in range(3)]
     polygons = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(two, 48, 64)))
@@ -127,7 +127,7 @@ def test_annotations_are_parsed_once_and_shared(root, tmp_path, monkeypatch):
 def test_another_file_has_another_identity_and_a_moved_folder_the_same(tmp_path):
     one, other = write(tmp_path / "a"), write(tmp_path / "b")
     assert configured(one).check().identity == configured(other).check().identity
-    changed = side(101, 4)
+    changed = annotated(101, 4)
     changed["annotations"][0]["bbox"] = [4.0, 6.0, 21.0, 16.0]
     assert configured(write(tmp_path / "c", None, changed)).check().identity != configured(one).check().identity
 
@@ -223,7 +223,7 @@ def test_crops_have_sides_of_384_to_600_drawn_apart():
 
 
 def test_the_3x_recipe_draws_short_sides_and_crops_half_of_the_images(tmp_path):
-    train = side(1, 3)
+    train = annotated(1, 3)
     for image in train["images"]:
         image |= {"height": 480, "width": 640}
     found = splits(write(tmp_path, train), COCO_MASK_RCNN_3X_RECIPE, image_size=800, long_side=1333, val_fraction=0.1)
@@ -293,7 +293,7 @@ def test_corrupt_training_images_are_replaced_up_to_a_number(tmp_path):
 
 
 def changed(**parts):
-    content = side(1, 3)
+    content = annotated(1, 3)
     for name, change in parts.items():
         change(content[name])
     return content
@@ -378,8 +378,8 @@ def test_what_is_not_there_is_named(tmp_path):
         configured(root).check()
 
 
-def test_the_sides_must_have_the_same_categories(tmp_path):
-    val = side(101, 4) | {"categories": [*categories(), {"id": 91, "name": "lamp"}]}
+def test_the_splits_must_have_the_same_categories(tmp_path):
+    val = annotated(101, 4) | {"categories": [*categories(), {"id": 91, "name": "lamp"}]}
     with pytest.raises(ConfigError, match=r"data.val_json: its categories differ .*\['lamp'\]"):
         configured(write(tmp_path, None, val)).check()
 
@@ -390,7 +390,7 @@ def test_boxes_without_segmentations_train_a_detector_of_boxes_only(tmp_path):
             each.pop("segmentation")
         return content
 
-    root = write(tmp_path, bare(side(1, 9)), bare(side(101, 4)))
+    root = write(tmp_path, bare(annotated(1, 9)), bare(annotated(101, 4)))
     with pytest.raises(ConfigError, match="has no segmentation: it can train task=retinanet, but no masks"):
         configured(root).check()
     assert configured(root, CocoConfig).check().num_classes == 3

@@ -302,3 +302,8 @@ def test_a_detector_of_one_s_own_is_one_file(tmp_path, monkeypatch):
     changed = compose(["experiment=detect_scales", "task=detection", deep])
     assert count_costs(changed, facts)["ssa"].params > small["ssa"].params
     assert len(check_detector("my_own_detector.Mine")) == 9
+    masks = run_of("task=instance_segmentation", "task.head=my_own_detector.Mine")
+    with pytest.raises(
+        ConfigError, match=r"task.head: 'my_own_detector.Mine' predicts no masks .* take task=detection"
+    ):
+        masks.task.build(masks.model, 6)

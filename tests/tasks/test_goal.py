@@ -62,7 +62,7 @@ def test_variants_that_are_measured_by_different_metrics_are_refused(tmp_path, m
         compose(["experiment=mixed"])
 
 
-def test_what_a_split_has_nothing_for_is_no_part_of_a_result():
+def test_what_a_split_has_nothing_for_is_not_part_of_a_result():
     goal = MultiLabelClassification().goal(ScalesConfig())
     values = {"test/recall": 0.5, "test/recall_small": math.nan, "test/recall_large": 0.25, "test/loss": math.nan}
     kept = goal.known(values)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from shunted_lab.data.geometry import ImageSizes
     from shunted_lab.data.module import Splits
 
-SIDES = ("train", "val")
+SPLITS = ("train", "val")
 COUNTED_WIDTH = 1.6  # of the height, in pixels: published costs are of 800 x 1280
 AREAS = (("small", (0.0, 32.0**2)), ("medium", (32.0**2, 96.0**2)), ("large", (96.0**2, 1e10)))
 
@@ -92,14 +92,14 @@ class CocoConfig(DataConfig):
         kind = kinds[target]
         return self if type(self) is kind or type(self) not in kinds.values() else kind(**asdict(self))
 
-    def files(self, side: str) -> tuple[Path, Path]:
+    def files(self, split: str) -> tuple[Path, Path]:
         """The annotations of train or val, and the folder of its images."""
-        given = getattr(self, f"{side}_json"), getattr(self, f"{side}_images")
-        usual = f"annotations/instances_{side}{self.year}.json", f"{side}{self.year}"
+        given = getattr(self, f"{split}_json"), getattr(self, f"{split}_images")
+        usual = f"annotations/instances_{split}{self.year}.json", f"{split}{self.year}"
         json, images = (Path(self.root) / (own or name) for own, name in zip(given, usual, strict=True))
         return json, images
 
-    def annotations(self, side: str) -> Annotations:
+    def annotations(self, split: str) -> Annotations:
         """The parsed annotations of train or val; parsed now unless they are in the cache.
 
         Raises:
@@ -107,7 +107,7 @@ class CocoConfig(DataConfig):
         """
         from shunted_lab.data.coco.annotations import parsed
 
-        return parsed(self.files(side)[0], f"data.{side}_json", cache_folder(self.cache) / "coco")
+        return parsed(self.files(split)[0], f"data.{split}_json", cache_folder(self.cache) / "coco")
 
     def check(self, tested_only: bool = False) -> DataFacts:
         """Check annotations, and that every image has its file.
@@ -119,10 +119,10 @@ class CocoConfig(DataConfig):
             state = "is not a folder" if Path(self.root).exists() else "does not exist"
             json, images = (path.relative_to(self.root) for path in self.files("train"))
             raise ConfigError(f"data.root: '{self.root}' {state}; data={self.name} expects {json}, {images}, and so on")
-        sides = [s for s in SIDES if s == "val" or not tested_only or self.files(s)[0].exists()]
-        found = {side: self.annotations(side) for side in sides}
-        for side, each in found.items():
-            self._check_files(side, each)
+        splits = [s for s in SPLITS if s == "val" or not tested_only or self.files(s)[0].exists()]
+        found = {split: self.annotations(split) for split in splits}
+        for split, each in found.items():
+            self._check_files(split, each)
         val, train = found["val"], found.get("train")
         if train is not None and train.categories != val.categories:
             only = sorted(set(train.names) ^ set(val.names)) or "the same names with other numbers"
@@ -136,18 +136,18 @@ class CocoConfig(DataConfig):
                 raise ConfigError(f"data.train_json: {self.files('train')[0]} has no image with an object to train")
             total = len(train.image_id) - len(held)
             notes.append(f"{self.name}: {len(kept):,} of {total:,} training images have objects; others are left out")
-        identity = identity_of([(side, each.digest) for side, each in found.items()])
+        identity = identity_of([(split, each.digest) for split, each in found.items()])
         return DataFacts(tuple(val.names), identity, tuple(notes))
 
-    def _check_files(self, side: str, annotations: Annotations) -> None:
+    def _check_files(self, split: str, annotations: Annotations) -> None:
         """Refuse annotations of images that are not in the folder, which is listed once."""
-        json, folder = self.files(side)
-        key = f"data.{side}_images"
+        json, folder = self.files(split)
+        key = f"data.{split}_images"
         if not len(annotations.image_id):
-            raise ConfigError(f"data.{side}_json: {json} has no images")
+            raise ConfigError(f"data.{split}_json: {json} has no images")
         if self.has_masks and not annotations.kind.any():
             raise ConfigError(
-                f"data.{side}_json: {json} has no segmentation: it can train task=retinanet, but no masks"
+                f"data.{split}_json: {json} has no segmentation: it can train task=retinanet, but no masks"
             )
         there: set[str] = set()
         try:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from shunted_lab.config.schema import ConfigError
-from shunted_lab.output.files import digest_of, write_json, write_text
+from shunted_lab.output.files import atomic_folder, digest_of, write_json, write_text
 
 VERSION = 1  # raised when the arrays of a file change
 LEAST = 32  # pixels of the sides of an image that is trained
@@ -140,18 +138,10 @@ def _digest(file: Path, cache: Path) -> str:
 
 
 def _write(arrays: dict[str, Any], folder: Path) -> None:
-    """Write all arrays, whole or not at all; of processes that do it at once the first one counts."""
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with atomic_folder(folder) as temporary:
         write_json(temporary / "categories.json", arrays.pop("categories"))
         for name, values in arrays.items():
             np.save(temporary / f"{name}.npy", values)
-        temporary.rename(folder)
-    except OSError:
-        if not folder.exists():  # else another process has written it
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _parse(file: Path, key: str) -> dict[str, Any]:

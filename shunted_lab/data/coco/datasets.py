@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from shunted_lab.config.data import Stats
 from shunted_lab.config.recipe import RecipeConfig
 from shunted_lab.data.coco.images import CocoImages
 from shunted_lab.data.corrupt import Corrupt, refused, too_many
@@ -32,9 +31,8 @@ CROP = 384, 600  # pixels of a crop's sides, drawn apart
 def coco_splits(images: Sequence[CocoImages], data: CocoConfig, recipe: RecipeConfig, seed: int) -> Splits:
     """Train, val and test; images are evaluated one by one, since their sizes differ."""
     corrupt = Corrupt(len(images[0]), data.max_corrupt)
-    shared = data.stats, (data.image_size, data.long_side), data.has_masks, data.area_ranges()
-    train = TrainingObjects(images[0], *shared, seed, recipe, corrupt)
-    val, test = (WholeObjects(part, *shared, 0) for part in images[1:])
+    train = TrainingObjects(images[0], data, seed, recipe, corrupt)
+    val, test = (WholeObjects(part, data) for part in images[1:])
     order = AspectOrder(images[0].is_wide, data.batch_size)
     return Splits(train, val, test, list(images[2].annotations.names), order, evaluated_in=1)
 
@@ -87,25 +85,17 @@ class _Objects(Dataset[tuple[Tensor, Objects]], ABC):
     """Batches `(B, 3, H, W)`, padded with 0 after normalization, and `Objects`.
 
     Args:
-        sides: of an image, pixels: the shorter one, and at most the longer one.
-        ranges: of areas, that are measured by themselves.
+        data: how large images are, and whether masks are asked for.
+        seed: of what is drawn for an image.
     """
 
-    def __init__(
-        self,
-        images: CocoImages,
-        stats: Stats,
-        sides: tuple[int, int],
-        has_masks: bool,
-        ranges: Sequence[tuple[str, tuple[float, float]]],
-        seed: int,
-    ):
+    def __init__(self, images: CocoImages, data: CocoConfig, seed: int = 0):
         self.images = images
-        self.short, self.long = sides
-        self.has_masks = has_masks
-        self.ranges = tuple(ranges)
+        self.short, self.long = data.image_size, data.long_side
+        self.has_masks = data.has_masks
+        self.ranges = tuple(data.area_ranges())
         self.seed = seed
-        self.mean, self.std = (255 * torch.tensor(values).view(3, 1, 1) for values in stats)
+        self.mean, self.std = (255 * torch.tensor(values).view(3, 1, 1) for values in data.stats)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -180,18 +170,8 @@ class TrainingObjects(_Objects):
         corrupt: notes what cannot be read; the next image of the split replaces it.
     """
 
-    def __init__(
-        self,
-        images: CocoImages,
-        stats: Stats,
-        sides: tuple[int, int],
-        has_masks: bool,
-        ranges: Sequence[tuple[str, tuple[float, float]]],
-        seed: int,
-        recipe: RecipeConfig,
-        corrupt: Corrupt,
-    ):
-        super().__init__(images, stats, sides, has_masks, ranges, seed)
+    def __init__(self, images: CocoImages, data: CocoConfig, seed: int, recipe: RecipeConfig, corrupt: Corrupt):
+        super().__init__(images, data, seed)
         self.recipe = recipe
         self.corrupt = corrupt
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from shunted_lab.data.module import Key, Splits
 from shunted_lab.data.objects import Objects, Truth, boxes_of, seed_of
 from shunted_lab.data.scales.scene import CLASS_NAMES, Scene, Scenes
 from shunted_lab.data.symmetry import apply_symmetry, draw_symmetry
-from shunted_lab.output.files import atomic
+from shunted_lab.output.files import atomic, atomic_folder
 
 EVALUATED_IN = 8  # scenes with objects; up to 100 masks of each are predicted
 
@@ -241,13 +239,10 @@ def _cached_file(scenes: Scenes, cache: Path, name: str, part: Callable[[Scene],
 
 
 def _draw(scenes: Scenes, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        size, count = scenes.image_size, scenes.count
-        images = np.lib.format.open_memmap(
-            temporary / "images.npy", mode="w+", dtype=np.uint8, shape=(count, size, size, 3)
-        )
+    size, count = scenes.image_size, scenes.count
+    shape = (count, size, size, 3)
+    with atomic_folder(folder) as temporary:
+        images = np.lib.format.open_memmap(temporary / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
         sizes = np.zeros((count, len(CLASS_NAMES)), np.float32)
         for index in range(count):
             scene = scenes.draw(index)
@@ -256,10 +251,3 @@ def _draw(scenes: Scenes, folder: Path) -> None:
         images.flush()  # write to disk
         with atomic(temporary / "sizes.npy") as file:
             np.save(file, sizes)
-        if not folder.exists():
-            temporary.rename(folder)
-    except OSError:
-        if not folder.exists():  # else another process has drawn them
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from shunted_lab.nn.check import require, run_checks
+from shunted_lab.nn.checked_head import CheckedHead
 from shunted_lab.nn.detection.contract import Detections
 from shunted_lab.nn.detection.heads import DETECTOR, build_detector
-from shunted_lab.nn.registry import Registry
 
 SIZES = [(64, 96), (96, 64)]  # of images: multiples of the last stride, as batches are padded
-CHANNELS, CLASSES = (8, 12, 16, 20), 5
 BOXES = [[8.0, 8.0, 40.0, 40.0], [30.0, 20.0, 60.0, 50.0]]
 
 Detector = str | Callable[..., nn.Module]
@@ -49,7 +46,7 @@ def check_detector(detector: Detector, **options: Any) -> list[str]:
         ContractError: naming the check and what was found.
         ComponentError: if the head cannot be built.
     """
-    subject = _Subject(detector, options)
+    subject = _Subject(detector, DETECTOR, options, build_detector)
     checks = {
         "detections": _check_detections,
         "losses": _check_losses,
@@ -64,26 +61,8 @@ def check_detector(detector: Detector, **options: Any) -> list[str]:
     return run_checks(f"detector '{subject.name}'", subject, checks)
 
 
-class _Subject:
-    """A head that is checked: how to build it, and what to feed it."""
-
-    def __init__(self, detector: Detector, options: dict[str, Any]):
-        self.name = detector if isinstance(detector, str) else getattr(detector, "__name__", repr(detector))
-        self.registry = DETECTOR
-        if not isinstance(detector, str):  # a registry of its own, so that nothing is left behind
-            self.registry = Registry(DETECTOR.kind)
-            self.registry.register(self.name)(detector)
-        self.channels: Sequence[int] = options.pop("channels", CHANNELS)
-        self.classes: int = options.pop("num_classes", CLASSES)
-        self.spec = {"name": self.name, **options}
-
-    def build(self) -> Any:
-        return build_detector(self.spec, list(self.channels), self.classes, self.registry)
-
-    def maps(self, size: tuple[int, int], batch: int = 2) -> list[Tensor]:
-        """Of images of this size, at strides 4, 8, 16, 32."""
-        strides = [2 ** (i + 2) for i in range(len(self.channels))]
-        return [torch.randn(batch, c, size[0] // s, size[1] // s) for c, s in zip(self.channels, strides, strict=True)]
+class _Subject(CheckedHead):
+    """A detector's head, with objects."""
 
     def targets(self, size: tuple[int, int], counts: Sequence[int] = (2, 1)) -> _Targets:
         """So many objects in each image."""
@@ -184,25 +163,10 @@ def _check_batch(subject: _Subject) -> None:
 
 @torch.no_grad()
 def _check_state_dict(subject: _Subject) -> None:
-    head, other, maps = subject.build(), subject.build(), subject.maps(SIZES[0])
-    file = io.BytesIO()
-    torch.save(head.state_dict(), file)
-    file.seek(0)
-    try:
-        other.load_state_dict(torch.load(file, weights_only=True))
-    except Exception as error:
-        require(False, f"another instance does not load it: {str(error).splitlines()[0]}", error)
-    pair = [each.eval().detect(each(maps), [SIZES[0]] * 2) for each in (head, other)]
+    head, maps = subject.build(), subject.maps(SIZES[0])
+    pair = [each.eval().detect(each(maps), [SIZES[0]] * 2) for each in (head, subject.reloaded(head))]
     require(_same(*pair), "another instance with the same state dict finds something else")
 
 
 def _check_cost(subject: _Subject) -> None:
-    """It can be built and counted on `meta`, and its matrices are counted."""
-    with torch.device("meta"):
-        head, maps = subject.build().eval(), subject.maps(SIZES[0])
-    try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            head.fixed_work(head(maps))
-    except Exception as error:
-        require(False, f"it cannot be counted on the meta device: {str(error).splitlines()[0]}", error)
-    require(counter.get_total_flops() > 0, "no multiply-accumulates are counted")
+    subject.check_cost(SIZES[0], lambda head, maps: head.fixed_work(head(maps)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 Size = tuple[int, int]  # height and width, pixels
@@ -57,7 +56,7 @@ class Targets(Protocol):
 class Head(Protocol):
     """A detector's head, built with `channels` (of the backbone's four maps, finest first) and `num_classes`.
 
-    It is an `nn.Module`. `num_classes` and options are those of its constructor.
+    It is an `nn.Module`. `has_masks` says whether its detections have masks; without it they have none.
     """
 
     def __call__(self, maps: Sequence[Tensor]) -> Any:
@@ -71,10 +70,3 @@ class Head(Protocol):
 
     def fixed_work(self, features: Any) -> Any:
         """What costs and latencies are of: the work of `detect` on a number of boxes that depends on no value."""
-
-
-def empty_detections(device: torch.device, mask_size: int | None = None) -> Detections:
-    """No detection."""
-    zeros = torch.zeros(0, device=device)
-    masks = None if mask_size is None else zeros.new_zeros(0, mask_size, mask_size)
-    return Detections(zeros.new_zeros(0, 4), zeros, zeros.long(), masks)

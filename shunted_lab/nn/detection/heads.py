@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import shunted_lab.nn.detection.mask_rcnn
 import shunted_lab.nn.detection.retinanet  # noqa: F401  # both register their heads
 from shunted_lab.nn.detection.contract import Detections, Size
-from shunted_lab.nn.pyramid import Pyramid
+from shunted_lab.nn.headed import HeadedNet
 from shunted_lab.nn.registry import DETECTOR, ComponentError, Registry, Spec
 
 __all__ = ["DETECTOR", "Detected", "DetectionNet", "build_detector"]
@@ -33,14 +33,8 @@ class Detected(NamedTuple):
     classes: int
 
 
-class DetectionNet(nn.Module):
+class DetectionNet(HeadedNet):
     """A backbone with a detector's head."""
-
-    def __init__(self, backbone: Pyramid, head: nn.Module, num_classes: int):
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
-        self.num_classes = num_classes
 
     def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> Detected:
         """Images (B, 3, H, W), of which `sizes` are not padding; None: all."""
@@ -57,14 +51,6 @@ class DetectionNet(nn.Module):
         """A forward pass with as many boxes as published costs are of."""
         head: Any = self.head
         return head.fixed_work(self.head(self.backbone.forward_intermediates(images, intermediates_only=True)))
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters without weight decay, besides biases and norms."""
-        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """As the backbone's."""
-        self.backbone.set_grad_checkpointing(enable)
 
 
 def build_detector(spec: Spec, channels: Sequence[int], num_classes: int, registry: Registry = DETECTOR) -> nn.Module:

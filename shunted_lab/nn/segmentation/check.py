@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from shunted_lab.nn.check import require, run_checks
-from shunted_lab.nn.registry import Registry
-from shunted_lab.nn.segmentation.heads import HEAD, fault_of_logits
+from shunted_lab.nn.checked_head import CheckedHead
+from shunted_lab.nn.segmentation.heads import HEAD, build_head, fault_of_logits
 
 SIZES = [(64, 64), (96, 72), (35, 61)]  # of images: whole strides, half ones, neither
-CHANNELS, CLASSES = (8, 12, 16, 20), 5
 
 Head = str | Callable[..., nn.Module]
 
@@ -34,7 +31,7 @@ def check_head(head: Head, **options: Any) -> list[str]:
         ContractError: naming the check, the size of the image and what was found.
         ComponentError: if the head cannot be built.
     """
-    subject = _Subject(head, options)
+    subject = CheckedHead(head, HEAD, options, build_head)
     checks = {
         "shapes": _check_shapes,
         "gradients": _check_gradients,
@@ -48,30 +45,7 @@ def check_head(head: Head, **options: Any) -> list[str]:
     return run_checks(f"head '{subject.name}'", subject, checks)
 
 
-class _Subject:
-    """A head that is checked: how to build it, and what to feed it."""
-
-    def __init__(self, head: Head, options: dict[str, Any]):
-        self.name = head if isinstance(head, str) else getattr(head, "__name__", repr(head))
-        self.registry = HEAD
-        if not isinstance(head, str):  # a registry of its own, so that nothing is left behind
-            self.registry = Registry(HEAD.kind)
-            self.registry.register(self.name)(head)
-        self.channels: Sequence[int] = options.pop("channels", CHANNELS)
-        self.classes: int = options.pop("num_classes", CLASSES)
-        self.spec = {"name": self.name, **options}
-
-    def build(self) -> nn.Module:
-        return self.registry.build(self.spec, channels=list(self.channels), num_classes=self.classes)
-
-    def maps(self, size: tuple[int, int], batch: int = 2) -> list[Tensor]:
-        """Of an image of this size, at strides 4, 8, 16, 32."""
-        strides = [2 ** (i + 2) for i in range(len(self.channels))]
-        sides = [[-(-side // stride) for side in size] for stride in strides]
-        return [torch.randn(batch, dim, *grid) for dim, grid in zip(self.channels, sides, strict=True)]
-
-
-def _check_shapes(subject: _Subject) -> None:
+def _check_shapes(subject: CheckedHead) -> None:
     """Maps of any image go in, also of one that no stride divides; logits come out, in training and evaluation."""
     for size in SIZES:
         head, maps = subject.build(), subject.maps(size)
@@ -87,18 +61,18 @@ def _all_logits(output: Any) -> list[Tensor]:
     return list(output) if isinstance(output, tuple | list) else [output]
 
 
-def _check_gradients(subject: _Subject) -> None:
+def _check_gradients(subject: CheckedHead) -> None:
     """In training every parameter gets a finite gradient, and every map takes part."""
     head, maps = subject.build().train(), [x.requires_grad_() for x in subject.maps(SIZES[1])]
     torch.stack([(x * torch.randn_like(x)).sum() for x in _all_logits(head(maps))]).sum().backward()
     for name, p in head.named_parameters():
         require(p.grad is not None, f"parameter '{name}' gets none")
-        require(bool(p.grad.isfinite().all()), f"that of '{name}' is not finite")  # type: ignore[union-attr]
+        require(bool(p.grad.isfinite().all()), f"that of '{name}' is not finite")
     for i, x in enumerate(maps):
         require(x.grad is not None and bool(x.grad.any()), f"map {i} (of {len(maps)}) has no influence")
 
 
-def _check_autocast(subject: _Subject) -> None:
+def _check_autocast(subject: CheckedHead) -> None:
     head, maps = subject.build().train(), subject.maps(SIZES[0])
     with torch.autocast("cpu", torch.bfloat16):
         output = _all_logits(head(maps))
@@ -106,13 +80,13 @@ def _check_autocast(subject: _Subject) -> None:
 
 
 @torch.no_grad()
-def _check_determinism(subject: _Subject) -> None:
+def _check_determinism(subject: CheckedHead) -> None:
     head, maps = subject.build().eval(), subject.maps(SIZES[1])
     require(torch.equal(head(maps), head(maps)), "two passes in evaluation differ")
 
 
 @torch.no_grad()
-def _check_batch(subject: _Subject) -> None:
+def _check_batch(subject: CheckedHead) -> None:
     head, maps = subject.build().eval(), subject.maps(SIZES[1])
     both, one = head(maps)[1:], head([x[1:] for x in maps])
     same = torch.allclose(both, one, rtol=1e-3, atol=1e-5)
@@ -120,33 +94,18 @@ def _check_batch(subject: _Subject) -> None:
 
 
 @torch.no_grad()
-def _check_state_dict(subject: _Subject) -> None:
-    head, other, maps = subject.build(), subject.build(), subject.maps(SIZES[0])
-    file = io.BytesIO()
-    torch.save(head.state_dict(), file)
-    file.seek(0)
-    try:
-        other.load_state_dict(torch.load(file, weights_only=True))
-    except Exception as error:
-        require(False, f"another instance does not load it: {str(error).splitlines()[0]}", error)
-    same = torch.equal(head.eval()(maps), other.eval()(maps))
+def _check_state_dict(subject: CheckedHead) -> None:
+    head, maps = subject.build(), subject.maps(SIZES[0])
+    same = torch.equal(head.eval()(maps), subject.reloaded(head).eval()(maps))
     require(same, "another instance with the same state dict gives another output")
 
 
-def _check_cost(subject: _Subject) -> None:
-    """It can be built and counted on `meta`, and its matrices are counted."""
-    with torch.device("meta"):
-        head, maps = subject.build().eval(), subject.maps(SIZES[0])
-    try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            head(maps)
-    except Exception as error:
-        require(False, f"it cannot be counted on the meta device: {str(error).splitlines()[0]}", error)
-    require(counter.get_total_flops() > 0, "no multiply-accumulates are counted")
+def _check_cost(subject: CheckedHead) -> None:
+    subject.check_cost(SIZES[0], lambda head, maps: head(maps))
 
 
 @torch.no_grad()
-def _check_export(subject: _Subject) -> None:
+def _check_export(subject: CheckedHead) -> None:
     head, maps = subject.build().eval(), subject.maps(SIZES[1])
     try:
         exported = torch.export.export(head, (maps,)).module()

@@ -15,22 +15,16 @@ from torch import Tensor, nn
 import shunted_lab.nn.segmentation.segformer
 import shunted_lab.nn.segmentation.semantic_fpn
 import shunted_lab.nn.segmentation.upernet  # noqa: F401  # each of the three registers its heads
-from shunted_lab.nn.pyramid import Pyramid
-from shunted_lab.nn.registry import HEAD, ComponentError, Spec
+from shunted_lab.nn.headed import HeadedNet
+from shunted_lab.nn.registry import HEAD, ComponentError, Registry, Spec
 
 __all__ = ["HEAD", "SegmentationNet", "build_head"]
 
 
-class SegmentationNet(nn.Module):
+class SegmentationNet(HeadedNet):
     """A backbone with a head: images (B, 3, H, W) -> logits (B, K, h, w) as the head returns them; in training a list
     of logits with their weight in the loss, of which the first are the head's and others auxiliary.
     """
-
-    def __init__(self, backbone: Pyramid, head: nn.Module, num_classes: int):
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
-        self.num_classes = num_classes
 
     def forward(self, images: Tensor) -> Any:
         logits = self.head(self.backbone.forward_intermediates(images, intermediates_only=True))
@@ -39,22 +33,14 @@ class SegmentationNet(nn.Module):
         main, *others = logits if isinstance(logits, tuple | list) else [logits]
         return [(main, 1.0), *((other, self.head.auxiliary_weight) for other in others)]
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters without weight decay, besides biases and norms."""
-        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """As the backbone's."""
-        self.backbone.set_grad_checkpointing(enable)
-
-
-def build_head(spec: Spec, channels: Sequence[int], num_classes: int) -> nn.Module:
-    """The head that `spec` names, a registered one or a class at a dotted path.
+def build_head(spec: Spec, channels: Sequence[int], num_classes: int, registry: Registry = HEAD) -> nn.Module:
+    """The head that `spec` names, one of the registry or a class at a dotted path.
 
     Raises:
         ComponentError: for a head that is not known or cannot be built.
     """
-    return HEAD.build(spec, channels=list(channels), num_classes=num_classes)
+    return registry.build(spec, channels=list(channels), num_classes=num_classes)
 
 
 def fault_of_logits(output: Any, batch: int, num_classes: int, training: bool = False) -> str | None:
