@@ -193,8 +193,8 @@ def evaluate(config: EvaluateConfig, file: Path, run: RunConfig | None = None) -
 
 def _interval(module: Any, result: Any, lead: str, groups: Any) -> tuple[float, float] | None:
     """The 95 % interval of the leading metric over images, or groups of them; None where there is none."""
+    from shunted_lab.report.image_statistics import bootstrap_interval, wilson
     from shunted_lab.report.resamples import score_draws
-    from shunted_lab.report.statistics import bootstrap_interval, wilson
     from shunted_lab.tasks.evidence import stored
 
     if module.goal.leading.is_proportion:

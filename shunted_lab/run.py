@@ -23,6 +23,7 @@ from shunted_lab.output.terminal import say
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from shunted_lab.study.costs.forecast import Forecast
     from shunted_lab.study.manifest import Manifest
     from shunted_lab.study.session import Planned
 
@@ -61,19 +62,16 @@ def run(experiment: Experiment, overrides: list[str]) -> int:
 
     `overrides` are the overrides that `experiment` was composed of.
     """
-    from shunted_lab.report.progress import Progress
     from shunted_lab.study.plan import check_runs_dir
-    from shunted_lab.study.session import execute, expect, plan_experiment
+    from shunted_lab.study.session import next_look, plan_experiment
 
     config, console = experiment.config, make_console()
     if not config.plan_only:  # a plan only reads
         check_runs_dir(config)
     planned = plan_experiment(experiment, overrides)
     if planned.before is not None:
-        other = planned.before.config.name
-        then = f"{counted(len(planned.before.todo), 'run')} of {other}, then {len(planned.todo)} of {config.name}"
-        say(console, f"begins with {other}: {then}")
-        status = run(planned.before.experiment, planned.chain.overrides)
+        say(console, planned.first)
+        status = run(planned.before.experiment, list(planned.overrides_before))
         if not config.plan_only:
             if status != 0:
                 return status
@@ -82,25 +80,52 @@ def run(experiment: Experiment, overrides: list[str]) -> int:
                 say(console, "the same command goes on when these runs are done")
                 return 0
     _print_plan(planned, console)
-    expected = expect(planned)
-    if expected is not None:
-        from shunted_lab.study.costs.forecast import forecast_line
-
-        say(console, forecast_line(config, expected, planned.todo, planned.costs))
     if config.plan_only:
+        expected = _expect(planned, console)
         _print_preview(planned, console)
         planned.check(expected)
         return 0
     planned.check_images(lambda line: say(console, line))
-    planned.check(expected)
-
-    def watch(names: list[str], workers: int) -> Progress:
-        return Progress(console, names, workers, experiment.goal, expected.seconds if expected else {})
-
-    manifest = execute(planned, expected, watch, lambda line: say(console, line))
+    manifest = _execute(planned, console)
+    while manifest is not None and (following := next_look(planned, experiment, overrides)) is not None:
+        planned = following
+        _print_race(planned, console)
+        manifest = _execute(planned, console)
     if manifest is None:
         return 0
     return _report(manifest, overrides, console) if manifest.search is None else _report_search(manifest, console)
+
+
+def _expect(planned: Planned, console: Console) -> Forecast | None:
+    """Print what the runs will take; None where nothing is trained on this machine."""
+    from shunted_lab.study.costs.forecast import forecast_line
+    from shunted_lab.study.session import expect
+
+    expected = expect(planned)
+    if expected is not None:
+        say(console, forecast_line(planned.config, expected, planned.todo, planned.costs))
+    return expected
+
+
+def _execute(planned: Planned, console: Console) -> Manifest | None:
+    """Train what the plan says; None where nobody waits for the workers."""
+    from shunted_lab.report.progress import Progress
+    from shunted_lab.study.session import execute
+
+    expected = _expect(planned, console)
+    planned.check(expected)
+
+    def watch(names: list[str], workers: int) -> Progress:
+        return Progress(console, names, workers, planned.experiment.goal, expected.seconds if expected else {})
+
+    return execute(planned, expected, watch, lambda line: say(console, line))
+
+
+def _print_race(planned: Planned, console: Console) -> None:
+    from shunted_lab.study.race import race_line
+
+    if planned.race is not None:
+        say(console, race_line(planned.config, planned.race))
 
 
 def _print_plan(planned: Planned, console: Console) -> None:
@@ -120,6 +145,7 @@ def _print_plan(planned: Planned, console: Console) -> None:
         lines += [*stale_lines(planned.states, config.rerun), *twin_lines(config, planned.todo)]
     for line in lines:
         say(console, line)
+    _print_race(planned, console)
 
 
 def _print_preview(planned: Planned, console: Console) -> None:
@@ -129,7 +155,9 @@ def _print_preview(planned: Planned, console: Console) -> None:
 
     count = len(planned.todo)
     if planned.search is None:
-        lines = list(preview(planned.config, planned.states, planned.study))
+        from shunted_lab.study.power import power_lines  # scipy: 1 s
+
+        lines = [*preview(planned.config, planned.states, planned.study), *power_lines(planned.manifest)]
     else:
         console.print(to_terminal(build_search_table(planned.manifest, planned.study)))
         lines = [f"would train up to {counted(count, 'more assignment')}" if count else "would train nothing"]

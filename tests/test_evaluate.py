@@ -27,7 +27,7 @@ from shunted_lab.data.image_files import IMAGENET
 from shunted_lab.evaluate import EvaluateConfig, compose_evaluate
 from shunted_lab.nn import Pyramid, init_weights
 from shunted_lab.nn.weights import published_names
-from shunted_lab.report.statistics import wilson
+from shunted_lab.report.image_statistics import wilson
 from shunted_lab.study.folder import find_checkpoint, load_run, write_note
 from shunted_lab.study.plan import data_facts, plan_runs
 from shunted_lab.tasks.base import TaskModule

@@ -101,7 +101,7 @@ def test_smoke_trains_all_nine_runs_and_the_second_call_none(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_command_goes_on(tmp_path, kill):
-    words = ["experiment=train", "seeds=[0,1]", "recipe.epochs=3", "recipe.limit_batches=12"]
+    words = ["experiment=train", "seeds=[0,1]", "recipe.epochs=8", "recipe.limit_batches=6"]
     words += ["launch.accelerator=cpu", "launch.measure=false", "launch.pictures=false"]
     process = subprocess.Popen(
         [sys.executable, "-m", "shunted_lab.run", *words],

@@ -14,11 +14,11 @@ from shunted_lab.output.terminal import WIDE, Grid
 from shunted_lab.report.facts import Fact
 from shunted_lab.report.lines import plan_grid
 from shunted_lab.report.render import Block, grids
-from shunted_lab.report.statistics import Difference, Summary
 from shunted_lab.report.table import Row, Table
 from shunted_lab.study.costs.measure import Measured
 from shunted_lab.study.folder import Run
 from shunted_lab.study.states import RunState
+from shunted_lab.study.statistics.paired import Difference, Summary
 from shunted_lab.tasks.classification import Classification
 
 WIDTHS = [40, 80, 120, WIDE]  # the last one is a file
@@ -58,7 +58,7 @@ def result(names: list[str]) -> Table:
             Cost(1_140_000 + 13 * i, 12_000_000 + 1000 * i, 1, 1),
             3,
             Summary(0.7 + i / 1000, 0.0123, 3),
-            Difference(i / 1000, -0.05, 0.05 + i / 1000, 0.01, 3),
+            Difference(i / 1000, 0.01, -0.05, 0.05 + i / 1000, 3),
             False,
             {} if i % 7 else {"failed": 1, "missing": 12},
             Cost(22_000_000 + 1000 * i, 4_900_000_000 + 1_000_000 * i, 1, 1),

@@ -29,7 +29,13 @@ from shunted_lab.config.suggestions import no_such_key
 from shunted_lab.config.task import Goal
 
 C = TypeVar("C")
-SECTIONS = ("paper", "search", "confirm", "begin_with")  # of an experiment's file; null where it has none
+SECTIONS = (
+    "paper",
+    "search",
+    "confirm",
+    "begin_with",
+    "leave_one_out",
+)  # of an experiment's file; null where it has none
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,10 @@ def compose(overrides: Sequence[str]) -> Experiment:
     _resolve_choices(config)
     runs = {key: base.variant(key, changes) for key, changes in config.variants.items()}
     _check_goals(file, runs)
+    if config.race is not None:
+        run = next(iter(runs.values()))
+        leading = run.task.goal(run.data).leading
+        config.race.margin_in(leading.unit, leading.label)
     paper = {}
     if config.paper is not None:
         head = {} if config.paper.head is None else {"task.head": config.paper.head}
@@ -93,7 +103,7 @@ def change_run(config: Config, changes: Mapping[str, Any]) -> RunConfig:
             with _in_one_line(type(part)):
                 part = _made(_update(OmegaConf.structured(part), own))
         parts[name] = part
-    run = RunConfig(**parts, seed=config.seeds[0])
+    run = RunConfig(**parts, seed=config.all_seeds[0])
     return run.smoke() if config.smoke else run
 
 
@@ -191,7 +201,7 @@ class _Base:
         except ConfigError as error:
             where = f"variants.{name}" if name is not None else "search"
             raise ConfigError(f"{self.file.path}: {where}: {error}") from None
-        run = RunConfig(config.model, config.data, config.task, config.recipe, config.launch, config.seeds[0])
+        run = RunConfig(config.model, config.data, config.task, config.recipe, config.launch, config.all_seeds[0])
         return run.smoke() if config.smoke else run
 
     def _node(self, chosen: Mapping[str, str]) -> DictConfig:
@@ -199,8 +209,11 @@ class _Base:
         key = tuple(f"{name}={preset}" for name, preset in sorted(chosen.items()))
         if key not in self._nodes:
             node = _groups(Config, self.file.groups | self.given | dict(chosen))
+            content = self.file.content | {"name": self.file.name}
             try:
-                merged = OmegaConf.merge(node, OmegaConf.create(self.file.content | {"name": self.file.name}))
+                if "seeds" in content:  # a mapping would not be merged into the list of the default
+                    OmegaConf.update(node, "seeds", content.pop("seeds"), merge=False)
+                merged = OmegaConf.merge(node, OmegaConf.create(content))
             except OmegaConfBaseException as error:
                 raise ConfigError(f"{self.file.path}: {_one_line(error, Config)}") from None
             except RecursionError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from omegaconf import MISSING
 from shunted_lab.config.data import DataConfig
 from shunted_lab.config.launch import LaunchConfig, StudyConfig
 from shunted_lab.config.model import ModelConfig
+from shunted_lab.config.race import RaceConfig, race_of
 from shunted_lab.config.recipe import RecipeConfig
 from shunted_lab.config.schema import group, height_width, one_of, option, path_option, require, section
 from shunted_lab.config.search import ConfirmConfig, SearchConfig
@@ -43,6 +45,17 @@ class PaperConfig:
 
 
 @dataclass
+class LeaveOneOutConfig:
+    """Which variants leave out one part of the baseline, so that their difference is the effect of that part."""
+
+    without: list[str] = option([], "the variants that lack one part each")
+    none: str | None = option(None, "the variant that lacks all of them; with it the interaction is reported")
+
+    def __post_init__(self) -> None:
+        require(bool(self.without), "leave_one_out.without", self.without, "is empty: name variants")
+
+
+@dataclass
 class BeginWithConfig:
     """Which runs of another experiment the runs begin with: those of the same variant and the same seed."""
 
@@ -64,11 +77,20 @@ class Config:
     task: TaskConfig = group(None)  # that of the data
     recipe: RecipeConfig = group("lite")
     launch: LaunchConfig = group("local")
-    seeds: list[int] = option([0, 1, 2], "one run per seed and variant")
+    seeds: Any = option(
+        [0, 1, 2],
+        "one run per seed and variant; or {look: [3, 5, 8], until: decided, margin: 0.5}: more seeds for variants that "
+        "are undecided",
+        type="list[int] | {look:, until:, margin:, first:}",
+    )
     baseline: str | None = option(None, "the variant that the others are compared with")
     variants: dict[str, dict[str, Any]] = option({}, "NAME: {dotted key: value}; each is one row of the table")
     across: dict[str, dict[str, Any]] = option(
         {}, "SETTING: {dotted key: value}; every variant in each, compared with the baseline in the same one"
+    )
+    leave_one_out: LeaveOneOutConfig | None = option(None, "report the effect of each part that variants leave out")
+    factorial: list[str] = option(
+        [], "variants that are factors: all combinations of their changes are trained, and effects reported"
     )
     match: str | None = option(
         None, "params or macs: scale match_by of each variant until it costs what the baseline does, within 1 %"
@@ -92,9 +114,7 @@ class Config:
     plan_only: bool = option(False, "print what the call would do, and stop")
 
     def __post_init__(self) -> None:
-        require(bool(self.seeds), "seeds", self.seeds, "is empty: at least one seed")
-        require(min(self.seeds) >= 0, "seeds", self.seeds, "has a negative seed")
-        require(len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "has a seed twice")
+        self._check_seeds()
         one_of("rerun", self.rerun, (None, *RERUNS))
         one_of("match", self.match, (None, "params", "macs"))
         one_of("match_by", self.match_by, KNOBS)
@@ -118,7 +138,8 @@ class Config:
             require(
                 self.only is None, "only", self.only, "is not supported for a search, which has no rows to choose from"
             )
-            require(len(self.seeds) == 1, "seeds", self.seeds, "are too many for a search: all trials share one seed")
+            one = len(self.all_seeds) == 1
+            require(one, "seeds", self.seeds, "are too many for a search: all trials share one seed")
             require(self.confirm is None, "confirm", "", "cannot be combined with search")
             require(not self.across, "across", list(self.across), "is not supported for a search")
             known = self.rerun in (None, "failed")
@@ -128,6 +149,38 @@ class Config:
                 self.rerun,
                 "is not supported for a search, only failed is; start a new search with runs_dir=...",
             )
+
+    def _check_seeds(self) -> None:
+        if isinstance(self.seeds, dict):
+            race_of(self.seeds)
+            require(self.only is None, "only", self.only, "is not supported with seeds.until: all variants take part")
+            require(
+                self.rerun != "all", "rerun", "all", "is not supported with seeds.until; name=NAME starts another race"
+            )
+            return
+        whole = isinstance(self.seeds, list) and all(type(seed) is int for seed in self.seeds)
+        require(whole, "seeds", self.seeds, "is not a list of whole numbers, e.g. seeds=[0,1,2]")
+        require(bool(self.seeds), "seeds", self.seeds, "is empty: at least one seed")
+        require(min(self.seeds) >= 0, "seeds", self.seeds, "has a negative seed")
+        require(len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "has a seed twice")
+
+    @property
+    def race(self) -> RaceConfig | None:
+        """How seeds are added until all variants are decided; None for a fixed list of seeds."""
+        if not isinstance(self.seeds, dict):
+            return None
+        race = race_of(self.seeds)
+        return dataclasses.replace(race, look=race.look[:2]) if self.smoke else race
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """Every seed that may be trained; a race may need fewer of them."""
+        return list(self.seeds) if self.race is None else self.race.seeds
+
+    @property
+    def compared(self) -> dict[str, str]:
+        """Variant -> the baseline that it is compared with."""
+        return {name: base for name in self.variants if (base := self.baseline_of(name)) != name}
 
     def baseline_of(self, variant: str) -> str:
         """The variant that another one is compared with: the baseline, in the same setting of `across`."""

@@ -170,7 +170,8 @@ def _value(name: str, text: str, keys: Mapping[str, Key]) -> Any:
     value = _read(name, text)
     if key is None:
         return value
-    if get_origin(key.type) is list and not isinstance(value, list) and not _is_interpolation(value):
+    takes_list = get_origin(key.type) is list or (name == "seeds" and not isinstance(value, dict))
+    if takes_list and not isinstance(value, list) and not _is_interpolation(value):
         raise _not_a_list(name, text)
     if isinstance(value, str) and "," in value:
         raise _several(name, text) if key.type in SCALARS else _not_a_list(name, text)

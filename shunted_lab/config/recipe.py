@@ -16,6 +16,9 @@ OF_BOXES = ("short_sides", "random_crop")  # of images of any size with boxes
 OF_DATA = (*OF_MAPS, *OF_BOXES)  # what only some data sets can be augmented by (`DataConfig.augments`)
 
 
+SOURCES = ("init", "order", "augmentation")  # of variation, that a seed decides
+
+
 @dataclass
 class RecipeConfig:
     """How a model is trained. The defaults are the paper's recipe for ImageNet-1K.
@@ -86,15 +89,26 @@ class RecipeConfig:
     ema: float | None = option(
         None, "decay of an exponential moving average of the weights, which is tested instead of them; null: none"
     )
+    recalibrate_bn: int | None = option(
+        None,
+        "batches of training images that BatchNorm's statistics are computed from before each validation; null: "
+        "running averages of the training",
+    )
+    pair: list[str] = option(
+        list(SOURCES), f"what a seed shares between variants: {', '.join(SOURCES)}; each variant draws the others anew"
+    )
     grad_checkpointing: bool = option(False, "recompute blocks in the backward pass: less memory, more time")
     select: str = option("last", "which epoch is tested: last, or best (by validation)")
     limit_batches: int | None = option(None, "use at most this many batches of each split; null: all")
 
     def __post_init__(self) -> None:
         at_least(1, "recipe", self, "epochs", "repeated_aug")
-        for name in ("steps_per_epoch", "warmup_steps"):
+        for name in ("steps_per_epoch", "warmup_steps", "recalibrate_bn"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"recipe.{name}", value, "is below 1")
+        for source in self.pair:
+            one_of("recipe.pair", source, SOURCES)
+        self.pair = [source for source in SOURCES if source in self.pair]
         require(self.lr > 0, "recipe.lr", self.lr, "is not above 0")
         at_least(0, "recipe", self, "min_lr", "warmup_epochs", "warmup_lr", "weight_decay", "opt_eps")
         at_least(0, "recipe", self, "mixup", "cutmix", "color_jitter")

@@ -77,6 +77,23 @@ class RunConfig:
             f"and step, and task={self.task.name} needs {least}: its BatchNorm sees one value an image",
         )
 
+    def seed_of(self, source: str) -> int:
+        """The seed of one source of variation (`recipe.SOURCES`): the run's own, which the variants of a seed share, or
+        where `recipe.pair` leaves the source out, one of this configuration.
+        """
+        if source in self.recipe.pair:
+            return self.seed
+        text = json.dumps([self.seed, source, self._affecting()], sort_keys=True)
+        return int(hashlib.sha256(text.encode()).hexdigest()[:7], 16)
+
+    def _affecting(self) -> dict[str, dict[str, Any]]:
+        """All options that can change the result."""
+        found = {}
+        for key in ("model", "data", "task", "recipe"):
+            config = getattr(self, key)
+            found[key] = {name: getattr(config, name) for name in affecting_result(config)}
+        return found
+
     @property
     def freezes_bn(self) -> bool:
         """Whether the backbone's BatchNorm keeps the statistics of the weights that it begins with."""
@@ -119,8 +136,5 @@ class RunConfig:
             data_identity: tells data sets of the same name apart (`data.DataFacts.identity`).
             sources: what the result depends on beside the configuration (`study.plan.sources_of`).
         """
-        parts = {"seed": self.seed, "data_identity": data_identity, "sources": dict(sources)}
-        for key in ("model", "data", "task", "recipe"):
-            config = getattr(self, key)
-            parts[key] = {name: getattr(config, name) for name in affecting_result(config)}
+        parts = {"seed": self.seed, "data_identity": data_identity, "sources": dict(sources), **self._affecting()}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from shunted_lab.config.schema import ConfigError, unknown
 
 VARIED = ("model", "data", "task", "recipe")  # what a variant may change
 # What else stands in the folder of a study, beside a folder for each variant.
+MOST_FACTORS = 5  # 32 variants
 RESERVED = ("report", "incomplete", "jobs", "plans", "trials", "workers")
 
 
@@ -47,7 +49,13 @@ def _leaves(changes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def expand(config: Config, path: Path) -> Config:
-    """Every variant in every setting of `across`, as a variant of its own: `VARIANT-SETTING`."""
+    """Every variant in every setting of `across`, as a variant of its own, `VARIANT-SETTING`; all combinations of the
+    factors of `factorial`, as `FACTOR-FACTOR`.
+    """
+    if config.factorial:
+        named = {"-".join(of): of for of in combinations(config)}
+        both = {name: dict(_merged(config.variants[factor] for factor in of)) for name, of in named.items() if of}
+        return dataclasses.replace(config, variants=config.variants | both)
     if not config.across:
         return config
     for name, changes in config.across.items():
@@ -60,6 +68,23 @@ def expand(config: Config, path: Path) -> Config:
         for variant, own in config.variants.items()
     }
     return dataclasses.replace(config, variants=variants)
+
+
+def combinations(config: Config) -> list[tuple[str, ...]]:
+    """All combinations of the factors of `factorial`, smallest first; the empty one is the baseline."""
+    factors = config.factorial
+    return [of for count in range(len(factors) + 1) for of in itertools.combinations(factors, count)]
+
+
+def cells(config: Config) -> dict[frozenset[str], str]:
+    """The factors that a variant has -> its name, of `factorial`."""
+    assert config.baseline is not None
+    return {frozenset(of): "-".join(of) or config.baseline for of in combinations(config)}
+
+
+def _merged(changes: Iterable[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
+    for each in changes:
+        yield from each.items()
 
 
 def chosen(config: Config) -> list[str]:
@@ -116,6 +141,62 @@ def check(config: Config, chosen: Mapping[str, str], path: Path) -> None:
                     raise ConfigError(f"{given}={chosen[given]}: {path} searches {key}; edit it there")
     if config.paper is not None:
         _check_paper(config, path)
+    if config.race is not None:
+        _check_race(config, path)
+    if config.leave_one_out is not None:
+        parts = config.leave_one_out
+        _check_design(
+            "leave_one_out", [*parts.without, *([parts.none] if parts.none is not None else [])], config, path
+        )
+    if config.factorial:
+        _check_factorial(config, path)
+
+
+def _check_race(config: Config, path: Path) -> None:
+    """Refuse seeds until decided where nothing can be decided."""
+    for name in ("search", "begin_with", "factorial", "leave_one_out"):
+        if getattr(config, name):
+            raise ConfigError(f"{path}: seeds.until: is not supported with {name}")
+    if len(config.variants) < 2 and config.confirm is None:
+        raise ConfigError(
+            f"{path}: seeds.until: '{config.baseline}' is the only variant; a race needs one beside the baseline"
+        )
+
+
+def _check_design(key: str, names: Sequence[str], config: Config, path: Path) -> None:
+    """Refuse parts or factors that are not variants, and what they cannot be combined with."""
+    for name in ("search", "confirm", "across"):
+        if getattr(config, name):
+            raise ConfigError(f"{path}: {key}: is not supported with {name}")
+    for name in names:
+        if name not in config.variants:
+            raise unknown(f"{path}: {key}", name, config.variants)
+        if name == config.baseline:
+            raise ConfigError(f"{path}: {key}: '{name}' is the baseline; name the other variants")
+        if names.count(name) > 1:
+            raise ConfigError(f"{path}: {key}: '{name}' is named twice")
+
+
+def _check_factorial(config: Config, path: Path) -> None:
+    factors, baseline = config.factorial, str(config.baseline)
+    _check_design("factorial", factors, config, path)
+    if not 2 <= len(factors) <= MOST_FACTORS:
+        raise ConfigError(f"{path}: factorial: {factors} are {len(factors)} factors; 2 to {MOST_FACTORS} are supported")
+    if config.variants[baseline]:
+        key = next(iter(config.variants[baseline]))
+        raise ConfigError(
+            f"{path}: factorial: the baseline '{baseline}' changes {key}; it is the combination without any factor, "
+            "so set what it changes for all variants"
+        )
+    seen: dict[str, str] = {}
+    for name in factors:
+        for key in config.variants[name]:
+            if key in seen:
+                raise ConfigError(f"{path}: factorial: '{seen[key]}' and '{name}' both change {key}")
+            seen[key] = name
+    for name in ("-".join(of) for of in combinations(config) if len(of) > 1):
+        if name in config.variants:
+            raise ConfigError(f"{path}: factorial: '{name}' is the name of a combination; rename the variant")
 
 
 def _check_changes(kind: str, name: str, changes: Mapping[str, Any], path: Path) -> None:

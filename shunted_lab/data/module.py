@@ -187,6 +187,12 @@ class ImageData(L.LightningDataModule):
         drop_last = len(self.sampler) >= self.batch_size
         return self._loader(self.splits.train, batch_size=self.batch_size, sampler=self.sampler, drop_last=drop_last)
 
+    def first_batches(self, count: int) -> Iterator[Any]:
+        """The first batches of the sampler's epoch again, as they were trained, without another process."""
+        keys, train = list(self.sampler)[: count * self.batch_size], self.splits.train
+        for start in range(0, len(keys), self.batch_size):
+            yield _collate(train.__getitems__(keys[start : start + self.batch_size]))  # type: ignore[attr-defined]
+
     def val_dataloader(self) -> DataLoader[Any]:
         return self._evaluated(self.splits.val)
 

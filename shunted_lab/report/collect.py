@@ -18,20 +18,14 @@ from shunted_lab.config.experiment import Config
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.config.task import Goal
+from shunted_lab.report.image_statistics import McNemar, bootstrap_interval, mcnemar, paired_bootstrap
 from shunted_lab.report.resamples import class_draws, score_draws
 from shunted_lab.report.states import StudyStates, load_states
-from shunted_lab.report.statistics import (
-    Difference,
-    McNemar,
-    bootstrap_interval,
-    leave_one_out,
-    mcnemar,
-    paired_bootstrap,
-)
-from shunted_lab.report.table import Table, build_table, checked, headlines
+from shunted_lab.report.table import Table, build_table
 from shunted_lab.study.costs.measure import read_measured
 from shunted_lab.study.folder import TRACEBACK
-from shunted_lab.study.states import RunState
+from shunted_lab.study.states import RunState, checked
+from shunted_lab.study.statistics.paired import Difference
 from shunted_lab.tasks.evidence import EXAMPLES, StoredEvidence, read_evidence
 from shunted_lab.tasks.history import read_history
 
@@ -98,7 +92,7 @@ def collect(found: StudyStates) -> StudyData:
     manifest, states, problems = found.manifest, found.states, list(found.problems)
     measured = read_measured(manifest.folder, manifest.measured_as)
     costs = manifest.costs, manifest.paper_costs, measured
-    table = build_table(manifest.config, manifest.variants, states, *costs, manifest.begins_with)
+    table = build_table(manifest.config, manifest.variants, states, *costs, manifest.begins_with, manifest.rule)
     runs = [_read(state, problems) for state in checked(states)]
     if not any(run.state.result for run in runs):
         problems.append("No run is done yet.")
@@ -213,26 +207,6 @@ def _over_images(mine: Sequence[StoredEvidence], theirs: Sequence[StoredEvidence
     difference = draws[0] - draws[1]
     mean = float(points[0] - points[1])
     return Difference(mean, float(np.nanstd(difference)), *bootstrap_interval(difference), mine[0].units)
-
-
-def main_effects(data: StudyData) -> dict[str, Difference | None]:
-    """The effect of each part in a leave-one-out experiment; empty for another kind of experiment, and for one seed.
-
-    It is one where the baseline changes nothing, and at least two variants change one thing each. A variant that makes
-    exactly all their changes gives the interaction (see `leave_one_out`).
-    """
-    config = data.config
-    if len(config.seeds) == 1 or config.across or config.baseline is None or config.variants[config.baseline]:
-        return {}
-    without = {name: name for name, changes in config.variants.items() if len(changes) == 1}
-    if len(without) < 2 or len({next(iter(config.variants[name])) for name in without}) < len(without):
-        return {}
-    union: dict[str, Any] = {}
-    for name in without:
-        union |= config.variants[name]
-    none = next((name for name, changes in config.variants.items() if changes == union), None)
-    values = headlines(data.variants, [run.state for run in data.runs])
-    return leave_one_out(values, config.baseline, without, none)
 
 
 def number(value: float | None) -> float:

@@ -17,11 +17,12 @@ from shunted_lab.config.schema import ConfigError, unknown
 from shunted_lab.config.task import Goal, Metric
 from shunted_lab.nn.cost import Cost
 from shunted_lab.output.quantities import PERCENT, Unit, counted, listed
+from shunted_lab.report.comparison_facts import comparison_facts
+from shunted_lab.report.evidence import Evidence, evidence_of
 from shunted_lab.report.facts import INCOMPLETE, Fact
-from shunted_lab.report.statistics import paired_difference, summarize
 from shunted_lab.report.table import Row, Table
-from shunted_lab.report.table_facts import comparison_facts
 from shunted_lab.report.write import PAGE, TABLES, Target, Written, publish
+from shunted_lab.study.statistics.paired import summarize
 
 VARIANT = ("variant", "params.variant", "config.variant", "Group", "group")
 SEED = ("seed", "params.seed", "config.seed", "Seed")
@@ -234,31 +235,35 @@ def table_of(found: Results, baseline: str | None, direction: str, percent: bool
     key = found.metric.rpartition("/")[2]
     goal = Goal((Metric(key, found.metric, found.metric, unit, direction),), key)
     config = Config(name=source, seeds=found.seeds, baseline=baseline, variants={name: {} for name in names})
-    rows = [_row(found, name, baseline) for name in names]
-    return Table(f"{source}: {found.metric}", goal, rows, _facts(found, config, rows, unit, source)), config
+    evidence = evidence_of(config, found.values)
+    rows = [_row(found, name, baseline, evidence) for name in names]
+    facts = _facts(found, config, rows, unit, source, evidence)
+    return Table(f"{source}: {found.metric}", goal, rows, facts, evidence=evidence), config
 
 
-def _row(found: Results, name: str, baseline: str) -> Row:
+def _row(found: Results, name: str, baseline: str, evidence: Evidence) -> Row:
     values, states = found.values[name], list(found.open[name].values())
     return Row(
         name,
         found.costs.get(name),
         len(found.seeds),
         summarize(list(values.values())) if values else None,
-        None if name == baseline else paired_difference(values, found.values[baseline]),
+        evidence.differences.get(name),
         name == baseline,
         {state: states.count(state) for state in dict.fromkeys(states)},
     )
 
 
-def _facts(found: Results, config: Config, rows: Sequence[Row], unit: Unit, source: str) -> list[Fact]:
+def _facts(
+    found: Results, config: Config, rows: Sequence[Row], unit: Unit, source: str, evidence: Evidence
+) -> list[Fact]:
     gone = [f"{name} seed {seed} {state}" for name, of in found.open.items() for seed, state in sorted(of.items())]
     facts = []
     if gone:
         of = counted(sum(row.planned for row in rows), "result")
         facts.append(Fact(INCOMPLETE, f"{len(gone)} of {of} not there: {listed(gone, NAMED)}"))
     facts.append(Fact("Results", f"{source}, column {found.metric}; trained elsewhere: nothing else is known of them"))
-    facts += comparison_facts(config, rows, unit)
+    facts += comparison_facts(config, rows, unit, evidence)
     pairs = "by the number of the seed; it helps where runs of one seed share more, e.g. the order of images"
     return [*facts, Fact("Pairing", pairs)]
 

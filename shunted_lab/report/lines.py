@@ -20,15 +20,16 @@ from shunted_lab.study.states import RunState
 
 def plan_grid(config: Config, states: list[RunState], costs: dict[str, Cost]) -> Grid:
     """The plan as a table: per variant its costs and the state of each seed, or how many seeds are in each state."""
-    runs: dict[str, list[str]] = {name: [] for name in costs}
+    runs: dict[str, dict[int, str]] = {name: {} for name in costs}
     for state in states:
-        runs[state.run.variant].append(state.state)
+        runs[state.run.variant][state.run.seed] = state.state
+    planned = [seed for seed in config.all_seeds if any(seed in of for of in runs.values())]
     known = {name: (name, f"{cost.params / 1e6:.2f}", f"{cost.macs / 1e9:.3f}") for name, cost in costs.items()}
     head = ("variant", "params (M)", "GMACs")
-    counts = [(*known[name], _counted(found)) for name, found in runs.items()]
-    short = Grid(config.name, (*head, counted(len(config.seeds), "seed")), counts)
-    seeds = [f"seed {seed}" for seed in config.seeds]
-    return Grid(config.name, (*head, *seeds), [(*known[name], *found) for name, found in runs.items()], short=short)
+    counts = [(*known[name], _counted(list(found.values()))) for name, found in runs.items()]
+    short = Grid(config.name, (*head, counted(len(planned), "seed")), counts)
+    rows = [(*known[name], *(found.get(seed, "") for seed in planned)) for name, found in runs.items()]
+    return Grid(config.name, (*head, *(f"seed {seed}" for seed in planned)), rows, short=short)
 
 
 def _counted(states: Sequence[str]) -> str:
@@ -95,8 +96,8 @@ def next_steps(config: Config, overrides: Sequence[str], shown: Shown) -> list[s
     """
     lines = [f"found: {shown.finding}"] if shown.finding and not config.smoke else []
     lines += places(config, shown.paths)
-    if not shown.open and not config.smoke:
-        seeds = ",".join(map(str, [*config.seeds, max(config.seeds) + 1]))
+    if not shown.open and not config.smoke and config.race is None:
+        seeds = ",".join(map(str, [*config.all_seeds, max(config.all_seeds) + 1]))
         again = [word for word in overrides if not word.startswith("seeds=")]
         lines.append(f"one more seed: python -m shunted_lab.run {shlex.join([*again, f'seeds=[{seeds}]'])}")
     return lines

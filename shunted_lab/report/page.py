@@ -16,6 +16,7 @@ from urllib.parse import quote
 import yaml
 
 from shunted_lab.config.experiment import Config
+from shunted_lab.config.variants import cells
 from shunted_lab.output.quantities import LOSS, Unit, counted, head_text, value_text
 from shunted_lab.report import plots
 from shunted_lab.report.collect import (
@@ -27,9 +28,9 @@ from shunted_lab.report.collect import (
     curves,
     example_pictures,
     image_evidence,
-    main_effects,
     number,
 )
+from shunted_lab.report.comparison_facts import interval_name
 from shunted_lab.report.detections import precision_curves, size_scores
 from shunted_lab.report.finding import verdict
 from shunted_lab.report.picture import Picture
@@ -43,9 +44,10 @@ from shunted_lab.report.render import (
     number_text,
 )
 from shunted_lab.report.search import SearchTable, rates_of_heads
-from shunted_lab.report.table import Row, Table, headlines
+from shunted_lab.report.table import Row, Table
 from shunted_lab.report.templates import render
 from shunted_lab.study.manifest import Manifest
+from shunted_lab.study.states import headlines
 
 ROWS = 200  # a longer figure would be read by nobody
 COSTS = {"macs": "MACs", "latency": "latency of one image (ms)", "memory": "peak memory of one image (MB)"}
@@ -101,13 +103,13 @@ def _against(data: StudyData, name: str, cost: str, cost_of: Callable[[Row], flo
 
 def _spread(data: StudyData, drawn: str) -> str:
     """What a figure shows of the seeds."""
-    if len(data.config.seeds) == 1:
+    if len(data.config.all_seeds) == 1:
         return "One seed: no spread."
     return f"Mean over the seeds, {drawn}: ± one standard deviation."
 
 
 def _over_seeds(data: StudyData) -> str:
-    return ", mean over the seeds" if len(data.config.seeds) > 1 else ""
+    return ", mean over the seeds" if len(data.config.all_seeds) > 1 else ""
 
 
 def _forest(data: StudyData) -> Iterator[Picture]:
@@ -124,7 +126,7 @@ def _differences(table: Table) -> Iterator[Picture]:
         yield Picture(
             "differences",
             "Paired differences to the baseline",
-            "Mean over the seeds that both have, with its 95 % t-interval.",
+            f"Mean over the seeds that both have, with its {interval_name(table.evidence.family, table.is_race)}.",
             plots.forest(rows, table.goal.leading.label, table.goal.leading.unit),
         )
 
@@ -153,15 +155,19 @@ def comparison_pictures(table: Table, values: Mapping[str, Mapping[int, float]])
 
 
 def _effects(data: StudyData) -> Iterator[Picture]:
-    rows = [(name, d.mean, d.low, d.high, d.n) for name, d in main_effects(data).items() if d is not None]
+    family, leading = data.table.evidence.effects, data.goal.leading
+    if family is None:
+        return
+    rows = [(name, d.mean, d.low, d.high, d.n) for name, d in family.differences.items() if d is not None]
     if rows:
-        yield Picture(
-            "main_effects",
-            "Main effects",
-            "Full model minus the model without the part, seed by seed, with 95 % t-intervals. Interaction: the "
-            "effect of removing all parts that the effects of single parts do not explain.",
-            plots.forest(rows, data.goal.leading.label, data.goal.leading.unit),
-        )
+        text = f"{data.table.effects_facts[0].text}. Simultaneous 95 % intervals."
+        yield Picture("main_effects", "Effects", text, plots.forest(rows, leading.label, leading.unit))
+    factors, values = data.config.factorial, headlines(data.variants, [run.state for run in data.runs])
+    if factors and all(values.values()):
+        means = {having: sum(values[name].values()) / len(values[name]) for having, name in cells(data.config).items()}
+        text = "Mean over the seeds and the other factors. Parallel lines: the factors do not interact."
+        figure = plots.interactions(means, factors, leading.label, leading.unit)
+        yield Picture("interactions", "Interactions", text, figure)
 
 
 def _curves(data: StudyData) -> Iterator[Picture]:
@@ -273,13 +279,16 @@ def render_page(data: StudyData, made: Sequence[Picture], folder: Path) -> str:
         problems=data.problems,
         verdict=[] if data.config.smoke else verdict(data.table, data.config),
         blocks=[
-            (block, [f"#run-{row[0]}" for row in block.rows], important(block, data.table))
+            (
+                block,
+                [f"#run-{row[0]}" if row[0] in data.variants else "" for row in block.rows],
+                important(block, data.table),
+            )
             for block in blocks(data.table)
         ],
         pictures=[(p, plots.to_svg(p.figure, p.title, f"{p.name}-")) for p in made],
         evidence=(evidence := [_evidence_row(found, metric.unit) for found in image_evidence(data)]),
         answer=_answer(evidence),
-        effects=[(n, interval_text(d, metric.unit), d.n if d else 0) for n, d in main_effects(data).items()],
         examples=[
             (name, seed, b64encode(picture).decode()) for name, (seed, picture) in example_pictures(data).items()
         ],
@@ -287,7 +296,7 @@ def render_page(data: StudyData, made: Sequence[Picture], folder: Path) -> str:
         per_class={name: [number_text(v, metric.unit) for v in values] for name, values in per_class.items()},
         metric=head_text(metric.label, metric.unit),
         difference_unit=metric.unit.of_difference or metric.unit.symbol,
-        over_seeds=" of the mean over the seeds" if len(data.config.seeds) > 1 else "",
+        over_seeds=" of the mean over the seeds" if len(data.config.all_seeds) > 1 else "",
         variants=[(name, [_run_row(run, folder) for run in data.of(name)]) for name in data.variants],
         failures=[(run, run.traceback) for run in data.runs if run.state.state == "failed"],
         base=yaml.safe_dump(_options(next(iter(data.variants.values()))), sort_keys=False, allow_unicode=True),

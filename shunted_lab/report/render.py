@@ -12,8 +12,8 @@ from shunted_lab.nn.cost import Cost
 from shunted_lab.output.quantities import COSTS, Unit, head_text, signed_text
 from shunted_lab.output.terminal import Grid
 from shunted_lab.report.facts import Fact, bullets, lines, sentences
-from shunted_lab.report.statistics import Difference, Summary
 from shunted_lab.report.table import Row, Table
+from shunted_lab.study.statistics.paired import Difference, Summary
 
 UNKNOWN = "–"
 
@@ -37,13 +37,26 @@ def blocks(table: Table) -> list[Block]:
         published = (f"Paper: {head_text(metric.label, metric.unit)}", "Paper: params (M)", "Paper: FLOPs (G)")
         columns = ("Variant", "Params (M)", *_macs_head(table), *published)
         found.append(Block(table.paper_title, columns, rows, table.paper_facts))
+    if table.evidence.effects is not None:
+        found.append(effects_block(table))
     return found
+
+
+def effects_block(table: Table) -> Block:
+    """The effects of parts or factors."""
+    family, metric = table.evidence.effects, table.goal.leading
+    assert family is not None
+    rows: list[Sequence[str]] = [
+        (name, interval_text(d, metric.unit), str(d.n if d else 0)) for name, d in family.differences.items()
+    ]
+    return Block(f"Effects on {metric.label}", ("Effect", "Δ [95 % CI]", "n"), rows, table.effects_facts)
 
 
 def head(table: Table) -> Sequence[str]:
     """The columns; those of measured costs where a variant was measured, with the device where there are several."""
     metrics = [head_text(metric.label, metric.unit) for metric in (table.goal.leading, *table.goal.columns)]
     differences = ["Δ [95 % CI]"] if table.compares else []
+    differences += ["Verdict"] if table.compares and table.is_race else []
     measured = [f"{title}{_on(device, table)}" for device, _, title in measured_columns(table)]
     costs = ["Params (M)", *_macs_head(table)] if table.has_costs else []
     return ("Variant", *costs, *measured, *metrics, *differences)
@@ -83,6 +96,7 @@ def cells(row: Row, table: Table) -> Sequence[str]:
     more = [UNKNOWN if found is None else _mean(found, u) for found, u in zip(row.columns, units, strict=True)]
     if table.compares:
         more.append("baseline" if row.is_baseline else interval_text(row.difference, unit, row.planned))
+        more += ["" if row.is_baseline else row.verdict] if table.is_race else []
     return row.variant, *_cost_cells(row, table), *measured, _headline(row, unit), *more
 
 
@@ -135,11 +149,15 @@ def _plain(value: float, unit: Unit) -> str:
 
 
 def interval_text(found: Difference | None, unit: Unit, planned: int = 0) -> str:
-    """`+2.00 [−0.48, +4.48]`; with fewer pairs than planned, or a single one, their number: `+1.00 (n = 1)`."""
+    """`+2.00 [−0.48, +4.48]`; with fewer pairs than planned, or a single one, their number: `+1.00 (n = 1)`. Without an
+    interval where the difference is the same in every seed: `−0.71 (same in all 3 seeds)`.
+    """
     if found is None:
         return UNKNOWN
+    if found.is_constant:
+        return f"{signed_text(found.mean, unit)} (same in all {found.n} seeds)"
     low, high = signed_text(found.low, unit), signed_text(found.high, unit)
-    interval = f" [{low}, {high}]" if found.n > 1 else ""
+    interval = f" [{low}, {high}]" if found.has_interval else ""
     pairs = f" (n = {found.n})" if found.n < max(planned, 2) else ""
     return f"{signed_text(found.mean, unit)}{interval}{pairs}"
 
@@ -197,11 +215,25 @@ def to_csv(table: Table) -> str:
     ]
     names += ["open", *(part for name in further for part in (name, f"{name}_std"))]
     names += ["difference", "difference_low", "difference_high", "n_pairs"] if table.compares else []
+    names += ["verdict"] if table.compares and table.is_race else []
     names += ["paper_scale_params_m", "paper_scale_gmacs", f"paper_{key}", "paper_params_m", "paper_flops_g"]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)
     writer.writerows(_csv_values(row, table) for row in table.rows)
+    return out.getvalue()
+
+
+def effects_csv(table: Table) -> str:
+    """One line an effect, as they are rounded in the table."""
+    family, unit = table.evidence.effects, table.goal.leading.unit
+    assert family is not None
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["effect", "difference", "difference_low", "difference_high", "n_seeds"])
+    for name, d in family.differences.items():
+        texts = [number_text(value, unit) for value in (d.mean, d.low, d.high)] if d else [""] * 3
+        writer.writerow([name, *texts, d.n if d else 0])
     return out.getvalue()
 
 
@@ -219,6 +251,7 @@ def _csv_values(row: Row, table: Table) -> list[object]:
         values += _csv_summary(found, metric.unit)
     if compares:
         values += [*(number_text(value, unit) for value in (d.mean, d.low, d.high)), d.n] if d else [""] * 4
+        values += [row.verdict] if table.is_race else []
     paper = row.paper_cost
     values += [_millions(paper.params), _giga(paper.macs)] if paper else ["", ""]
     return values + [row.paper.get(key, "") for key in (table.goal.lead, "params", "flops")]

@@ -11,7 +11,7 @@ import numpy as np
 
 from shunted_lab.data.cache import cache_folder
 from shunted_lab.output.files import atomic
-from shunted_lab.report.statistics import bootstrap
+from shunted_lab.report.image_statistics import bootstrap
 from shunted_lab.tasks.average_precision import FIELDS, NO_CLASS, Marks
 from shunted_lab.tasks.evidence import StoredEvidence, mean_of_known
 

@@ -6,20 +6,22 @@ never averaged away.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from shunted_lab.config.experiment import Config
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.task import Goal
 from shunted_lab.nn.cost import Cost
+from shunted_lab.report.comparison_facts import effects_facts
+from shunted_lab.report.evidence import Evidence, evidence_of
 from shunted_lab.report.facts import Fact
-from shunted_lab.report.statistics import Difference, Summary, paired_difference, summarize
 from shunted_lab.report.table_facts import measured_facts, paper_facts, table_facts
 from shunted_lab.study.costs.measure import Measured
-from shunted_lab.study.states import RunState
+from shunted_lab.study.rule import Rule
+from shunted_lab.study.states import RunState, checked, headlines
+from shunted_lab.study.statistics.paired import Difference, Summary, summarize
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,14 @@ class Row:
     cost: Cost | None  # None for a result from elsewhere
     planned: int
     summary: Summary | None
-    difference: Difference | None  # None for the baseline, and where no seed is shared
+    difference: Difference | None  # with a simultaneous interval; None for the baseline, and where no seed is shared
     is_baseline: bool
     open: dict[str, int] = field(default_factory=dict)
     paper_cost: Cost | None = None
     paper: Mapping[str, float] = field(default_factory=dict)  # published; metric in its unit, params [M], flops [G]
     columns: Sequence[Summary | None] = ()  # the goal's further metrics
     measured: Mapping[str, Measured] = field(default_factory=dict)  # by device
+    verdict: str = ""  # of a race: better, worse, equivalent, undecided
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Table:
     facts: list[Fact]
     paper_title: str | None = None
     paper_facts: list[Fact] = field(default_factory=list)
+    evidence: Evidence = field(default_factory=Evidence)
+    effects_facts: list[Fact] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -68,6 +73,10 @@ class Table:
         """Whether there are differences: a variant beside the baseline, and more than one seed."""
         return any(not row.is_baseline and row.planned > 1 for row in self.rows)
 
+    @property
+    def is_race(self) -> bool:
+        return self.evidence.rule is not None
+
 
 def build_table(
     config: Config,
@@ -77,6 +86,7 @@ def build_table(
     paper_costs: Mapping[str, Cost],
     measured: Mapping[str, Mapping[str, Measured]] | None = None,
     begins_with: str = "",
+    rule: Rule | None = None,
 ) -> Table:
     """The table of an experiment.
 
@@ -87,12 +97,14 @@ def build_table(
         costs, paper_costs: by variant, at the experiment's size and at the paper's (empty without `paper:`).
         measured: latency and memory by variant and device.
         begins_with: the weights that runs begin with (`Manifest.begins_with`).
+        rule: how a race decides (`Manifest.rule`).
     """
     measured = measured or {}
     states = checked(states)
     run = next(iter(variants.values()))
     goal = run.task.goal(run.data)
     values = headlines(variants, states)
+    evidence = evidence_of(config, values, rule)
     by_variant: dict[str, list[RunState]] = {name: [] for name in variants}
     for state in states:
         by_variant[state.run.variant].append(state)
@@ -106,45 +118,25 @@ def build_table(
                 costs[name],
                 len(mine),
                 summarize(list(values[name].values())) if values[name] else None,
-                None if name == baseline else paired_difference(values[name], values[baseline]),
+                evidence.differences.get(name),
                 name == baseline,
                 _open(mine),
                 paper_costs.get(name),
                 config.paper.rows.get(name, {}) if config.paper else {},
                 [_column(results, f"test/{metric.key}") for metric in goal.columns],
                 measured.get(name, {}),
+                evidence.standing.verdicts.get(name, "") if evidence.standing is not None else "",
             )
         )
     title = f"{config.name}: {config.description}" if config.description else config.name
-    facts = table_facts(config, variants, states, rows, goal, begins_with) + measured_facts(measured)
-    return Table(title, goal, rows, facts, *paper_facts(config, variants))
-
-
-def headlines(variants: Mapping[str, RunConfig], states: Sequence[RunState]) -> dict[str, dict[int, float]]:
-    """Variant -> seed -> the metric of the table, of the runs that are done."""
-    values: dict[str, dict[int, float]] = {name: {} for name in variants}
-    for state in states:
-        if state.result is not None:
-            values[state.run.variant][state.run.seed] = state.result["metrics"][state.result["headline"]]
-    return values
+    facts = table_facts(config, variants, states, rows, goal, evidence, begins_with) + measured_facts(measured)
+    effects = effects_facts(config, evidence.effects, goal.leading.unit) if evidence.effects is not None else []
+    return Table(title, goal, rows, facts, *paper_facts(config, variants), evidence, effects)
 
 
 def _column(results: Sequence[dict[str, Any]], metric: str) -> Summary | None:
     found = [result["metrics"][metric] for result in results if metric in result["metrics"]]
     return summarize(found) if found and len(found) == len(results) else None
-
-
-def checked(states: Sequence[RunState]) -> list[RunState]:
-    """The states, where a run without a finite metric has failed: its NaN would stand for the whole row."""
-    return [_checked(state) for state in states]
-
-
-def _checked(state: RunState) -> RunState:
-    if state.result is None:
-        return state
-    metric = state.result["headline"]
-    value = state.result["metrics"].get(metric, math.nan)
-    return state if math.isfinite(value) else replace(state, state="failed", result=None, error=f"{metric} is {value}")
 
 
 def _open(states: Sequence[RunState]) -> dict[str, int]:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from shunted_lab.config.experiment import Config
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.task import Goal
-from shunted_lab.output.quantities import Unit, counted, listed
+from shunted_lab.output.quantities import counted, listed
+from shunted_lab.report.comparison_facts import comparison_facts
+from shunted_lab.report.evidence import Evidence
 from shunted_lab.report.facts import INCOMPLETE, SMOKE_TEST, Fact
-from shunted_lab.report.statistics import Difference, smallest_difference
 from shunted_lab.study.costs.measure import Measured
 from shunted_lab.study.states import RunState
 
@@ -18,10 +19,7 @@ if TYPE_CHECKING:
     from shunted_lab.report.table import Row
 
 PUBLISHED = {"imagenet": "ImageNet", "ade20k": "ADE20K"}  # data sets as papers write them
-POWER = 0.8
-SEEDS = 20  # that are named one by one
 NAMED = 3  # replaced images that a caption names
-TINY = 1e-12  # a spread of fractions that is rounding of the arithmetic only
 
 
 def measured_facts(measured: Mapping[str, Mapping[str, Measured]]) -> list[Fact]:
@@ -54,6 +52,7 @@ def table_facts(
     states: Sequence[RunState],
     rows: Sequence[Row],
     goal: Goal,
+    evidence: Evidence,
     begins_with: str = "",
 ) -> list[Fact]:
     """What stands below a table, but for measured costs."""
@@ -71,7 +70,7 @@ def table_facts(
     facts += [_shared("Model", models), *([Fact("Begins with", begins_with)] if begins_with else [])]
     facts += [*_matched(config, variants), _shared("Training", training)]
     facts += _trained_on(states)
-    return facts + comparison_facts(config, rows, goal.leading.unit)
+    return facts + comparison_facts(config, rows, goal.leading.unit, evidence)
 
 
 def _matched(config: Config, variants: Mapping[str, RunConfig]) -> list[Fact]:
@@ -83,19 +82,6 @@ def _matched(config: Config, variants: Mapping[str, RunConfig]) -> list[Fact]:
     what = {"macs": "MACs", "params": "parameters"}[config.match]
     shown = "; ".join(f"{name} {text}" for name, text in values.items())
     return [Fact("Matched", f"{what} of each variant are within 1 % of its baseline's, by {config.match_by}: {shown}")]
-
-
-def comparison_facts(config: Config, rows: Sequence[Row], unit: Unit) -> list[Fact]:
-    """What is compared, over which seeds, and what they can show."""
-    if len(config.seeds) == 1:
-        return [Fact("Seeds", f"one ({config.seeds[0]}): no spread, no comparison")]
-    seeds = listed([str(seed) for seed in config.seeds], SEEDS)
-    facts = [Fact("Seeds", f"{len(config.seeds)} ({seeds}); mean ± standard deviation")]
-    if all(row.is_baseline for row in rows):
-        return facts
-    shown_in = unit.of_difference or unit.symbol
-    text = f"paired difference to {_compared(config)} with its 95 % t-interval{f', in {shown_in}' if shown_in else ''}"
-    return [*facts, Fact("Δ", text), *_proof(config, rows, unit)]
 
 
 CONDITIONS = {"device": "device", "precision": "precision", "batch_layout": "batch layout"}  # in a result: its name
@@ -124,10 +110,6 @@ def _by_size(groups: Mapping[str, Sequence[RunState]]) -> str:
     *few, (most, _) = sorted(groups.items(), key=lambda item: (len(item[1]), item[0]))
     parts = [f"{value} ({', '.join(f'{s.run.variant} seed {s.run.seed}' for s in runs)})" for value, runs in few]
     return "; ".join([*parts, f"{most} (the others)"])
-
-
-def _compared(config: Config) -> str:
-    return f"{config.baseline} in the same of {', '.join(config.across)}" if config.across else str(config.baseline)
 
 
 def _shared(label: str, texts: Mapping[str, str]) -> Fact:
@@ -209,35 +191,6 @@ def _incomplete(states: Sequence[RunState]) -> Fact:
     ]
     of = f"{len(missing)} of {counted(len(states), 'run')}"
     return Fact(INCOMPLETE, f"{of} not done: {'; '.join(missing)}")
-
-
-def _proof(config: Config, rows: Sequence[Row], unit: Unit) -> list[Fact]:
-    """Which differences so many seeds can show, and which are not significant."""
-    differences = {row.variant: row.difference for row in rows if row.difference is not None}
-    if not differences:
-        return []
-    if all(difference.n < 2 for difference in differences.values()):
-        return [Fact("No interval", "no variant shares two finished seeds with the baseline")]
-    facts = _power(config, {name: d for name, d in differences.items() if d.n > 1 and d.std > TINY}, unit)
-    same = [name for name, d in differences.items() if d.n > 1 and d.std <= TINY]
-    if same:
-        facts.append(Fact("Same in every seed", f"{', '.join(same)}; this says nothing about other seeds"))
-    undecided = [name for name, difference in differences.items() if difference.holds_zero]
-    if undecided:
-        facts.append(Fact("Not significant", ", ".join(undecided)))
-    return facts
-
-
-def _power(config: Config, differences: Mapping[str, Difference], unit: Unit) -> list[Fact]:
-    """The smallest true difference that each comparison detects, with the pairs that it has."""
-    by_n: dict[int, list[str]] = {}
-    for name, d in differences.items():
-        least = unit.scale * smallest_difference(d.std, d.n, power=POWER)
-        by_n.setdefault(d.n, []).append(f"{least:.{max(unit.digits - 1, 0)}f} ({name})")
-    shown_in = " points" if unit.symbol == "%" else f" {unit.symbol}".rstrip()
-    found = "; ".join(f"{', '.join(least)}{shown_in} with n = {n}" for n, least in sorted(by_n.items()))
-    what = f"true differences to {config.baseline} that are detected with {100 * POWER:.0f} % probability"
-    return [Fact("Detectable", f"{what}: at least {found}")] if by_n else []
 
 
 def paper_facts(config: Config, variants: Mapping[str, RunConfig]) -> tuple[str | None, list[Fact]]:

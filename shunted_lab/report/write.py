@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shunted_lab.output.files import write_text
 from shunted_lab.output.quantities import counted
-from shunted_lab.report.collect import StudyData
+from shunted_lab.report.collect import RunData, StudyData
 from shunted_lab.report.finding import finding
 from shunted_lab.report.index import SUMMARY, Summary
-from shunted_lab.report.render import blocks, to_csv, to_latex, to_markdown
+from shunted_lab.report.render import blocks, effects_csv, to_csv, to_latex, to_markdown
 from shunted_lab.study.states import RunState
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TABLES = {"table.md": to_markdown, "table.csv": to_csv, "table.tex": to_latex}
 RUNS = "runs.csv"
+EFFECTS = "effects.csv"  # with leave_one_out and factorial
 PAGE = "report/index.html"
 INCOMPLETE = "incomplete"  # in the study's folder: a report with fewer finished runs than the one beside it
 
@@ -66,6 +67,8 @@ def write_tables(data: StudyData) -> tuple[Target, Written]:
     coverage = Coverage("runs", done, len(data.runs), data.table.complete)
     target = choose_target(data.folder / "table.md", _done_before(data.folder), coverage)
     texts = {name: render(data.table) for name, render in TABLES.items()} | {RUNS: runs_csv(data)}
+    if data.table.evidence.effects is not None:
+        texts[EFFECTS] = effects_csv(data.table)
     return target, publish(target, texts, [])
 
 
@@ -161,7 +164,11 @@ def _done_before(folder: Path) -> int:
 
 
 def runs_csv(data: StudyData) -> str:
-    """One line a run, with its state, its metrics and costs in full: fractions, counts, seconds, bytes."""
+    """One line a run, with its state, its metrics and costs in full: fractions, counts, seconds, bytes.
+
+    `difference` is that of its metric to the baseline's with its seed; `separate_low` and `separate_high` are the
+    95 % t-interval of its variant's mean difference, which holds for this variant alone.
+    """
     metrics: dict[str, None] = {}
     costs: dict[str, None] = {}
     for run in data.runs:
@@ -170,14 +177,30 @@ def runs_csv(data: StudyData) -> str:
             costs |= dict.fromkeys(_costs_of(run.state))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["variant", "seed", "state", "fingerprint", "folder", "device", "seconds", *metrics, *costs])
+    writer.writerow(
+        ["variant", "seed", "state", "fingerprint", "folder", "device", "seconds", *metrics, *costs, *SEPARATE]
+    )
+    by_place = {(run.state.run.variant, run.state.run.seed): run.value for run in data.runs}
     for run in data.runs:
         state, result = run.state, run.state.result or {}
         values = [result.get("metrics", {}).get(key, "") for key in metrics]
         values += [_costs_of(state).get(key, "") for key in costs]
         known = [state.run.variant, state.run.seed, state.state, state.run.fingerprint, state.run.folder]
+        values += _separate(data, run, by_place)
         writer.writerow([*known, result.get("device", ""), result.get("seconds", ""), *values])
     return out.getvalue()
+
+
+SEPARATE = ("difference", "separate_low", "separate_high")
+
+
+def _separate(data: StudyData, run: RunData, values: Mapping[tuple[str, int], float | None]) -> list[Any]:
+    name, seed = run.state.run.variant, run.state.run.seed
+    mine, base = values[name, seed], values.get((data.config.baseline_of(name), seed))
+    found = data.table.evidence.separate.get(name)
+    ends = [found.low, found.high] if found is not None and found.has_interval else ["", ""]
+    compared = name in data.config.compared and mine is not None and base is not None
+    return [mine - base if compared and mine is not None and base is not None else "", *ends]
 
 
 def _costs_of(state: RunState) -> dict[str, float]:

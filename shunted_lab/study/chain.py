@@ -67,7 +67,7 @@ def find_chain(experiment: Experiment) -> Chain:
     only = chosen(config)
     for name in experiment.variants:
         theirs = _their_name(name, config, begin)
-        for seed in config.seeds:
+        for seed in config.all_seeds:
             run = finished.get((theirs, seed))
             if run is None:
                 missing += [(name, seed)] if name in only else []
@@ -141,7 +141,7 @@ def _checkpoint(run: Run, config: Config, begin: BeginWithConfig) -> Path:
 
 def _overrides(config: Config, begin: BeginWithConfig, manifest: Manifest | None) -> list[str]:
     """The overrides of the other experiment: with the seeds that it had, and those that are needed."""
-    seeds = dict.fromkeys([*(manifest.config.seeds if manifest is not None else []), *config.seeds])
+    seeds = dict.fromkeys([*(manifest.config.all_seeds if manifest is not None else []), *config.all_seeds])
     overrides = [f"experiment={begin.experiment}", f"seeds=[{','.join(map(str, seeds))}]"]
     overrides += ["smoke=true"] if config.smoke else []
     overrides.append(f"runs_dir={begin.runs_dir or config.runs_dir}")

@@ -17,7 +17,7 @@ from typing import Any
 
 from shunted_lab import __version__
 from shunted_lab.config.data import DataFacts
-from shunted_lab.config.experiment import BeginWithConfig, Config, PaperConfig
+from shunted_lab.config.experiment import BeginWithConfig, Config, LeaveOneOutConfig, PaperConfig
 from shunted_lab.config.launch import StudyConfig
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
@@ -28,6 +28,7 @@ from shunted_lab.nn.cost import Cost
 from shunted_lab.output.files import atomic, digest_of_values, write_json
 from shunted_lab.study.folder import FORMAT, WEIGHTS, Run
 from shunted_lab.study.recorded import read_goal, run_of
+from shunted_lab.study.rule import Rule
 from shunted_lab.study.storage import masked
 
 STUDY, PLANS = "study.json", "plans"
@@ -167,6 +168,7 @@ class Manifest:
         measured_as: variant -> the key of its measured costs (`study.costs.measure`).
         runs: all that the table shows.
         search: of a search.
+        rule: how an experiment with `seeds.until` decides.
         begins_with: what the weights are that the runs begin with, for people; empty without `begin_with`.
     """
 
@@ -181,6 +183,7 @@ class Manifest:
     runs: list[Run] = field(default_factory=list)
     search: SearchSpec | None = None
     begins_with: str = ""
+    rule: Rule | None = None
 
     @property
     def objectives(self) -> dict[str, str]:
@@ -280,6 +283,7 @@ def _packed(manifest: Manifest) -> dict[str, Any]:
             for run in manifest.runs
         ],
         "search": None if manifest.search is None else asdict(manifest.search),
+        "rule": None if manifest.rule is None else asdict(manifest.rule),
     }
 
 
@@ -319,7 +323,12 @@ def _unpacked(folder: Path, content: dict[str, Any], recorded: bool) -> Manifest
         runs,
         None if search is None else SearchSpec(**search),
         content["begins_with"],
+        None if content["rule"] is None else _rule_of(content["rule"]),
     )
+
+
+def _rule_of(found: dict[str, Any]) -> Rule:
+    return Rule(**found | {key: tuple(found[key]) for key in ("looks", "sizes")})
 
 
 def _facts_of(found: dict[str, Any]) -> DataFacts:
@@ -333,6 +342,7 @@ def _config_of(found: dict[str, Any], parts: RunConfig) -> Config:
         "paper": PaperConfig,
         "search": SearchConfig,
         "confirm": ConfirmConfig,
+        "leave_one_out": LeaveOneOutConfig,
         "study": StudyConfig,
     }
     made = {key: None if found[key] is None else kind(**found[key]) for key, kind in kinds.items()}

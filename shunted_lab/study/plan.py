@@ -22,6 +22,7 @@ from shunted_lab.study.costs.memo import remember
 from shunted_lab.study.folder import WEIGHTS, Folders, Run
 from shunted_lab.study.identity import check_frozen, configuration_of, sources_of, with_weights
 from shunted_lab.study.manifest import Manifest, SearchSpec, cost_values
+from shunted_lab.study.rule import Rule
 from shunted_lab.tasks.schedule import highest_rate, peak_rate
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def plan_runs(
     counted = {name: cost_values(asdict(cost)) for name, cost in (costs or {}).items()}
     files = chain.files if chain is not None else {}
     runs = []
-    for seed in config.seeds:
+    for seed in config.all_seeds:
         for name, variant in variants.items():
             run, of = replace(variant, seed=seed), sources[name]
             if (name, seed) in files:
@@ -92,6 +93,7 @@ def make_manifest(
     costs: dict[str, Cost],
     runs: list[Run],
     begins_with: str = "",
+    rule: Rule | None = None,
 ) -> Manifest:
     """The plan of an experiment that is not a search, without its costs at the paper's scale, which take seconds."""
     return Manifest(
@@ -104,6 +106,7 @@ def make_manifest(
         measured_as={name: measured_as(run) for name, run in experiment.variants.items()},
         runs=runs,
         begins_with=begins_with,
+        rule=rule,
     )
 
 

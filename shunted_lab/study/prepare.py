@@ -51,6 +51,10 @@ def prepare(manifest: Manifest, wanted: Sequence[Run]) -> tuple[Home, str, int]:
     config = manifest.config
     home = make_home(manifest.folder, config.study.storage)
     study = write_study(home, manifest)
+    if config.race is not None:
+        from shunted_lab.study.race import register  # scipy: 1 s
+
+        register(study, config, manifest.runs)
     if config.rerun == "all":
         set_all_aside(study, wanted)
     queue = Queue(study, home.folder, {run.fingerprint: run for run in manifest.runs}, config.launch.max_attempts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from optuna.study import Study
 
@@ -15,6 +16,7 @@ from shunted_lab.config.compose import Experiment
 from shunted_lab.config.experiment import Config
 from shunted_lab.config.variants import chosen
 from shunted_lab.nn.cost import Cost
+from shunted_lab.output.quantities import counted
 from shunted_lab.study.chain import Chain, find_chain
 from shunted_lab.study.costs.forecast import Forecast, forecast
 from shunted_lab.study.costs.measure import is_measured
@@ -35,12 +37,15 @@ from shunted_lab.study.plan import (
 )
 from shunted_lab.study.prepare import prepare, prepare_search, read_study, storage_of
 from shunted_lab.study.preview import to_train
-from shunted_lab.study.search.confirm import with_best_trials
+from shunted_lab.study.search.confirm import find_search, with_best_trials
 from shunted_lab.study.search.search import Search, check_same_search, make_search
 from shunted_lab.study.slots import plan_slots, warm_up
 from shunted_lab.study.states import RunState, read_states
 from shunted_lab.study.watch import Watch
 from shunted_lab.tasks.loggers import check_loggers
+
+if TYPE_CHECKING:
+    from shunted_lab.study.race import Race
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,10 @@ class Planned:
         states: of all planned runs; none for a search, whose points are proposed later.
         todo: what it trains. For a search so many times the baseline: the others take about as long.
         costs: of the variants in `todo`.
-        chain: what the runs begin with. Where some of that is missing, `before` is planned to train it, and this plan
-            is to be made anew afterwards.
+        chain: what the runs begin with.
+        before: another experiment that is to be trained first, by `overrides_before`: whose weights the runs begin
+            with, or the search whose best are confirmed. This plan is to be made again afterwards.
+        race: how the variants stand that get seeds until they are decided.
     """
 
     experiment: Experiment
@@ -66,11 +73,22 @@ class Planned:
     matched: list[str] = field(default_factory=list)
     chain: Chain = field(default_factory=Chain)
     before: Planned | None = None
+    overrides_before: Sequence[str] = ()
+    race: Race | None = None
 
     @property
     def config(self) -> Config:
         """The experiment's configuration."""
         return self.experiment.config
+
+    @property
+    def first(self) -> str:
+        """What is trained before the runs of this plan, for people."""
+        assert self.before is not None
+        other, count = self.before.config.name, len(self.before.todo)
+        if self.before.search is not None:
+            return f"confirms {other}: {counted(count, 'assignment')} of it first, then the best of them"
+        return f"begins with {other}: {counted(count, 'run')} of {other}, then {len(self.todo)} of {self.config.name}"
 
     @property
     def names(self) -> list[str]:
@@ -117,18 +135,52 @@ def plan_experiment(experiment: Experiment, overrides: Sequence[str] = ()) -> Pl
     check_loggers(experiment.config.launch, engine.here)
     if experiment.config.search is not None:
         return _plan_search(experiment, engine)
+    confirmed = None
     if experiment.config.confirm is not None:
-        experiment = with_best_trials(experiment, overrides)
+        confirmed = find_search(experiment, overrides)
+        if confirmed.is_finished:
+            experiment = with_best_trials(experiment, confirmed)
     facts = data_facts(experiment)
     experiment, lines = match_costs(experiment, facts)
     costs = count_costs(experiment, facts)
     chain = find_chain(experiment)
-    before = None if chain.source is None else plan_experiment(chain.source)
+    before, overrides_before = None if chain.source is None else plan_experiment(chain.source), chain.overrides
+    if confirmed is not None and not confirmed.is_finished:
+        before, overrides_before = plan_experiment(confirmed.experiment), confirmed.overrides
     manifest = make_manifest(experiment, facts, costs, plan_runs(experiment, facts, costs, chain), chain.about)
     study = read_study(read_home(manifest.folder), manifest)
     states = read_states(manifest.runs, study)
+    race = None
+    if before is not None:  # its variants are not known yet
+        pass
+    elif experiment.config.race is not None or (study is not None and "races" in study.user_attrs):
+        from shunted_lab.study.race import Race, check_registered, required_runs, rule_of, standing_of  # scipy: 1 s
+
+        check_registered(study, experiment.config, manifest.runs, states)
+        rule = rule_of(experiment.config, experiment.goal)
+        if rule is not None:
+            race = Race(rule, standing_of(experiment.config, rule, states))
+            runs = required_runs(experiment.config, manifest.runs, race.standing)
+            required = {run.fingerprint for run in runs}
+            manifest = replace(manifest, runs=runs, rule=rule)
+            states = [state for state in states if state.run.fingerprint in required]
     todo = [state.run for state in to_train(experiment.config, states, study)]
-    return Planned(experiment, engine, manifest, study, states, todo, costs, None, lines, chain, before)
+    return Planned(
+        experiment, engine, manifest, study, states, todo, costs, None, lines, chain, before, overrides_before, race
+    )
+
+
+def next_look(planned: Planned, experiment: Experiment, overrides: Sequence[str] = ()) -> Planned | None:
+    """The plan of a race's next look, after that of `planned` was trained; None if the race is over or cannot go on.
+
+    Args:
+        experiment, overrides: as for `plan_experiment`.
+    """
+    if planned.race is None:
+        return None
+    found = plan_experiment(experiment, overrides)
+    assert found.race is not None
+    return found if found.race.standing.needed > planned.race.standing.needed else None
 
 
 def _plan_search(experiment: Experiment, engine: Engine) -> Planned:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,28 @@ def _state(run: Run, trials: list[FrozenTrial], finished: dict[str, FrozenTrial]
     if other := finished.get(run.configuration):
         return RunState(run, "stale", error=changes(_sources(run, other), run.sources))
     return RunState(run, "missing")
+
+
+def checked(states: Sequence[RunState]) -> list[RunState]:
+    """The states, where a run without a finite metric has failed: its NaN would stand for the whole row."""
+    return [_checked(state) for state in states]
+
+
+def _checked(state: RunState) -> RunState:
+    if state.result is None:
+        return state
+    metric = state.result["headline"]
+    value = state.result["metrics"].get(metric, math.nan)
+    return state if math.isfinite(value) else replace(state, state="failed", result=None, error=f"{metric} is {value}")
+
+
+def headlines(variants: Iterable[str], states: Sequence[RunState]) -> dict[str, dict[int, float]]:
+    """Variant -> seed -> the metric of the table, of the runs that are done."""
+    values: dict[str, dict[int, float]] = {name: {} for name in variants}
+    for state in states:
+        if state.result is not None:
+            values[state.run.variant][state.run.seed] = state.result["metrics"][state.result["headline"]]
+    return values
 
 
 def _sources(run: Run, other: FrozenTrial) -> dict[str, str]:

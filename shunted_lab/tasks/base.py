@@ -37,7 +37,7 @@ class TaskModule(L.LightningModule):
     def __init__(self, net: nn.Module, config: RunConfig, class_names: Sequence[str]):
         super().__init__()
         self.net = net
-        self.task, self.recipe, self.seed = config.task, config.recipe, config.seed
+        self.task, self.recipe, self.seed = config.task, config.recipe, config.seed_of("augmentation")
         self.data = config.data
         self.class_names = list(class_names)
         self.batch_size = config.data.batch_size  # of one optimizer step, on all devices together

@@ -30,6 +30,7 @@ from shunted_lab.tasks.examples import draw_examples, write_examples
 from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.loggers import RunNames, check_packages, names_of
 from shunted_lab.tasks.pictures import log_pictures
+from shunted_lab.tasks.recalibration import Recalibration
 from shunted_lab.tasks.recorder import History
 from shunted_lab.tasks.resume import BEST, LAST, STOPPED, MovableCheckpoint, batches_trained, newest
 from shunted_lab.tasks.tracking import log_final, logging_to
@@ -69,7 +70,9 @@ def train(
     launch = config.launch
     check_packages(launch)
     batch_size = config.per_device_batch_size
-    data = make_datamodule(config.data, config.recipe, config.seed, launch.num_workers, batch_size)
+    seed = config.seed_of("augmentation")
+    data = make_datamodule(config.data, config.recipe, seed, launch.num_workers, batch_size)
+    data.sampler.seed = config.seed_of("order")
     data.sampler.group = batch_size * launch.accumulate
     data.sampler.together = config.task.images_together
     if config.recipe.steps_per_epoch is not None:
@@ -167,7 +170,7 @@ def make_module(config: RunConfig, class_names: Sequence[str], weights: bool = T
         class_names: the classes of the data in the order of their labels.
         weights: read `model.checkpoint`; a run that is resumed from a checkpoint of its own does not need it.
     """
-    net = build_seeded(lambda: config.task.build(config.model, len(class_names)), config.seed)
+    net = build_seeded(lambda: config.task.build(config.model, len(class_names)), config.seed_of("init"))
     initial = None
     if weights and config.model.checkpoint is not None:
         initial = load_initial(net, config.model.checkpoint, class_names).note()
@@ -189,7 +192,8 @@ def make_trainer(config: RunConfig, folder: Path, callbacks: list[Callback], pro
     if recipe.select == "best":
         best = MovableCheckpoint(filename=BEST.removesuffix(".ckpt"), monitor=goal.monitor, mode=goal.mode, **keep)
         checkpoints.insert(0, best)
-    averages = [] if recipe.ema is None else [Averages(decay=recipe.ema)]  # before those that write checkpoints
+    averages: list[Callback] = [] if recipe.ema is None else [Averages(decay=recipe.ema)]
+    averages += [] if recipe.recalibrate_bn is None else [Recalibration(recipe.recalibrate_bn)]  # of the averages
     clip = config.model.clip_grad if recipe.clip_grad is None else recipe.clip_grad
     batches = None if recipe.limit_batches is None else recipe.limit_batches * config.launch.accumulate
     return L.Trainer(

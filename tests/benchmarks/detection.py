@@ -29,7 +29,7 @@ from shunted_lab.config.model import MODELS
 from shunted_lab.data.objects import Objects
 from shunted_lab.nn import build_seeded, device_name, measure
 from shunted_lab.nn.speed import _peak_memory
-from shunted_lab.report.statistics import bootstrap
+from shunted_lab.report.image_statistics import bootstrap
 from shunted_lab.tasks.average_precision import Marks, mean_ap, resampled, score
 
 CPU = torch.device("cpu")

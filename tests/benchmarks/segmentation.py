@@ -21,7 +21,7 @@ from shunted_lab.config.model import MODELS
 from shunted_lab.data.label_maps import LabelMaps
 from shunted_lab.nn import device_name, measure
 from shunted_lab.nn.speed import _peak_memory
-from shunted_lab.report.statistics import bootstrap
+from shunted_lab.report.image_statistics import bootstrap
 from shunted_lab.tasks.iou import mean_iou
 
 CPU = torch.device("cpu")

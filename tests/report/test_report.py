@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 from sqlalchemy import Engine, event
 
 from shunted_lab.report import __main__ as command
-from shunted_lab.report.collect import class_scores, curves, image_evidence, load_study, main_effects
+from shunted_lab.report.collect import class_scores, curves, image_evidence, load_study
 from shunted_lab.report.finding import finding
 from shunted_lab.report.index import write_index
 from shunted_lab.report.page import pictures
-from shunted_lab.report.render import blocks
+from shunted_lab.report.render import blocks, effects_csv
 from shunted_lab.report.write import Target, publish, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -254,16 +254,18 @@ def test_classes_and_curves_come_from_the_folders(make):
     assert [len(line) for line in curves(data, "val/top1")["conv_stem"]] == [4, 4, 4]
 
 
-def test_main_effects_of_the_leave_one_out_experiment(make):
+def test_effects_of_the_leave_one_out_experiment(make):
     values = {"full": 0.8, "none_of_them": 0.7, "no_stem": 0.78}
     made = make(lambda variant, seed: values.get(variant, 0.79) + 0.001 * seed, name="ablate_components")
-    found = main_effects(made.data())
-    means = {name: d.mean for name, d in found.items()}
+    table = made.data().table
+    means = {name: d.mean for name, d in table.evidence.effects.differences.items()}
     singles = ["no_stem", "no_mixed_rates", "no_aggregation_conv", "no_local_enhancement", "no_detail_specific"]
     assert list(means) == [*singles, "all parts", "interaction"]
     assert means["no_stem"] == pytest.approx(0.02) and means["all parts"] == pytest.approx(0.1)
     assert means["interaction"] == pytest.approx(0.1 - 0.02 - 4 * 0.01)
-    assert main_effects(make(name="ablate_embed").data()) == {}
+    assert [block.title for block in blocks(table)][-1] == "Effects on Top-1"
+    assert effects_csv(table).splitlines()[1].startswith("no_stem,2.00,")
+    assert make(name="ablate_embed").data().table.evidence.effects is None
 
 
 def test_the_work_of_a_report_grows_with_the_runs_only_by_reading_their_files_once(make, tmp_path, monkeypatch):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from shunted_lab.report import resamples
+from shunted_lab.report.image_statistics import bootstrap
 from shunted_lab.report.resamples import ap_draws, class_draws, score_draws
-from shunted_lab.report.statistics import bootstrap
 from shunted_lab.tasks.average_precision import MOST, NO_CLASS, Marks, class_ap, mean_ap
 from shunted_lab.tasks.evidence import StoredEvidence
 

@@ -1,7 +1,6 @@
 """A report that would be the same is not made again; one that would differ in anything is."""
 
 import json
-import math
 from dataclasses import asdict
 
 import pytest
@@ -10,8 +9,8 @@ from shunted_lab.report import shown as module
 from shunted_lab.report.collect import collect
 from shunted_lab.report.finding import finding
 from shunted_lab.report.shown import make_report
-from shunted_lab.report.statistics import smallest_difference
 from shunted_lab.study.costs import memo
+from shunted_lab.study.statistics.family import compare
 
 
 @pytest.fixture
@@ -110,21 +109,27 @@ def test_a_difference_whose_interval_leaves_zero_out_is_stated(make):
 def test_no_difference_is_stated_where_the_interval_has_zero(make):
     wide = {"non_overlapping": (0.7, 0.7, 0.7), "overlapping": (0.6, 0.8, 0.7), "conv_stem": (0.8, 0.6, 0.71)}
     text = sentence(make, lambda variant, seed: wide[variant][seed])
-    assert text == (  # 20 more seeds would decide neither of such means
-        "Top-1: overlapping is undecided, +0.00 [−24.84, +24.84] points: 5 more seeds would detect "
-        f"{smallest_difference(10, 8):.2f} points; conv_stem is undecided, +0.33 [−24.55, +25.22] points: 5 more seeds "
-        f"would detect {smallest_difference(math.sqrt(301 / 3), 8):.2f} points."
+    family = compare(
+        {name: dict(enumerate(of)) for name, of in wide.items()}, dict.fromkeys(list(wide)[1:], "non_overlapping")
+    )
+    more = f"5 more seeds would detect {100 * family.detectable('conv_stem', 8):.2f} points"
+    assert family.method == "dunnett"  # 20 more seeds would decide neither of such means
+    assert text == (
+        f"Top-1: overlapping is undecided, +0.00 [−27.04, +27.04] points: {more}; "
+        f"conv_stem is undecided, +0.33 [−26.71, +27.38] points: {more}."
     )
 
 
 def test_what_more_seeds_would_decide_is_said(make):
     values = {"non_overlapping": (0.7, 0.7, 0.7), "overlapping": (0.71, 0.74, 0.7), "conv_stem": (0.7, 0.7, 0.7)}
     text = sentence(make, lambda variant, seed: values[variant][seed])
-    std = math.sqrt(13 / 3)
-    count = next(n for n in range(4, 99) if smallest_difference(std, n) <= 5 / 3)
-    more = f"{count - 3} more seeds would detect {smallest_difference(std, count):.2f} points"
-    assert f"overlapping is undecided, +1.67 [−3.50, +6.84] points: {more}" in text
-    assert "conv_stem differs from non_overlapping by +0.00 [+0.00, +0.00] in every seed, which shows no spread" in text
+    family = compare(
+        {name: dict(enumerate(of)) for name, of in values.items()}, dict.fromkeys(list(values)[1:], "non_overlapping")
+    )
+    count = next(n for n in range(4, 99) if family.detectable("overlapping", n) <= 0.05 / 3)
+    more = f"{count - 3} more seeds would detect {100 * family.detectable('overlapping', count):.2f} points"
+    assert f"overlapping is undecided, +1.67 [−5.79, +9.12] points: {more}" in text
+    assert "conv_stem differs from non_overlapping by +0.00 points in every seed, which shows no spread" in text
 
 
 def test_nothing_is_concluded_from_open_runs_or_one_seed(make):

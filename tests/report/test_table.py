@@ -67,8 +67,8 @@ def test_a_complete_table():
     assert made.complete
     assert [line for line in blocks(made)[0].rows] == [
         ("non_overlapping", "2.00", "0.021", "72.00 ± 2.00 (3)", "baseline"),
-        ("overlapping", "2.00", "0.021", "74.00 ± 3.00 (3)", "+2.00 [−0.48, +4.48]"),
-        ("conv_stem", "2.00", "0.021", "71.93 ± 1.84 (3)", "−0.07 [−1.19, +1.05]"),
+        ("overlapping", "2.00", "0.021", "74.00 ± 3.00 (3)", "+2.00 [+0.15, +3.85]"),
+        ("conv_stem", "2.00", "0.021", "71.93 ± 1.84 (3)", "−0.07 [−1.92, +1.78]"),
     ]
     caption = sentences(blocks(made)[0].facts)
     for text in (
@@ -78,13 +78,13 @@ def test_a_complete_table():
         "Training: recipe lite, 4 epochs; tested: the last epoch.",
         "Device: a CPU (2 threads).",
         "Seeds: 3 (0, 1, 2); mean ± standard deviation.",
-        "Δ: paired difference to non_overlapping with its 95 % t-interval, in percentage points.",
-        "Not significant: overlapping, conv_stem.",
+        "Δ: paired difference to non_overlapping with its simultaneous 95 % interval, in percentage points; paired "
+        "Dunnett comparisons: one standard deviation of the residuals of all variants, 4 degrees of freedom.",
+        "Not significant: conv_stem.",
     ):
         assert text in caption, text
-    # three pairs show 3.264 standard deviations of the differences (1 and 0.45 points) with 80 % power
-    detected = "true differences to non_overlapping that are detected with 80 % probability"
-    assert f"Detectable: {detected}: at least 3.3 (overlapping), 1.5 (conv_stem) points with n = 3." in caption
+    # the standard deviation of differences is 0.97 points, estimated with 4 degrees of freedom
+    assert "Detectable: true differences of 2.5 [1.5, 7.2] points with n = 3, with 80 % probability (" in caption
     assert "INCOMPLETE" not in caption and "SMOKE" not in caption
 
 
@@ -192,7 +192,7 @@ def test_variants_that_use_other_images_are_named_in_the_caption():
 
 def test_a_difference_over_fewer_pairs_shows_their_number():
     made = table(runs=replaced(states(experiment()), "non_overlapping", 1, "failed", "E: x"))
-    assert blocks(made)[0].rows[1][3:] == ("74.00 ± 3.00 (3)", "+2.00 [−10.71, +14.71] (n = 2)")
+    assert blocks(made)[0].rows[1][3:] == ("74.00 ± 3.00 (3)", "+2.00 [−23.45, +27.45] (n = 2)")
 
 
 def test_the_caption_never_gives_the_power_of_other_pairs():
@@ -201,10 +201,10 @@ def test_the_caption_never_gives_the_power_of_other_pairs():
         runs = replaced(runs, "overlapping", seed, "missing")
     caption = sentences(blocks(table(runs=runs))[0].facts)
     assert "n = 1" not in caption
-    assert "points with n = 3." in caption
+    assert "points with n = 3 (conv_stem), with" in caption
     runs = replaced(states(experiment()), "overlapping", 1, "missing")
     caption = sentences(blocks(table(runs=runs))[0].facts)
-    assert "points with n = 2; " in caption and "points with n = 3." in caption
+    assert "points with n = 2 (overlapping); " in caption and "points with n = 3 (conv_stem), with" in caption
 
 
 def test_seeds_without_spread_prove_nothing():
@@ -341,7 +341,7 @@ def test_csv_has_the_tables_numbers_as_they_are_rounded_there():
     read = pd.read_csv(io.StringIO(to_csv(table())), dtype=str).set_index("variant")
     row = read.loc["overlapping"]
     assert (row.params_m, row.gmacs, row.top1, row.top1_std, row.n) == ("2.00", "0.021", "74.00", "3.00", "3")
-    assert (row.difference, row.difference_low, row.difference_high, row.n_pairs) == ("2.00", "-0.48", "4.48", "3")
+    assert (row.difference, row.difference_low, row.difference_high, row.n_pairs) == ("2.00", "0.15", "3.85", "3")
     assert read.baseline.to_dict() == {"non_overlapping": "True", "overlapping": "False", "conv_stem": "False"}
     assert read.loc["conv_stem"].paper_top1 == "82.9" and pd.isna(row.paper_top1)
     assert read.paper_scale_gmacs.unique().tolist() == ["4.993"] and read.latency_ms.isna().all()

@@ -13,13 +13,14 @@ from shunted_lab.config.schema import ConfigError
 from shunted_lab.report.facts import Fact, sentences
 from shunted_lab.report.search import SHOWN, _verdict, build_search_table, load_search
 from shunted_lab.report.write_search import write_search
+from shunted_lab.run import main
 from shunted_lab.study import slots as slots_module
 from shunted_lab.study import training
 from shunted_lab.study.engines import work_of
 from shunted_lab.study.engines.local import Local
 from shunted_lab.study.plan import data_facts, search_manifest, study_folder
 from shunted_lab.study.prepare import prepare_search, read_study
-from shunted_lab.study.search.confirm import with_best_trials
+from shunted_lab.study.search.confirm import find_search, with_best_trials
 from shunted_lab.study.search.search import make_search
 from shunted_lab.study.search.space import read_rates, write_rates
 from shunted_lab.study.search.trials import costs_of, finished, is_over, tried
@@ -293,38 +294,42 @@ confirm: {{search: mine, best: 2}}
 """
 
 
+def confirmed(words):
+    experiment = compose(words)
+    return with_best_trials(experiment, find_search(experiment, words))
+
+
 def test_the_best_are_confirmed_with_other_seeds(searched, graded_training, tmp_path):
     experiment = searched(trials=6)
     (tmp_path / "experiments" / "again.yaml").write_text(CONFIRM.format(seeds=[1, 2]))
-    with pytest.raises(ConfigError, match=r"mine is not finished \(0 of 6 trials\); run experiment=mine first"):
-        with_best_trials(compose(["experiment=again"]))
+    assert not find_search(compose(["experiment=again"])).is_finished
     _, study = run_search(experiment)
-    found = with_best_trials(compose(["experiment=again"]))
+    found = confirmed(["experiment=again"])
     ranked = sorted(finished(study), key=lambda t: (-t.value, t.number))
     ranked = [t for t in ranked if t.user_attrs["name"] != "8x1 4x1 | 4x2 2x2 | 2x4 1x4"][:2]
     assert list(found.variants) == list(found.config.variants) == ["paper", "best1", "best2"]
     with pytest.raises(ConfigError, match=r"made for another search \(recipe\.epochs was 4\)"):
-        with_best_trials(compose(["experiment=again", "recipe.epochs=9"]), ["experiment=again", "recipe.epochs=9"])
+        find_search(compose(["experiment=again", "recipe.epochs=9"]), ["experiment=again", "recipe.epochs=9"])
     for name, trial in zip(("best1", "best2"), ranked, strict=True):
         assert found.variants[name].model.rates[0] == read_rates(trial.params["rates[0]"])
         assert f"{name}: {trial.user_attrs['name']}" in found.config.description
     (tmp_path / "experiments" / "again.yaml").write_text(CONFIRM.format(seeds=[0, 1]))
     with pytest.raises(ConfigError, match=r"seeds: \[0\] were used by mine to select the best; choose other seeds"):
-        with_best_trials(compose(["experiment=again"]))
+        confirmed(["experiment=again"])
 
 
 def test_a_search_that_the_command_line_shortened_is_finished(searched, graded_training, tmp_path):
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "again.yaml").write_text(CONFIRM.format(seeds=[1, 2]))
     run_search(searched("search.trials=3", trials=12))
-    assert list(with_best_trials(compose(["experiment=again"])).variants) == ["paper", "best1", "best2"]
+    assert list(confirmed(["experiment=again"]).variants) == ["paper", "best1", "best2"]
     table = build_search_table(*load_search(study_folder(searched(trials=12).config)))
     assert table.complete and "3 of 3" in sentences(table.facts)
     run_search(searched("search.trials=3", "seeds=[7]", f"runs_dir={tmp_path}/seven", trials=12))
     words = ["experiment=again", f"runs_dir={tmp_path}/seven"]
-    assert len(with_best_trials(compose(words)).variants) == 3
+    assert len(confirmed(words).variants) == 3
     with pytest.raises(ConfigError, match=r"seeds: \[7\] were used by mine"):
-        with_best_trials(compose([*words, "seeds=[7,8]"]))
+        confirmed([*words, "seeds=[7,8]"])
 
 
 @pytest.mark.parametrize(
@@ -467,3 +472,21 @@ def test_a_search_has_a_page_with_its_figures(tmp_path, trained, monkeypatch, ca
     before = (folder / "search.md").read_bytes()
     (folder / "search.md").unlink()
     assert report.main([str(folder)]) == 0 and (folder / "search.md").read_bytes() == before
+
+
+def test_one_command_searches_and_confirms_by_a_race(searched, graded_training, tmp_path, capsys):
+    searched(trials=4)
+    seeds = "{look: [2, 3], until: decided, margin: 1, first: 1}"
+    (tmp_path / "experiments" / "again.yaml").write_text(CONFIRM.format(seeds=seeds))
+    words = ["experiment=again", "launch.measure=false"]
+    assert main([*words, "plan_only=true"]) == 0 and graded_training.all() == []
+    assert "confirms mine: 4 assignments of it first, then the best of them" in capsys.readouterr().out
+    assert main(words) == 0
+    trained = graded_training.all()
+    assert len([pair for pair in trained if pair[1] == 0]) == 4, "the search's seed"
+    assert sorted({seed for _, seed in trained}) == [0, 1, 2, 3]
+    assert sorted(name for name, seed in trained if seed == 3) == ["best1", "best2", "paper"]
+    out = capsys.readouterr().out
+    assert "confirms mine" in out and "best1" in out and "race: " in out
+    graded_training.clear()
+    assert main(words) == 0 and graded_training.all() == []

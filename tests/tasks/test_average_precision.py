@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from shunted_lab.data.objects import Truth, to_rle
 from shunted_lab.report.collect import _over_images
-from shunted_lab.report.statistics import bootstrap
+from shunted_lab.report.image_statistics import bootstrap
 from shunted_lab.tasks.average_precision import (
     FIELDS,
     DetectionEvidence,

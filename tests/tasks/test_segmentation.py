@@ -17,7 +17,7 @@ from shunted_lab.data import make_datamodule
 from shunted_lab.data.label_maps import IGNORED, LabelMaps
 from shunted_lab.nn.weights import published_names
 from shunted_lab.report.collect import _over_images
-from shunted_lab.report.statistics import bootstrap
+from shunted_lab.report.image_statistics import bootstrap
 from shunted_lab.study.plan import count_costs, data_facts, plan_runs
 from shunted_lab.tasks.callbacks import Stopped
 from shunted_lab.tasks.checkpoint import load_initial

@@ -4,6 +4,7 @@ from shunted_lab.report.plots.curves import learning_curves
 from shunted_lab.report.plots.export import save, to_svg
 from shunted_lab.report.plots.fronts import Point, metric_against_cost, pareto_front, search_front
 from shunted_lab.report.plots.heatmap import rates_heatmap
+from shunted_lab.report.plots.interactions import interactions
 from shunted_lab.report.plots.paired import VARIANTS as PAIRED_VARIANTS
 from shunted_lab.report.plots.paired import paired_lines
 from shunted_lab.report.plots.precision import precision_recall
@@ -18,6 +19,7 @@ __all__ = [
     "class_bars",
     "forest",
     "importance",
+    "interactions",
     "learning_curves",
     "metric_against_cost",
     "paired_lines",

@@ -1,0 +1,1 @@
+"""What the seeds of an experiment prove: paired differences, simultaneous intervals, races, effects and power."""
