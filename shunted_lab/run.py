@@ -159,7 +159,7 @@ def _print_preview(planned: Planned, console: Console) -> None:
 
         lines = [*preview(planned.config, planned.states, planned.study), *power_lines(planned.manifest)]
     else:
-        console.print(to_terminal(build_search_table(planned.manifest, planned.study)))
+        console.print(*to_terminal(build_search_table(planned.manifest, planned.study)), sep="\n")
         lines = [f"would train up to {counted(count, 'more assignment')}" if count else "would train nothing"]
     for line in [*lines, planned.engine.describe(planned.config.launch, count)]:
         if line:
@@ -177,7 +177,7 @@ def _report_search(manifest: Manifest, console: Console) -> int:
     study = read_study(read_home(manifest.folder), manifest)
     table = build_search_table(manifest, study)
     written = write_search(manifest, study, table)
-    console.print(to_terminal(table))
+    console.print(*to_terminal(table), sep="\n")
     paths, warnings = [str(path) for path in written.paths], [f"warning: {text}" for text in written.warnings]
     for line in [*paths, *warnings, *places(manifest.config, paths), *_index(manifest.config)]:
         say(console, line)

@@ -18,6 +18,7 @@ from shunted_lab.config.search import ConfirmConfig, SearchConfig
 from shunted_lab.config.task import TaskConfig
 
 KNOBS = ("model.mlp_ratios", "model.embed_dims", "model.depths")  # of match_by
+FEWEST_SEEDS = 6  # of an A/A study
 RERUNS = ("stale", "failed", "all")
 
 
@@ -92,6 +93,9 @@ class Config:
     factorial: list[str] = option(
         [], "variants that are factors: all combinations of their changes are trained, and effects reported"
     )
+    calibrate: bool = option(
+        False, "an A/A study: variants that differ in recipe.pair only; report coverage, pairing and noise"
+    )
     match: str | None = option(
         None, "params or macs: scale match_by of each variant until it costs what the baseline does, within 1 %"
     )
@@ -153,6 +157,7 @@ class Config:
     def _check_seeds(self) -> None:
         if isinstance(self.seeds, dict):
             race_of(self.seeds)
+            require(not self.calibrate, "calibrate", "true", "needs a list of seeds, not seeds.until")
             require(self.only is None, "only", self.only, "is not supported with seeds.until: all variants take part")
             require(
                 self.rerun != "all", "rerun", "all", "is not supported with seeds.until; name=NAME starts another race"
@@ -163,6 +168,8 @@ class Config:
         require(bool(self.seeds), "seeds", self.seeds, "is empty: at least one seed")
         require(min(self.seeds) >= 0, "seeds", self.seeds, "has a negative seed")
         require(len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "has a seed twice")
+        enough = not self.calibrate or len(self.seeds) >= FEWEST_SEEDS
+        require(enough, "seeds", self.seeds, f"are too few for calibrate: at least {FEWEST_SEEDS}, better 20")
 
     @property
     def race(self) -> RaceConfig | None:
@@ -175,7 +182,9 @@ class Config:
     @property
     def all_seeds(self) -> list[int]:
         """Every seed that may be trained; a race may need fewer of them."""
-        return list(self.seeds) if self.race is None else self.race.seeds
+        if self.race is not None:
+            return self.race.seeds
+        return list(self.seeds)[: FEWEST_SEEDS if self.calibrate and self.smoke else None]
 
     @property
     def compared(self) -> dict[str, str]:

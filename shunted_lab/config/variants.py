@@ -150,6 +150,8 @@ def check(config: Config, chosen: Mapping[str, str], path: Path) -> None:
         )
     if config.factorial:
         _check_factorial(config, path)
+    if config.calibrate:
+        _check_calibrate(config, path)
 
 
 def _check_race(config: Config, path: Path) -> None:
@@ -175,6 +177,17 @@ def _check_design(key: str, names: Sequence[str], config: Config, path: Path) ->
             raise ConfigError(f"{path}: {key}: '{name}' is the baseline; name the other variants")
         if names.count(name) > 1:
             raise ConfigError(f"{path}: {key}: '{name}' is named twice")
+
+
+def _check_calibrate(config: Config, path: Path) -> None:
+    """Refuse an A/A study of variants that are not the same."""
+    for name in ("search", "confirm", "across"):
+        if getattr(config, name):
+            raise ConfigError(f"{path}: calibrate: is not supported with {name}")
+    for name, changes in config.variants.items():
+        for key in changes:
+            if key != "recipe.pair":
+                raise ConfigError(f"{path}: calibrate: '{name}' changes {key}; variants may differ in recipe.pair only")
 
 
 def _check_factorial(config: Config, path: Path) -> None:

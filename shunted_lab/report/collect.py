@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from shunted_lab.config.experiment import Config
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.config.task import Goal
+from shunted_lab.report.calibration import Calibration, calibrate
 from shunted_lab.report.image_statistics import McNemar, bootstrap_interval, mcnemar, paired_bootstrap
 from shunted_lab.report.resamples import class_draws, score_draws
 from shunted_lab.report.states import StudyStates, load_states
 from shunted_lab.report.table import Table, build_table
 from shunted_lab.study.costs.measure import read_measured
 from shunted_lab.study.folder import TRACEBACK
-from shunted_lab.study.states import RunState, checked
+from shunted_lab.study.manifest import Manifest
+from shunted_lab.study.states import RunState, checked, headlines
 from shunted_lab.study.statistics.paired import Difference
 from shunted_lab.tasks.evidence import EXAMPLES, StoredEvidence, read_evidence
 from shunted_lab.tasks.history import read_history
@@ -102,7 +104,16 @@ def collect(found: StudyStates) -> StudyData:
         problems.append(
             f"Run folders are missing; the study has the metrics, but curves and predictions are lost: {names}."
         )
+    if manifest.config.calibrate:
+        table = replace(table, calibration=_calibration(manifest, states, runs))
     return StudyData(manifest.config, manifest.variants, manifest.folder, table, runs, problems)
+
+
+def _calibration(manifest: Manifest, states: Sequence[RunState], runs: Sequence[RunData]) -> Calibration | None:
+    config, values = manifest.config, headlines(manifest.variants, checked(states))
+    own = [run.evidence for run in runs if run.state.run.variant == config.baseline and run.evidence is not None]
+    same = [found for found in own if found.images == own[0].images]
+    return calibrate(config, manifest.variants, values, same, manifest.goal.leading.unit)
 
 
 def _read(state: RunState, problems: list[str]) -> RunData:

@@ -43,7 +43,7 @@ from shunted_lab.report.render import (
     measured_value,
     number_text,
 )
-from shunted_lab.report.search import SearchTable, rates_of_heads
+from shunted_lab.report.search import SearchTable, blocks_of, rates_of_heads
 from shunted_lab.report.table import Row, Table
 from shunted_lab.report.templates import render
 from shunted_lab.study.manifest import Manifest
@@ -325,13 +325,13 @@ def render_search_page(
     """The page of a search; `runs` are the folders of its rows, `folder` is the page's, from which its links start."""
     config, base = manifest.config, _options(next(iter(manifest.variants.values())))
     links = [f"{quote(os.path.relpath(path, folder))}/" if path.exists() else "" for path in runs]
-    block = Block(table.title, table.head, table.rows, table.facts)
+    first, *more = blocks_of(table)
     return render(
         "page.html",
         title=table.title,
         smoke=config.smoke,
         complete=table.complete,
-        blocks=[(block, links, [0, 1])],
+        blocks=[(first, links, [0, 1]), *((block, [""] * len(block.rows), [0, 1]) for block in more)],
         pictures=[(p, plots.to_svg(p.figure, p.title, f"{p.name}-")) for p in made],
         base=yaml.safe_dump({key: base[key] for key in ("model", "data", "task", "recipe")}),
         changes=yaml.safe_dump({"variants": config.variants, "search": asdict(config.search)}),  # type: ignore[arg-type]

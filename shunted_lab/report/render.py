@@ -39,7 +39,20 @@ def blocks(table: Table) -> list[Block]:
         found.append(Block(table.paper_title, columns, rows, table.paper_facts))
     if table.evidence.effects is not None:
         found.append(effects_block(table))
+    if (calibration := table.calibration) is not None:
+        measured: list[Sequence[str]] = [(q.name, q.value, q.interval) for q in calibration.quantities]
+        found.append(Block("Calibration", ("Quantity", "Value", "95 % range"), measured, calibration.facts))
     return found
+
+
+def calibration_csv(table: Table) -> str:
+    """One line a quantity, as in the table."""
+    assert table.calibration is not None
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["quantity", "value", "range"])
+    writer.writerows([q.name, q.value, q.interval] for q in table.calibration.quantities)
+    return out.getvalue()
 
 
 def effects_block(table: Table) -> Block:
@@ -164,13 +177,20 @@ def interval_text(found: Difference | None, unit: Unit, planned: int = 0) -> str
 
 def to_markdown(table: Table) -> str:
     """Pipe tables with their facts."""
-    parts = []
-    for block in blocks(table):
-        lines = [[cell.replace("|", "\\|") for cell in line] for line in (block.head, *block.rows)]
-        ruled = [lines[0], ["---"] + ["---:"] * (len(lines[0]) - 1), *lines[1:]]
-        body = "\n".join(f"| {' | '.join(line)} |" for line in ruled)
-        parts.append(f"**{block.title}**\n\n{body}\n\n{bullets(block.facts)}\n")
-    return "\n".join(parts)
+    return "\n".join(map(block_markdown, blocks(table)))
+
+
+def block_markdown(block: Block) -> str:
+    """A pipe table with its facts."""
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in (block.head, *block.rows)]
+    ruled = [lines[0], ["---"] + ["---:"] * (len(lines[0]) - 1), *lines[1:]]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in ruled)
+    return f"**{block.title}**\n\n{body}\n\n{bullets(block.facts)}\n"
+
+
+def block_grid(block: Block) -> Grid:
+    """A table for a terminal."""
+    return Grid(block.title, block.head, block.rows, lines(block.facts))
 
 
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"}
@@ -273,4 +293,4 @@ def number_text(value: float, unit: Unit) -> str:
 
 def grids(table: Table) -> list[Grid]:
     """The table, and that of the paper's scale, for a terminal."""
-    return [Grid(block.title, block.head, block.rows, lines(block.facts)) for block in blocks(table)]
+    return [block_grid(block) for block in blocks(table)]

@@ -6,7 +6,7 @@ import csv
 import io
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,9 @@ from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.output.quantities import Unit, cell_text, counted, difference_text, head_text
 from shunted_lab.output.terminal import Grid
-from shunted_lab.report.facts import INCOMPLETE, SMOKE_TEST, Fact, bullets, lines
+from shunted_lab.report.facts import INCOMPLETE, SMOKE_TEST, Fact
+from shunted_lab.report.proxies import baseline_blocks
+from shunted_lab.report.render import Block, block_grid, block_markdown
 from shunted_lab.report.table_facts import replaced_images
 from shunted_lab.study.manifest import Manifest, SearchSpec, read_home, read_manifest
 from shunted_lab.study.prepare import read_study
@@ -47,6 +49,7 @@ class SearchTable:
     facts: list[Fact]
     complete: bool
     csv: str
+    baselines: list[Block] = field(default_factory=list)
 
 
 def build_search_table(manifest: Manifest, study: Study | None) -> SearchTable:
@@ -69,7 +72,17 @@ def build_search_table(manifest: Manifest, study: Study | None) -> SearchTable:
     again = f"an experiment with confirm: {{search: {config.name}}} trains the best again with other seeds"
     facts.append(Fact("Not evidence", f"each trial has one seed and was chosen by validation; {again}"))
     title = f"{config.name}: {config.description}" if config.description else config.name
-    return SearchTable(title, head, rows, facts, complete, _csv(names, done))
+    baselines = _baselines(manifest, done)
+    return SearchTable(title, head, rows, facts, complete, _csv(names, done), baselines)
+
+
+def _baselines(manifest: Manifest, done: list[FrozenTrial]) -> list[Block]:
+    """Cheaper ways to choose, for a search with one objective that each epoch measures."""
+    (name, way), *others = _spec(manifest).objectives.items()
+    if others or not name.startswith("val/"):
+        return []
+    epochs = base_of(manifest).recipe.epochs
+    return baseline_blocks(done, name, 1 if way == "max" else -1, manifest.goal.unit(name), epochs)
 
 
 def _spec(manifest: Manifest) -> SearchSpec:
@@ -265,13 +278,16 @@ def _csv(names: list[str], trials: list[FrozenTrial]) -> str:
     return out.getvalue()
 
 
+def blocks_of(table: SearchTable) -> list[Block]:
+    """The trials, and what cheaper ways would have chosen."""
+    return [Block(table.title, table.head, table.rows, table.facts), *table.baselines]
+
+
 def to_markdown(table: SearchTable) -> str:
-    """A pipe table with its facts."""
-    ruled = [table.head, ["---"] + ["---:"] * (len(table.head) - 1), *table.rows]
-    body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in ruled)
-    return f"**{table.title}**\n\n{body}\n\n{bullets(table.facts)}\n"
+    """Pipe tables with their facts."""
+    return "\n".join(map(block_markdown, blocks_of(table)))
 
 
-def to_terminal(table: SearchTable) -> Grid:
-    """For `rich.print`."""
-    return Grid(table.title, table.head, table.rows, lines(table.facts))
+def to_terminal(table: SearchTable) -> list[Grid]:
+    """For a terminal."""
+    return [block_grid(block) for block in blocks_of(table)]

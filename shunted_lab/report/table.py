@@ -14,6 +14,7 @@ from shunted_lab.config.experiment import Config
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.task import Goal
 from shunted_lab.nn.cost import Cost
+from shunted_lab.report.calibration import Calibration
 from shunted_lab.report.comparison_facts import effects_facts
 from shunted_lab.report.evidence import Evidence, evidence_of
 from shunted_lab.report.facts import Fact
@@ -54,6 +55,7 @@ class Table:
     paper_facts: list[Fact] = field(default_factory=list)
     evidence: Evidence = field(default_factory=Evidence)
     effects_facts: list[Fact] = field(default_factory=list)
+    calibration: Calibration | None = None  # of an A/A study
 
     @property
     def complete(self) -> bool:

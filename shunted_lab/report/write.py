@@ -16,7 +16,7 @@ from shunted_lab.output.quantities import counted
 from shunted_lab.report.collect import RunData, StudyData
 from shunted_lab.report.finding import finding
 from shunted_lab.report.index import SUMMARY, Summary
-from shunted_lab.report.render import blocks, effects_csv, to_csv, to_latex, to_markdown
+from shunted_lab.report.render import blocks, calibration_csv, effects_csv, to_csv, to_latex, to_markdown
 from shunted_lab.study.states import RunState
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TABLES = {"table.md": to_markdown, "table.csv": to_csv, "table.tex": to_latex}
 RUNS = "runs.csv"
+CALIBRATION = "calibration.csv"  # with calibrate
 EFFECTS = "effects.csv"  # with leave_one_out and factorial
 PAGE = "report/index.html"
 INCOMPLETE = "incomplete"  # in the study's folder: a report with fewer finished runs than the one beside it
@@ -69,6 +70,8 @@ def write_tables(data: StudyData) -> tuple[Target, Written]:
     texts = {name: render(data.table) for name, render in TABLES.items()} | {RUNS: runs_csv(data)}
     if data.table.evidence.effects is not None:
         texts[EFFECTS] = effects_csv(data.table)
+    if data.table.calibration is not None:
+        texts[CALIBRATION] = calibration_csv(data.table)
     return target, publish(target, texts, [])
 
 

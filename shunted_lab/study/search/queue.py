@@ -19,8 +19,9 @@ from shunted_lab.output.files import locked
 from shunted_lab.study.folder import RESULT, TRIALS, Run, load_run, read_result, write_note
 from shunted_lab.study.patience import patient
 from shunted_lab.study.queue import Job, Queue
+from shunted_lab.study.search.sampler import random_trials
 from shunted_lab.study.search.search import Search, with_cost
-from shunted_lab.study.search.trials import is_over, tried
+from shunted_lab.study.search.trials import DRAWN, LISTED, RANDOM, SAMPLED, is_over, tried
 from shunted_lab.study.states import by_fingerprint, count_attempts, current, is_alive
 
 DRAWS = 2000  # points drawn at random before the space is taken for exhausted
@@ -166,6 +167,7 @@ class SearchQueue(Queue):
         """
         try:
             trial.set_user_attr("name", self.search.space.label(trial.params))
+            trial.set_user_attr(DRAWN, self._how_drawn(trial))
             run, cost = self._describe(trial)
             for key, value in self.attributes(run).items():
                 trial.set_user_attr(key, value)
@@ -186,6 +188,15 @@ class SearchQueue(Queue):
         write_note(run)
         self.runs[run.fingerprint] = run
         return Job(run, trial._trial_id, trial.number)
+
+    def _how_drawn(self, trial: Trial) -> str:
+        """How a point was proposed: by the list of first points, at random, or by what the sampler has learnt."""
+        is_listed = "fixed_params" in self.storage.get_trial(trial._trial_id).system_attrs
+        if is_listed and (trial.params in self.search.spec.first or self.search.options.sampler == "grid"):
+            return LISTED
+        states = (TrialState.COMPLETE, TrialState.PRUNED)
+        over = len(self.study.get_trials(deepcopy=False, states=states))
+        return RANDOM if is_listed or over < random_trials(self.search.options) else SAMPLED
 
     def _has_other(self, number: int, run: Run) -> bool:
         """Whether another trial of a point runs or is finished.

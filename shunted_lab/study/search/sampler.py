@@ -18,10 +18,19 @@ def make_sampler(config: SearchConfig, trials: int = 0, worker: int = 0) -> Base
     """
     seed = int(np.random.SeedSequence([config.sampler_seed, trials, worker]).generate_state(1)[0])
     if config.sampler == "tpe":
-        return TPESampler(seed=seed, n_startup_trials=min(10, max(2, config.trials // 3)))
+        return TPESampler(seed=seed, n_startup_trials=random_trials(config))
     if config.sampler == "nsga2":
-        return NSGAIISampler(seed=seed, population_size=max(4, min(50, config.trials // 4)))
+        return NSGAIISampler(seed=seed, population_size=random_trials(config))
     return RandomSampler(seed=seed)  # for grid and brute_force it is never asked
+
+
+def random_trials(config: SearchConfig) -> int:
+    """How many of the first trials a sampler draws at random."""
+    if config.sampler == "tpe":
+        return min(10, max(2, config.trials // 3))
+    if config.sampler == "nsga2":
+        return max(4, min(50, config.trials // 4))
+    return 0 if config.sampler == "grid" else config.trials
 
 
 def make_pruner(config: SearchConfig, epochs: int) -> BasePruner:

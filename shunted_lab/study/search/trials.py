@@ -11,6 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from shunted_lab.study.states import by_fingerprint, current
 
+DRAWN, RANDOM, SAMPLED, LISTED = "drawn", "random", "sampler", "listed"  # attribute: how a point was proposed
+
 
 def tried(trials: Sequence[FrozenTrial]) -> dict[str, list[FrozenTrial]]:
     """Fingerprint -> the trials of each point that was, or is being trained."""
