@@ -247,7 +247,8 @@ def _update(node: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     """Set dotted keys. They must exist: the experiment's file alone adds entries to a mapping."""
     OmegaConf.set_struct(node, True)
     for key, value in values.items():
-        is_section = OmegaConf.is_config(found := OmegaConf.select(node, key)) and OmegaConf.get_type(found) is not dict
+        found = OmegaConf.select(node, key)
+        is_section = OmegaConf.is_dict(found) and OmegaConf.get_type(found) is not dict
         OmegaConf.update(node, key, value, merge=is_section and isinstance(value, dict))
     return node
 
