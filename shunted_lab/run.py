@@ -87,7 +87,7 @@ def run(experiment: Experiment, overrides: list[str]) -> int:
         return 0
     planned.check_images(lambda line: say(console, line))
     manifest = _execute(planned, console)
-    while manifest is not None and (following := next_look(planned, experiment, overrides)) is not None:
+    while manifest is not None and (following := next_look(planned, overrides)) is not None:
         planned = following
         _print_race(planned, console)
         manifest = _execute(planned, console)

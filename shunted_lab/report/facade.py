@@ -92,7 +92,7 @@ class Study:
             ConfigError: for a study that was not planned, and for what cannot be started.
             KeyboardInterrupt: after Ctrl-C; the runs have written checkpoints.
         """
-        from shunted_lab.study.session import execute, expect, plan_experiment
+        from shunted_lab.study.session import execute, expect, next_look, plan_experiment
         from shunted_lab.study.watch import Quiet
 
         if self._planned is None:
@@ -102,10 +102,13 @@ class Study:
             other._planned = before
             other.execute()
             self._planned = plan_experiment(self._planned.experiment, self._overrides)
-        expected = expect(self._planned)
-        self._planned.check(expected)
-        self._planned.check_images(print)
-        execute(self._planned, expected, lambda names, workers: Quiet(), print)
+        planned: Planned | None = self._planned
+        while planned is not None:  # once, or for each look of a race
+            expected = expect(planned)
+            planned.check(expected)
+            planned.check_images(print)
+            execute(planned, expected, lambda names, workers: Quiet(), print)
+            planned = next_look(planned, self._overrides)
         self._planned = None
         return self
 

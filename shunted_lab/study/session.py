@@ -60,6 +60,7 @@ class Planned:
         before: another experiment that is to be trained first, by `overrides_before`: whose weights the runs begin
             with, or the search whose best are confirmed. This plan is to be made again afterwards.
         race: how the variants stand that get seeds until they are decided.
+        composed: the experiment as it was composed, without what planning adds.
     """
 
     experiment: Experiment
@@ -75,6 +76,7 @@ class Planned:
     before: Planned | None = None
     overrides_before: Sequence[str] = ()
     race: Race | None = None
+    composed: Experiment | None = None
 
     @property
     def config(self) -> Config:
@@ -135,7 +137,7 @@ def plan_experiment(experiment: Experiment, overrides: Sequence[str] = ()) -> Pl
     check_loggers(experiment.config.launch, engine.here)
     if experiment.config.search is not None:
         return _plan_search(experiment, engine)
-    confirmed = None
+    composed, confirmed = experiment, None
     if experiment.config.confirm is not None:
         confirmed = find_search(experiment, overrides)
         if confirmed.is_finished:
@@ -166,19 +168,31 @@ def plan_experiment(experiment: Experiment, overrides: Sequence[str] = ()) -> Pl
             states = [state for state in states if state.run.fingerprint in required]
     todo = [state.run for state in to_train(experiment.config, states, study)]
     return Planned(
-        experiment, engine, manifest, study, states, todo, costs, None, lines, chain, before, overrides_before, race
+        experiment,
+        engine,
+        manifest,
+        study,
+        states,
+        todo,
+        costs,
+        matched=lines,
+        chain=chain,
+        before=before,
+        overrides_before=overrides_before,
+        race=race,
+        composed=composed,
     )
 
 
-def next_look(planned: Planned, experiment: Experiment, overrides: Sequence[str] = ()) -> Planned | None:
+def next_look(planned: Planned, overrides: Sequence[str] = ()) -> Planned | None:
     """The plan of a race's next look, after that of `planned` was trained; None if the race is over or cannot go on.
 
     Args:
-        experiment, overrides: as for `plan_experiment`.
+        overrides: as for `plan_experiment`.
     """
-    if planned.race is None:
+    if planned.race is None or planned.composed is None:
         return None
-    found = plan_experiment(experiment, overrides)
+    found = plan_experiment(planned.composed, overrides)
     assert found.race is not None
     return found if found.race.standing.needed > planned.race.standing.needed else None
 

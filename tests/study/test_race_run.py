@@ -3,6 +3,7 @@
 import pytest
 from conftest import RESULT
 
+from shunted_lab import Study
 from shunted_lab.config.compose import compose
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.report.render import blocks, to_csv
@@ -188,3 +189,9 @@ def test_overrides_change_a_race(race):
     assert config.all_seeds == [10, 11, 12, 13] and config.race.margin is None
     assert compose(race(LOOKS, "seeds=[0,1]")).config.race is None
     assert compose(race(LOOKS, "smoke=true")).config.race.look == [3, 5]
+
+
+def test_a_race_in_python_goes_to_its_end(race):
+    study = Study.plan(race()).execute()
+    assert sorted(seed for name, seed in race.trained.all() if name == "same") == list(range(8))
+    assert [row.verdict for row in study.table.data.rows] == ["", "better", "undecided"]
