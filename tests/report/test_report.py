@@ -22,7 +22,7 @@ from shunted_lab.report.collect import class_scores, curves, image_evidence, loa
 from shunted_lab.report.finding import finding
 from shunted_lab.report.index import write_index
 from shunted_lab.report.page import pictures
-from shunted_lab.report.render import blocks, effects_csv
+from shunted_lab.report.render import blocks, effects_csv, interval_text, to_latex, to_markdown
 from shunted_lab.report.write import Target, publish, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -256,7 +256,9 @@ def test_classes_and_curves_come_from_the_folders(make):
 
 def test_effects_of_the_leave_one_out_experiment(make):
     values = {"full": 0.8, "none_of_them": 0.7, "no_stem": 0.78}
-    made = make(lambda variant, seed: values.get(variant, 0.79) + 0.001 * seed, name="ablate_components")
+    made = make(
+        lambda variant, seed: values.get(variant, 0.79) + 0.0003 * (seed - 1) * len(variant), name="ablate_components"
+    )
     table = made.data().table
     means = {name: d.mean for name, d in table.evidence.effects.differences.items()}
     singles = ["no_stem", "no_mixed_rates", "no_aggregation_conv", "no_local_enhancement", "no_detail_specific"]
@@ -265,6 +267,11 @@ def test_effects_of_the_leave_one_out_experiment(make):
     assert means["interaction"] == pytest.approx(0.1 - 0.02 - 4 * 0.01)
     assert [block.title for block in blocks(table)][-1] == "Effects on Top-1"
     assert effects_csv(table).splitlines()[1].startswith("no_stem,2.00,")
+    for line, d in zip(effects_csv(table).splitlines()[1:], table.evidence.effects.differences.values(), strict=True):
+        text = interval_text(d, table.goal.leading.unit)
+        assert f"| {text} |" in to_markdown(table) and text.replace("−", "$-$") in to_latex(table)
+        shown = [word.strip("[],+").replace("−", "-") for word in text.split()]
+        assert d.has_interval and line.split(",")[1:4] == shown
     assert make(name="ablate_embed").data().table.evidence.effects is None
 
 
