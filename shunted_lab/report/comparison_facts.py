@@ -121,9 +121,8 @@ def _power(family: Family, unit: Unit) -> list[Fact]:
     by_text: dict[str, list[str]] = {}
     for name, d in family.differences.items():
         if d is not None and d.has_interval:
-            by_text.setdefault(detectable_text(*family.spread(name)[:2], d.n, family.spread(name)[2], unit), []).append(
-                name
-            )
+            std, df, c = family.spread(name)
+            by_text.setdefault(detectable_text(std, df, d.n, c, unit), []).append(name)
     everything = len(by_text) == 1 and family.method != "bonferroni"
     found = [text if everything else f"{text} ({', '.join(of)})" for text, of in by_text.items()]
     how = f"with {100 * POWER:.0f} % probability (in brackets: 95 % range, as the spread is estimated)"
