@@ -122,9 +122,9 @@ def _execute(planned: Planned, console: Console) -> Manifest | None:
 
 
 def _print_race(planned: Planned, console: Console) -> None:
-    from shunted_lab.study.race import race_line
-
     if planned.race is not None:
+        from shunted_lab.study.race import race_line  # scipy: 1 s
+
         say(console, race_line(planned.config, planned.race))
 
 

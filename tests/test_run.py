@@ -40,7 +40,7 @@ def test_help_lists_groups_choices_and_every_key(tmp_path):
     assert re.search(rf"^  data +{data}$", found.stdout, re.M)
     assert re.search(r"^  experiment .*ablate_embed", found.stdout, re.M)
     for line in (
-        r"  seeds: list\[int\] = \[0, 1, 2\]\n +one run per seed and variant",
+        r"  seeds: list\[int\] \| \{look:, .*\} = \[0, 1, 2\]\n +one run per seed and variant",
         r"  recipe\.lr: float = 0\.0005\n +peak learning rate",
         r"  data\.root: str = \(needed\)\n +folder of the data set",
     ):

@@ -51,7 +51,7 @@ def test_a_head_computes_what_transformers_does(name):
     stored = json.loads(FILE.read_text())[name]
     found = summary(output(name))
     assert found["shape"] == stored["shape"]
-    assert found["values"] == pytest.approx(stored["values"], rel=1e-5, abs=1e-5)
+    assert found["values"] == pytest.approx(stored["values"], rel=1e-4, abs=1e-4)  # of float32, on any CPU
 
 
 @pytest.mark.parametrize("name", HEADS)

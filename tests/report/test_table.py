@@ -84,7 +84,7 @@ def test_a_complete_table():
     ):
         assert text in caption, text
     # the standard deviation of differences is 0.97 points, estimated with 4 degrees of freedom
-    assert "Detectable: true differences of 2.5 [1.5, 7.2] points with n = 3, with 80 % probability (" in caption
+    assert "Detectable: true differences of 2.4 [1.5, 7.0] points with n = 3, with 80 % probability (" in caption
     assert "INCOMPLETE" not in caption and "SMOKE" not in caption
 
 
