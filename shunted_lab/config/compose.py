@@ -29,13 +29,8 @@ from shunted_lab.config.suggestions import no_such_key
 from shunted_lab.config.task import Goal
 
 C = TypeVar("C")
-SECTIONS = (
-    "paper",
-    "search",
-    "confirm",
-    "begin_with",
-    "leave_one_out",
-)  # of an experiment's file; null where it has none
+# Of an experiment's file; null where it has none.
+SECTIONS = ("paper", "search", "confirm", "begin_with", "leave_one_out")
 
 
 @dataclass(frozen=True)

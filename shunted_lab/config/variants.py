@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from shunted_lab.config.groups import PRESETS
 from shunted_lab.config.schema import ConfigError, unknown
 
 VARIED = ("model", "data", "task", "recipe")  # what a variant may change
-# What else stands in the folder of a study, beside a folder for each variant.
 MOST_FACTORS = 5  # 32 variants
+# What else stands in the folder of a study, beside a folder for each variant.
 RESERVED = ("report", "incomplete", "jobs", "plans", "trials", "workers")
 
 
@@ -54,8 +54,12 @@ def expand(config: Config, path: Path) -> Config:
     """
     if config.factorial:
         named = {"-".join(of): of for of in combinations(config)}
-        both = {name: dict(_merged(config.variants[factor] for factor in of)) for name, of in named.items() if of}
-        return dataclasses.replace(config, variants=config.variants | both)
+        merged = {
+            name: {key: value for factor in of for key, value in config.variants[factor].items()}
+            for name, of in named.items()
+            if of
+        }
+        return dataclasses.replace(config, variants=config.variants | merged)
     if not config.across:
         return config
     for name, changes in config.across.items():
@@ -80,11 +84,6 @@ def cells(config: Config) -> dict[frozenset[str], str]:
     """The factors that a variant has -> its name, of `factorial`."""
     assert config.baseline is not None
     return {frozenset(of): "-".join(of) or config.baseline for of in combinations(config)}
-
-
-def _merged(changes: Iterable[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
-    for each in changes:
-        yield from each.items()
 
 
 def chosen(config: Config) -> list[str]:

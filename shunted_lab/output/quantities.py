@@ -59,6 +59,12 @@ def difference_text(value: float, unit: Unit) -> str:
     return signed_text(value, unit) + (f" {symbol}" if symbol else "")
 
 
+def in_unit(unit: Unit) -> str:
+    """What follows the number of a difference in a sentence: ` points`, ` ms`; nothing without a unit."""
+    symbol = "points" if unit.symbol == "%" else unit.symbol
+    return f" {symbol}" if symbol else ""
+
+
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """`1 epoch`, `3 epochs`, `1,550 images`; `plural` where it is not the noun with an s."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"

@@ -66,7 +66,7 @@ def calibrate(
     quantities = [*_coverage(scores), *_pairing(config, variants, values), *_noise(scores, evidence, unit)]
     coverage = (
         f"the {len(scores)} results of {config.baseline} are split into variants {SPLITS} times at random; all true "
-        "differences are zero. Splits share results, so shares differ from 95 % by more than chance of single tables"
+        "differences are zero. The splits share results, so the share has more noise than that of independent tables"
     )
     pairing = (
         "variance of the difference between two runs of one seed / between two seeds; 1: pairing does not help, 0: the "

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from shunted_lab.config.experiment import Config
-from shunted_lab.output.quantities import Unit, counted, listed
+from shunted_lab.output.quantities import Unit, counted, in_unit, listed
 from shunted_lab.report.evidence import Evidence
 from shunted_lab.report.facts import Fact
 from shunted_lab.study.rule import UNDECIDED
@@ -134,8 +134,7 @@ def detectable_text(std: float, df: int, n: int, c: float, unit: Unit) -> str:
     least = unit.scale * smallest_difference(std, n, c, df)
     digits = max(unit.digits - 1, 0)
     low, high = (least * factor for factor in deviation_range(df))
-    shown_in = " points" if unit.symbol == "%" else f" {unit.symbol}".rstrip()
-    return f"{least:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{shown_in} with n = {n}"
+    return f"{least:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{in_unit(unit)} with n = {n}"
 
 
 def effects_facts(config: Config, family: Family, unit: Unit) -> list[Fact]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shunted_lab.config.experiment import Config
-from shunted_lab.output.quantities import Unit, signed_text
+from shunted_lab.output.quantities import Unit, in_unit, signed_text
 from shunted_lab.report.render import interval_text
 from shunted_lab.report.table import Row, Table
 from shunted_lab.study.rule import EQUIVALENT
@@ -46,18 +46,18 @@ def _is_undecided(row: Row) -> bool:
 def _sentence(row: Row, baseline: str, table: Table) -> str:
     d, unit = row.difference, table.goal.leading.unit
     if row.verdict == EQUIVALENT and d is not None:
-        return f"{row.variant} is equivalent to {baseline}, {interval_text(d, unit)}{_in(unit)}"
+        return f"{row.variant} is equivalent to {baseline}, {interval_text(d, unit)}{in_unit(unit)}"
     if d is None or d.n < 2:
         return f"{row.variant} shares fewer than two seeds with {baseline}"
     if d.is_constant:
         value = signed_text(d.mean, unit)
-        return f"{row.variant} differs from {baseline} by {value}{_in(unit)} in every seed, which shows no spread"
+        return f"{row.variant} differs from {baseline} by {value}{in_unit(unit)} in every seed, which shows no spread"
     if _is_undecided(row):
         more = "" if table.is_race else f": {_more_seeds(row, table)}"
-        return f"{row.variant} is undecided, {interval_text(d, unit)}{_in(unit)}{more}"
+        return f"{row.variant} is undecided, {interval_text(d, unit)}{in_unit(unit)}{more}"
     word = "better" if (d.mean > 0) == (table.goal.leading.direction == "max") else "worse"
     low, high = sorted((abs(d.low), abs(d.high)))
-    by = f"{_amount(abs(d.mean), unit)}{_in(unit)} [{_amount(low, unit)}, {_amount(high, unit)}]"
+    by = f"{_amount(abs(d.mean), unit)}{in_unit(unit)} [{_amount(low, unit)}, {_amount(high, unit)}]"
     return f"{row.variant} is {word} than {baseline} by {by}"
 
 
@@ -68,13 +68,8 @@ def _more_seeds(row: Row, table: Table) -> str:
     needed = next((k for k in range(1, MANY + 1) if family.detectable(row.variant, d.n + k) <= abs(d.mean)), 0)
     count = needed or FEW
     least = _amount(family.detectable(row.variant, d.n + count), unit)
-    return f"{count} more seed{'' if count == 1 else 's'} would detect {least}{_in(unit)}"
+    return f"{count} more seed{'' if count == 1 else 's'} would detect {least}{in_unit(unit)}"
 
 
 def _amount(value: float, unit: Unit) -> str:
     return f"{unit.scale * value:.{unit.digits}f}"
-
-
-def _in(unit: Unit) -> str:
-    symbol = "points" if unit.symbol == "%" else unit.symbol
-    return f" {symbol}" if symbol else ""

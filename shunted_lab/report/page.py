@@ -16,7 +16,6 @@ from urllib.parse import quote
 import yaml
 
 from shunted_lab.config.experiment import Config
-from shunted_lab.config.variants import cells
 from shunted_lab.output.quantities import LOSS, Unit, counted, head_text, value_text
 from shunted_lab.report import plots
 from shunted_lab.report.collect import (
@@ -32,6 +31,7 @@ from shunted_lab.report.collect import (
 )
 from shunted_lab.report.comparison_facts import interval_name
 from shunted_lab.report.detections import precision_curves, size_scores
+from shunted_lab.report.effects import effect_pictures
 from shunted_lab.report.finding import verdict
 from shunted_lab.report.picture import Picture
 from shunted_lab.report.render import (
@@ -59,7 +59,7 @@ def pictures(data: StudyData) -> Iterator[Picture]:
         _forest,
         _paired,
         _costs,
-        _effects,
+        effect_pictures,
         _curves,
         _times,
         _classes,
@@ -152,22 +152,6 @@ def comparison_pictures(table: Table, values: Mapping[str, Mapping[int, float]])
     """The figures of results from elsewhere."""
     yield from _differences(table)
     yield from _seeds(table, values)
-
-
-def _effects(data: StudyData) -> Iterator[Picture]:
-    family, leading = data.table.evidence.effects, data.goal.leading
-    if family is None:
-        return
-    rows = [(name, d.mean, d.low, d.high, d.n) for name, d in family.differences.items() if d is not None]
-    if rows:
-        text = f"{data.table.effects_facts[0].text}. Simultaneous 95 % intervals."
-        yield Picture("main_effects", "Effects", text, plots.forest(rows, leading.label, leading.unit))
-    factors, values = data.config.factorial, headlines(data.variants, [run.state for run in data.runs])
-    if factors and all(values.values()):
-        means = {having: sum(values[name].values()) / len(values[name]) for having, name in cells(data.config).items()}
-        text = "Mean over the seeds and the other factors. Parallel lines: the factors do not interact."
-        figure = plots.interactions(means, factors, leading.label, leading.unit)
-        yield Picture("interactions", "Interactions", text, figure)
 
 
 def _curves(data: StudyData) -> Iterator[Picture]:

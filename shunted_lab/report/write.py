@@ -199,11 +199,10 @@ SEPARATE = ("difference", "separate_low", "separate_high")
 
 def _separate(data: StudyData, run: RunData, values: Mapping[tuple[str, int], float | None]) -> list[Any]:
     name, seed = run.state.run.variant, run.state.run.seed
-    mine, base = values[name, seed], values.get((data.config.baseline_of(name), seed))
+    mine, base = run.value, values.get((data.config.compared.get(name, ""), seed))
+    difference = "" if mine is None or base is None else mine - base
     found = data.table.evidence.separate.get(name)
-    ends = [found.low, found.high] if found is not None and found.has_interval else ["", ""]
-    compared = name in data.config.compared and mine is not None and base is not None
-    return [mine - base if compared and mine is not None and base is not None else "", *ends]
+    return [difference, *([found.low, found.high] if found is not None and found.has_interval else ["", ""])]
 
 
 def _costs_of(state: RunState) -> dict[str, float]:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from shunted_lab.config.experiment import Config
 from shunted_lab.config.schema import ConfigError
-from shunted_lab.output.quantities import Unit, counted
+from shunted_lab.output.quantities import Unit, counted, in_unit
 from shunted_lab.study.folder import read_result
 from shunted_lab.study.manifest import PLANS, STUDY, Manifest, read_manifest
-from shunted_lab.study.race import most_runs, weigh
+from shunted_lab.study.race import runs_at, weigh
 from shunted_lab.study.rule import Rule
 from shunted_lab.study.states import RunState, checked, headlines
 from shunted_lab.study.statistics.family import compare, sizes_of
@@ -108,29 +108,24 @@ def _power_line(config: Config, spread: Spread, unit: Unit) -> str:
     each = {n: unit.scale * detectable_with(spread.std, sizes, n) for n in counts}
     digits = max(unit.digits - 1, 0)
     found = ", ".join(
-        f"{n} seeds detect {value:.{digits}f} [{low * value:.{digits}f}, {high * value:.{digits}f}]{_in(unit)}"
+        f"{n} seeds detect {value:.{digits}f} [{low * value:.{digits}f}, {high * value:.{digits}f}]{in_unit(unit)}"
         for n, value in each.items()
     )
     return f"power: {found}, with {100 * POWER:.0f} % probability; {_about(spread, unit)}"
 
 
 def _race_line(rule: Rule, spread: Spread | None, unit: Unit) -> str:
-    smallest = (sum(rule.sizes) + len(rule.sizes)) * rule.looks[0]
+    least, most = (runs_at(rule, look) for look in (rule.looks[0], rule.looks[-1]))
     parts = []
     for effect, runs in weigh(rule, None if spread is None else spread.std):
         size = f"{effect:g} standard deviations of a paired difference"
         if spread is not None:
-            size = f"{unit.scale * effect * spread.std:.{max(unit.digits - 1, 0)}f}{_in(unit)}"
+            size = f"{unit.scale * effect * spread.std:.{max(unit.digits - 1, 0)}f}{in_unit(unit)}"
         parts.append(f"{runs:.0f} if all variants differ by {size}" if effect else f"{runs:.0f} if none differs")
     about = f"; {_about(spread, unit)}" if spread is not None else ""
-    return f"race: {smallest} to {counted(most_runs(rule), 'run')}; expected {', '.join(parts)}{about}"
+    return f"race: {least} to {counted(most, 'run')}; expected {', '.join(parts)}{about}"
 
 
 def _about(spread: Spread, unit: Unit) -> str:
-    value = f"{unit.scale * spread.std:.{unit.digits}f}{_in(unit)}"
+    value = f"{unit.scale * spread.std:.{unit.digits}f}{in_unit(unit)}"
     return f"standard deviation of paired differences {value}, from {spread.study}"
-
-
-def _in(unit: Unit) -> str:
-    symbol = "points" if unit.symbol == "%" else unit.symbol
-    return f" {symbol}" if symbol else ""

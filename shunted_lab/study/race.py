@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.study import Study
@@ -12,12 +12,13 @@ from shunted_lab.config.experiment import Config
 from shunted_lab.config.schema import ConfigError
 from shunted_lab.config.task import Goal
 from shunted_lab.output.quantities import counted
+from shunted_lab.study.costs.memo import remember
 from shunted_lab.study.folder import Run
+from shunted_lab.study.rule import RACES, Rule
 from shunted_lab.study.states import RunState, headlines
 from shunted_lab.study.statistics.family import sizes_of
-from shunted_lab.study.statistics.race import Rule, Standing, level_of, simulate, standing
+from shunted_lab.study.statistics.race import DRAWS, Standing, calibrated_level, simulate, standing
 
-RACES = "races"  # attribute of the study: the baseline's first run -> what was registered
 WEIGHED = (0.0, 1.0, 2.0)  # true differences that a plan is weighed for, in standard deviations of paired differences
 
 
@@ -34,21 +35,30 @@ def rule_of(config: Config, goal: Goal) -> Rule | None:
     race, leading = config.race, goal.leading
     if race is None:
         return None
-    level = level_of(race.look, config.compared)
+    sizes = sizes_of(config.compared)
     margin = race.margin_in(leading.unit, leading.label)
     sign = 1 if leading.direction == "max" else -1
-    return Rule(tuple(race.look), margin, level, sizes_of(config.compared), sign)
+    return Rule(tuple(race.look), margin, level_of(race.look, sizes), sizes, sign)
 
 
-def standing_of(config: Config, rule: Rule, states: Sequence[RunState]) -> Standing:
-    """How a race stands with these runs."""
-    return standing(headlines(config.variants, states), config.compared, config.all_seeds, rule)
+def level_of(looks: Sequence[int], sizes: tuple[int, ...], error: float = 0.05) -> float:
+    """The level of each look for which a race without any true difference has `error` false alarms; kept on disk."""
+    return float(remember("race", [list(looks), sizes, error, DRAWS], lambda: calibrated_level(looks, sizes, error)))
 
 
-def required_runs(config: Config, runs: Sequence[Run], found: Standing) -> list[Run]:
+def plan_race(config: Config, goal: Goal, states: Sequence[RunState]) -> Race | None:
+    """How a race decides, and how it stands with these runs; None for a fixed list of seeds."""
+    rule = rule_of(config, goal)
+    if rule is None:
+        return None
+    values = headlines(config.variants, states)
+    return Race(rule, standing(values, config.compared, config.all_seeds, rule))
+
+
+def required_runs(config: Config, runs: Sequence[Run], race: Race) -> list[Run]:
     """The runs that a race has needed so far, and those of its next look."""
     place = {seed: index for index, seed in enumerate(config.all_seeds)}
-    need = found.required(config.compared)
+    need = race.standing.required(config.compared)
     return [run for run in runs if place[run.seed] < need[run.variant]]
 
 
@@ -141,12 +151,12 @@ def weigh(rule: Rule, std: float | None) -> list[tuple[float, float]]:
     Args:
         std: of the paired differences (base units), which a margin is compared with; None: not known, and no margin.
     """
-    used = rule if std is not None else Rule(rule.looks, None, rule.level, rule.sizes, rule.sign)
+    used = rule if std is not None else replace(rule, margin=None)
     spread = std or 1.0
     count = sum(rule.sizes)
     return [(d, float(simulate(used, [d * spread] * count, spread, draws=200).runs.mean())) for d in WEIGHED]
 
 
-def most_runs(rule: Rule) -> int:
-    """The largest number of runs of a race."""
-    return (sum(rule.sizes) + len(rule.sizes)) * rule.looks[-1]
+def runs_at(rule: Rule, look: int) -> int:
+    """The runs of all variants and baselines with as many seeds as a look has."""
+    return (sum(rule.sizes) + len(rule.sizes)) * look

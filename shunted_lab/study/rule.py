@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+RACES = "races"  # attribute of a study: the first run of a baseline -> what was registered of its race
 BETTER, WORSE, EQUIVALENT, UNDECIDED = "better", "worse", "equivalent", "undecided"
 
 
@@ -14,7 +15,7 @@ class Rule:
     Args:
         looks: numbers of seeds, rising.
         margin: differences below it do not matter (base units); None: nothing is called equivalent.
-        level: of the intervals of each look (`level_of`).
+        level: of the intervals of each look (`study.race.level_of`).
         sizes: how many variants are compared with each baseline.
         sign: 1 where larger values are better, -1 where smaller ones are.
     """

@@ -37,6 +37,7 @@ from shunted_lab.study.plan import (
 )
 from shunted_lab.study.prepare import prepare, prepare_search, read_study, storage_of
 from shunted_lab.study.preview import to_train
+from shunted_lab.study.rule import RACES
 from shunted_lab.study.search.confirm import find_search, with_best_trials
 from shunted_lab.study.search.search import Search, check_same_search, make_search
 from shunted_lab.study.slots import plan_slots, warm_up
@@ -153,19 +154,15 @@ def plan_experiment(experiment: Experiment, overrides: Sequence[str] = ()) -> Pl
     study = read_study(read_home(manifest.folder), manifest)
     states = read_states(manifest.runs, study)
     race = None
-    if before is not None:  # its variants are not known yet
-        pass
-    elif experiment.config.race is not None or (study is not None and "races" in study.user_attrs):
-        from shunted_lab.study.race import Race, check_registered, required_runs, rule_of, standing_of  # scipy: 1 s
+    if before is None and (experiment.config.race is not None or (study is not None and RACES in study.user_attrs)):
+        from shunted_lab.study.race import check_registered, plan_race, required_runs  # scipy: 1 s
 
         check_registered(study, experiment.config, manifest.runs, states)
-        rule = rule_of(experiment.config, experiment.goal)
-        if rule is not None:
-            race = Race(rule, standing_of(experiment.config, rule, states))
-            runs = required_runs(experiment.config, manifest.runs, race.standing)
-            required = {run.fingerprint for run in runs}
-            manifest = replace(manifest, runs=runs, rule=rule)
-            states = [state for state in states if state.run.fingerprint in required]
+        race = plan_race(experiment.config, experiment.goal, states)
+    if race is not None:
+        manifest = replace(manifest, runs=required_runs(experiment.config, manifest.runs, race), rule=race.rule)
+        required = {run.fingerprint for run in manifest.runs}
+        states = [state for state in states if state.run.fingerprint in required]
     todo = [state.run for state in to_train(experiment.config, states, study)]
     return Planned(
         experiment,

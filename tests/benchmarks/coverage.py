@@ -13,7 +13,7 @@ from scipy import stats
 
 from shunted_lab.study.rule import Rule
 from shunted_lab.study.statistics import critical
-from shunted_lab.study.statistics.race import calibrate, simulate
+from shunted_lab.study.statistics.race import calibrated_level, simulate, table_statistics
 
 SPREADS = {"equal": (1.0, 1.0), "variant x 3": (1.0, 3.0), "baseline x 3": (3.0, 1.0)}  # of baseline and last variant
 LOOKS = (3, 5, 8, 12)
@@ -25,17 +25,11 @@ def coverage(k: int, n: int, spread: tuple[float, float], tables: int) -> tuple[
     noise = np.ones(k + 1)
     noise[0], noise[-1] = spread
     y = rng.standard_normal((tables, n, k + 1)) * noise
-    sums = critical.residual_squares(y)
-    share = sums / sums.sum(1, keepdims=True)
-    differences = y[:, :, 1:] - y[:, :, :1]
-    means, own = np.abs(differences.mean(1)), differences.std(1, ddof=1) / n**0.5
-    shared = np.sqrt(2 * sums.sum(1) / (k * (n - 1)) / n)[:, None]
-    dunnett = (means <= critical.dunnett((k,), k * (n - 1), 0.95) * shared).all(1)
-    bonferroni = (means <= critical.bonferroni(k, n - 1, 0.95) * own).all(1)
-    largest, of_baseline = critical.cochran((k,), n) if k > 1 else (2.0, 2.0)
-    differ = (share.max(1) > largest) | (share[:, 0] > of_baseline)
-    separate = (means <= stats.t.ppf(0.975, n - 1) * own).all(1)
-    return float(np.where(differ, bonferroni, dunnett).mean()), float(separate.mean())
+    shared, own, differ = table_statistics([y], (k,), n)
+    by_shared = shared <= critical.dunnett((k,), k * (n - 1), 0.95)
+    by_own = own <= critical.bonferroni(k, n - 1, 0.95)
+    separate = own <= stats.t.ppf(0.975, n - 1)
+    return float(np.where(differ, by_own, by_shared).mean()), float(separate.mean())
 
 
 def main() -> None:
@@ -51,7 +45,7 @@ def main() -> None:
     print("| k | level of a look | false alarms | power at 1, 1.5, 2 standard deviations | seeds then |")
     print("| ---: | ---: | ---: | ---: | ---: |")
     for k in (1, 2, 6):
-        rule = Rule(LOOKS, None, calibrate(LOOKS, (k,), 0.05), (k,))
+        rule = Rule(LOOKS, None, calibrated_level(LOOKS, (k,), 0.05), (k,))
         none = simulate(rule, [0.0] * k, 1.0, races, seed=1)
         alarms = (none.verdicts != "undecided").any(1).mean()
         some = [simulate(rule, [size] * k, 1.0, races // 4, seed=2) for size in (1.0, 1.5, 2.0)]

@@ -1,6 +1,7 @@
 """Store what the heads of transformers return with the weights of ours: python tests/nn/segmentation_reference.py
 
-`test_segmentation.py` compares with the stored numbers, and with transformers itself where that is installed.
+`test_segmentation_heads.py` compares with the stored numbers, and with transformers itself where that is installed.
+Both compute in float64: in float32 two CPUs differ by more than 1e-5.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ def filled(head: nn.Module) -> nn.Module:
 
 
 def maps() -> list[Tensor]:
-    """Of an image of 96 x 128."""
+    """Of an image of 96 x 128, float64."""
     generator = torch.Generator().manual_seed(0)
     sizes = [(24, 32), (12, 16), (6, 8), (3, 4)]
-    return [torch.randn(1, dim, *size, generator=generator) for dim, size in zip(CHANNELS, sizes, strict=True)]
+    return [torch.randn(1, dim, *size, generator=generator).double() for dim, size in zip(CHANNELS, sizes, strict=True)]
 
 
 def ours(name: str) -> nn.Module:
     """One of `HEADS` with the weights that are compared."""
-    return filled(build_head("segformer" if name == "segformer" else "upernet", CHANNELS, CLASSES))
+    return filled(build_head("segformer" if name == "segformer" else "upernet", CHANNELS, CLASSES)).double()
 
 
 @torch.no_grad()
@@ -66,13 +67,13 @@ def expected(name: str) -> Tensor:
         theirs.linear_fuse.load_state_dict(head.fuse.conv.state_dict())
         theirs.batch_norm.load_state_dict(head.fuse.bn.state_dict())
         theirs.classifier.load_state_dict(head.classifier.state_dict())
-        return theirs(maps())
+        return theirs.double()(maps())
     config = UperNetConfig(hidden_size=512, pool_scales=[1, 2, 3, 6], num_labels=CLASSES, auxiliary_channels=256)
     if name == "auxiliary":
         theirs = UperNetFCNHead(config, in_channels=CHANNELS).eval()
         _fill(theirs.convs[0], head.auxiliary[0])
         theirs.classifier.load_state_dict(head.auxiliary[1].conv.state_dict())
-        return theirs(maps())
+        return theirs.double()(maps())
     theirs = UperNetHead(config, in_channels=CHANNELS).eval()
     for i, pool in enumerate(head.pools):
         _fill(theirs.psp_modules.blocks[i].layers[1], pool[1])
@@ -84,7 +85,7 @@ def expected(name: str) -> Tensor:
     ):
         _fill(their, our)
     theirs.classifier.load_state_dict(head.classifier.conv.state_dict())
-    return theirs(maps())
+    return theirs.double()(maps())
 
 
 def _fill(theirs: Any, own: Any) -> None:

@@ -72,7 +72,7 @@ def test_few_results_measure_nothing():
         ("variants: {a: {}, b: {}}\nseeds: {look: [3, 8]}", r"calibrate: true needs a list of seeds"),
     ],
 )
-def test_what_is_no_a_a_study_is_refused(tmp_path, monkeypatch, text, message):
+def test_variants_that_are_not_the_same_are_refused(tmp_path, monkeypatch, text, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").mkdir()
     seeds = "" if "seeds" in text else "seeds: [0, 1, 2, 3, 4, 5]\n"

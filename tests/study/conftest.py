@@ -24,6 +24,15 @@ from shunted_lab.study.slots import Slot
 from shunted_lab.study.states import read_states
 from shunted_lab.tasks.callbacks import Stopped
 
+THREE = """
+baseline: base
+seeds: {seeds}
+recipe.epochs: 1
+variants:
+  base: {{}}
+  better: {{model.patch_embed: overlapping}}
+  same: {{model.mlp: mlp}}
+"""
 VARIANTS = ["non_overlapping", "overlapping", "conv_stem"]
 COST = Cost(1_000_000, 3, 2, 1)
 RESULT = {

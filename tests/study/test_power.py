@@ -1,23 +1,13 @@
 """What a plan says of power, from the spread of earlier studies."""
 
 import pytest
-from conftest import RESULT
+from conftest import RESULT, THREE
 
 from shunted_lab.config.compose import compose
 from shunted_lab.run import main
 from shunted_lab.study.power import earlier_spread, power_lines
 from shunted_lab.study.session import plan_experiment
 from shunted_lab.study.statistics.power import detectable_with
-
-FILE = """
-baseline: base
-seeds: {seeds}
-recipe.epochs: 1
-variants:
-  base: {{}}
-  other: {{model.patch_embed: overlapping}}
-  third: {{model.mlp: mlp}}
-"""
 
 
 @pytest.fixture
@@ -33,11 +23,11 @@ def mine(tmp_path, monkeypatch, trained):
         return train
 
     for seed in range(6):
-        for shift, variant in enumerate(("base", "other", "third")):
+        for shift, variant in enumerate(("base", "better", "same")):
             trained.script[variant, seed] = noisy(shift * seed)
 
     def made(seeds, *words):
-        (tmp_path / "experiments" / "mine.yaml").write_text(FILE.format(seeds=seeds))
+        (tmp_path / "experiments" / "mine.yaml").write_text(THREE.format(seeds=seeds))
         return ["experiment=mine", "launch.measure=false", *words]
 
     return made

@@ -5,20 +5,22 @@ import pytest
 
 from shunted_lab.study.rule import Rule
 from shunted_lab.study.statistics.family import compare
-from shunted_lab.study.statistics.race import calibrate, simulate, standing
+from shunted_lab.study.statistics.race import calibrated_level, simulate, standing
 
 LOOKS = (3, 5, 8, 12)
 
 
 @pytest.fixture(scope="module")
 def level():
-    return {k: calibrate(LOOKS, (k,), 0.05, draws=20_000) for k in (1, 2, 6)}
+    return {k: calibrated_level(LOOKS, (k,), 0.05, draws=20_000) for k in (1, 2, 6)}
 
 
 def test_the_constant_of_one_comparison_is_the_known_one(level):
     """p < 0.0157 at each of the four looks gives 5.0 % false alarms (simulated, 200,000 races)."""
     assert level[1] == pytest.approx(0.0157, abs=0.001)
-    assert calibrate((3,), (1,), 0.05, draws=20_000) == pytest.approx(0.05, abs=0.001), "one look is an ordinary test"
+    assert calibrated_level((3,), (1,), 0.05, draws=20_000) == pytest.approx(0.05, abs=0.001), (
+        "one look is an ordinary test"
+    )
 
 
 @pytest.mark.parametrize("k", [1, 2, 6])

@@ -1,7 +1,7 @@
 """A race from its registration to its verdicts, with trainings that return at once."""
 
 import pytest
-from conftest import RESULT
+from conftest import RESULT, THREE
 
 from shunted_lab import Study
 from shunted_lab.config.compose import compose
@@ -12,18 +12,9 @@ from shunted_lab.report.states import load_states
 from shunted_lab.report.table import build_table
 from shunted_lab.run import main
 from shunted_lab.study.plan import study_folder
-from shunted_lab.study.race import most_runs, rule_of, weigh
+from shunted_lab.study.race import rule_of, runs_at, weigh
 from shunted_lab.study.session import plan_experiment
 
-FILE = """
-baseline: base
-seeds: {seeds}
-recipe.epochs: 1
-variants:
-  base: {{}}
-  better: {{model.patch_embed: overlapping}}
-  same: {{model.mlp: mlp}}
-"""
 LOOKS = "{look: [3, 5, 8], until: decided, margin: 0.5}"
 NOISE = [0.0, 0.004, -0.003, 0.002, -0.001, 0.003, -0.004, 0.001]
 
@@ -47,7 +38,7 @@ def race(tmp_path, monkeypatch, trained):
             trained.script[variant, seed] = result(variant)
 
     def made(seeds=LOOKS, *words):
-        (tmp_path / "experiments" / "mine.yaml").write_text(FILE.format(seeds=seeds))
+        (tmp_path / "experiments" / "mine.yaml").write_text(THREE.format(seeds=seeds))
         return ["experiment=mine", "launch.measure=false", *words]
 
     made.trained = trained
@@ -103,7 +94,7 @@ def test_what_is_registered_cannot_change_after_the_first_run(race):
     ):
         with pytest.raises(ConfigError, match=message):
             plan_experiment(compose(race(seeds)))
-    text = (FILE + "  third: {{model.aggregation: pooling}}\n").format(seeds=LOOKS)
+    text = (THREE + "  third: {{model.aggregation: pooling}}\n").format(seeds=LOOKS)
     race()
     with open("experiments/mine.yaml", "w") as file:
         file.write(text)
@@ -126,7 +117,7 @@ def test_a_plan_shows_the_expected_and_the_largest_number_of_runs(race, capsys):
     assert "race: 9 to 24 runs; expected" in out
     config = compose(race())
     rule = rule_of(config.config, config.goal)
-    assert most_runs(rule) == 24
+    assert runs_at(rule, 8) == 24
     none, one, two = (runs for _, runs in weigh(rule, 0.01))
     assert 9 <= two < one <= 24 and none <= 24
     assert weigh(rule, 0.001)[0][1] < 10, "everything is equivalent at once"

@@ -490,3 +490,25 @@ def test_one_command_searches_and_confirms_by_a_race(searched, graded_training, 
     assert "confirms mine" in out and "best1" in out and "race: " in out
     graded_training.clear()
     assert main(words) == 0 and graded_training.all() == []
+
+
+def test_how_a_point_was_drawn_is_kept_where_it_is_tried_again(searched, trained, tmp_path):
+    """TPE draws its first two points at random, and the others by what it has learnt."""
+
+    def fails_once(config, folder, listener):
+        mark = tmp_path / f"tried-{folder.name}"
+        if not mark.exists():
+            mark.touch()
+            raise RuntimeError("once")
+        return graded(config, folder, listener)
+
+    trained.script = type("All", (dict,), {"get": lambda self, key, default=None: fails_once})()
+    for _ in range(2):
+        _, study = run_search(searched("search.neighbours=false", trials=6))
+    done = {t.user_attrs["fingerprint"]: t.user_attrs["drawn"] for t in finished(study)}
+    first = {}
+    for trial in study.get_trials():
+        if "fingerprint" in trial.user_attrs and "given_back" not in trial.user_attrs:
+            first.setdefault(trial.user_attrs["fingerprint"], trial.user_attrs["drawn"])
+    assert len(done) == 6 and done == {fingerprint: first[fingerprint] for fingerprint in done}
+    assert list(done.values()).count("listed") == 1 and "random" in done.values()

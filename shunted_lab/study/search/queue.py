@@ -191,12 +191,16 @@ class SearchQueue(Queue):
 
     def _how_drawn(self, trial: Trial) -> str:
         """How a point was proposed: by the list of first points, at random, or by what the sampler has learnt."""
-        is_listed = "fixed_params" in self.storage.get_trial(trial._trial_id).system_attrs
-        if is_listed and (trial.params in self.search.spec.first or self.search.options.sampler == "grid"):
-            return LISTED
-        states = (TrialState.COMPLETE, TrialState.PRUNED)
-        over = len(self.study.get_trials(deepcopy=False, states=states))
-        return RANDOM if is_listed or over < random_trials(self.search.options) else SAMPLED
+        trials = self.study.get_trials(deepcopy=False)
+        is_enqueued = "fixed_params" in self.storage.get_trial(trial._trial_id).system_attrs
+        if is_enqueued:
+            before = [t.user_attrs[DRAWN] for t in trials if t.params == trial.params and DRAWN in t.user_attrs]
+            if before:  # it is tried again
+                return str(before[0])
+            is_listed = trial.params in self.search.spec.first or self.search.options.sampler == "grid"
+            return LISTED if is_listed else RANDOM
+        over = sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
+        return RANDOM if over < random_trials(self.search.options) else SAMPLED
 
     def _has_other(self, number: int, run: Run) -> bool:
         """Whether another trial of a point runs or is finished.

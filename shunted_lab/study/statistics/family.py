@@ -28,7 +28,7 @@ class Family:
             seed.
         separate: the same with intervals that hold one by one.
         size: how many comparisons the intervals hold for together.
-        method: `t` (one comparison), `dunnett` or `bonferroni`.
+        method: `t` (one comparison), `dunnett`, `bonferroni`, or `shared`: effects with one standard deviation.
         reason: why it is `bonferroni`: `holes`, `spreads`, or `constant` where a variant differs by the same in every
             seed.
         std: of a paired difference, estimated from all variants (`dunnett`); NaN otherwise.

@@ -16,10 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from shunted_lab.study.costs.memo import remember
 from shunted_lab.study.rule import UNDECIDED, Rule
 from shunted_lab.study.statistics import critical
-from shunted_lab.study.statistics.family import Family, compare, sizes_of
+from shunted_lab.study.statistics.family import Family, compare
 from shunted_lab.study.statistics.paired import Difference
 
 DRAWS = 60_000
@@ -105,20 +104,19 @@ def _verdict(rule: Rule, found: Difference | None) -> str:
     return rule.verdict(found.low, found.high)
 
 
-def level_of(looks: Sequence[int], baselines: Mapping[str, str], error: float = 0.05) -> float:
-    """The level of each look for which a race without any true difference has `error` false alarms; kept on disk."""
-    sizes = sizes_of(baselines)
-    return float(remember("race", [list(looks), list(sizes), error, DRAWS], lambda: calibrate(looks, sizes, error)))
+def calibrated_level(
+    looks: Sequence[int], sizes: Sequence[int], error: float, draws: int = DRAWS, seed: int = 0
+) -> float:
+    """The level of each look for which a race without any true difference has `error` false alarms.
 
-
-def calibrate(looks: Sequence[int], sizes: Sequence[int], error: float, draws: int = DRAWS, seed: int = 0) -> float:
-    """`level_of`, simulated: the `error` quantile of the smallest p value of all looks."""
+    It is the `error` quantile of the smallest p value of all looks, over simulated races.
+    """
     rng = np.random.default_rng(seed)
     smallest = np.ones(draws)
     tables = [rng.standard_normal((draws, max(looks), k + 1)) for k in sizes]
     for look in looks:
         part = [table[:, :look] for table in tables]
-        largest, own, differ = _statistics(part, tuple(sizes), look)
+        largest, own, differ = table_statistics(part, tuple(sizes), look)
         order = np.argsort(np.argsort(-largest))  # 0 for the largest: p values of Dunnett's comparisons
         p = (order + 1) / draws
         alone = np.minimum(1, sum(sizes) * 2 * stats.t.sf(own, look - 1))
@@ -126,11 +124,17 @@ def calibrate(looks: Sequence[int], sizes: Sequence[int], error: float, draws: i
     return float(np.quantile(smallest, error))
 
 
-def _statistics(
+def table_statistics(
     tables: Sequence[np.ndarray], sizes: tuple[int, ...], n: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of N complete tables (N, n, k + 1): the largest |t| with the shared deviation, with each difference's own, and
-    whether the spreads differ."""
+    """What `family.compare` looks at, of N simulated tables at once: (N,) the largest |t| with the shared deviation and
+    with each difference's own, and whether the spreads differ clearly.
+
+    Args:
+        tables: (N, n, k + 1) for each baseline, which comes first.
+        sizes: k of each.
+        n: seeds.
+    """
     sums = [critical.residual_squares(table) for table in tables]
     total = np.concatenate(sums, 1).sum(1)
     differences = np.concatenate([table[:, :, 1:] - table[:, :, :1] for table in tables], 2)
