@@ -246,6 +246,12 @@ def test_results_are_not_committed():
     assert listed.stdout == ""
 
 
+def test_the_package_holds_nothing_but_its_own_files():
+    kinds = {".py", ".md", ".txt", ".html", ".css", ".js", ".jpg", ".png"}
+    files = [path for path in (ROOT / "shunted_lab").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert [str(path) for path in files if path.suffix not in kinds] == []
+
+
 # --- what pages do ---------------------------------------------------------------------------------------------------
 
 SMALL = {"recipe": {"epochs": 1, "limit_batches": 2}, "data": {"batch_size": 16}}
