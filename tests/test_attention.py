@@ -11,7 +11,7 @@ from PIL import Image
 
 from shunted_lab import attention
 from shunted_lab.config.compose import compose
-from shunted_lab.data.earth.tiles import STATS
+from shunted_lab.data.earth.tiles import EARTH
 from shunted_lab.nn import Pyramid, init_weights
 from shunted_lab.nn.maps import attention_of
 from shunted_lab.nn.weights import published_names
@@ -123,9 +123,9 @@ def test_tensorboard_has_curves_options_pictures_and_attention(run):
 
 def test_pixels_are_those_of_the_image():
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in STATS)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in EARTH.stats)
     normalised = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std
-    assert np.array_equal(to_pixels(normalised, STATS), pixels)
+    assert np.array_equal(to_pixels(normalised, EARTH.stats), pixels)
 
 
 def test_a_sheet_says_what_was_wrong(monkeypatch):
@@ -134,9 +134,9 @@ def test_a_sheet_says_what_was_wrong(monkeypatch):
         "shunted_lab.tasks.pictures.sheet", lambda rows: said.extend(text for r in rows for _, text in r)
     )
     single = Predictions(np.array([0, 1]), np.array([0, 0]), None, ("water", "snow"))
-    predicted_sheet(torch.zeros(2, 3, 8, 8), STATS, single.captions([0, 1]))
+    predicted_sheet(torch.zeros(2, 3, 8, 8), EARTH.stats, single.captions([0, 1]))
     several = Predictions(np.array([[True, True]]), np.array([[True, False]]), None, ("disc", "bar"))
-    predicted_sheet(torch.zeros(1, 3, 8, 8), STATS, several.captions([0]))
+    predicted_sheet(torch.zeros(1, 3, 8, 8), EARTH.stats, several.captions([0]))
     assert said == ["water", "water / snow", "disc / disc, bar"]
 
 
@@ -193,4 +193,4 @@ def test_a_model_without_known_attention_has_no_sheet():
 
     model = Pyramid([8] * 4, [1] * 4, [1] * 4, [2] * 4, [[1]] * 4)
     model.stages[0].blocks[0].attn = Other()
-    assert attention_sheet(model, torch.zeros(1, 3, 64, 64), STATS) is None
+    assert attention_sheet(model, torch.zeros(1, 3, 64, 64), EARTH.stats) is None

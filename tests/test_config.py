@@ -15,7 +15,7 @@ from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError, affecting_result
 
 ROOT = Path(__file__).parents[1]
-BASE = ["experiment=ablate_embed"]
+BASE = ["experiment=pretrain_earth"]
 # What they need that cannot be trained on ImageNet
 DENSE = {"segment_earth": [], "segment_scales": [], "ade20k_attention": ["data.root=/data"]}
 DENSE |= {"detect_scales": [], "coco_attention": ["data.root=/data"]}

@@ -21,7 +21,7 @@ from shunted_lab.config.compose import compose, value_of
 from shunted_lab.config.recipe import LITE_RECIPE
 from shunted_lab.data import make_datamodule
 from shunted_lab.data.cifar100 import CIFAR100Config
-from shunted_lab.data.earth.tiles import CLASS_NAMES, STATS
+from shunted_lab.data.earth.tiles import CLASS_NAMES, EARTH
 from shunted_lab.data.folder import FolderConfig
 from shunted_lab.data.image_files import IMAGENET
 from shunted_lab.evaluate import EvaluateConfig, compose_evaluate
@@ -195,7 +195,7 @@ def test_other_data_are_normalised_as_the_run_s_were(run, tmp_path, capsys):
     found = evaluate.show([f"checkpoint={run[0]}", *words])
     assert re.search(r"Image size *│ 64 x 64, centre crop 1 [^;]*bicubic *│", capsys.readouterr().out)
     pixels = np.stack([np.asarray(Image.open(tmp_path / "val" / name / "0.png")) for name in CLASS_NAMES])
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in STATS)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in EARTH.stats)
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std
     model = load_model(load_run(run[0]).config.model, run[0] / "checkpoints" / "last.ckpt").net.eval()
     with torch.no_grad():

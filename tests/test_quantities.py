@@ -20,7 +20,9 @@ OBJECTS = MultiLabelClassification().goal(ScalesConfig())
         (CLASSES, "latency", 0.0112, "latency (ms)", "11.2", "11.2 ms", "+11.2 ms"),
         (CLASSES, "memory", 7.5e8, "memory (MB)", "750.0", "750.0 MB", "+750.0 MB"),
         (CLASSES, "params", 22_401_256, "params (M)", "22.40", "22.40 M", "+22.40 M"),
+        (CLASSES, "params", 438_249, "params (M)", "0.438", "0.438 M", "+0.438 M"),
         (CLASSES, "macs", 4_993_077_312, "macs (G)", "4.993", "4.993 G", "+4.993 G"),
+        (CLASSES, "macs", 1_172_000, "macs (G)", "0.00117", "0.00117 G", "+0.00117 G"),
     ],
 )
 def test_every_quantity_has_one_form(goal, name, value, head, cell, text, difference):

@@ -73,7 +73,7 @@ def test_plan_only_prints_the_plan_and_writes_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_smoke_trains_all_nine_runs_and_the_second_call_none(tmp_path):
-    words = ("experiment=ablate_embed", "smoke=true", "launch.accelerator=cpu")
+    words = ("experiment=ablate_embed", "smoke=true", "seeds=[0,1,2]", "launch.accelerator=cpu")
     first = run(*words, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert len(re.findall(r"^\[\d/9\] \w+, seed \d: val/top1 \d+\.\d\d %; \d+ s", first.stdout, re.M)) == 9

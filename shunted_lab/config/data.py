@@ -58,6 +58,7 @@ class DataConfig(ABC):
 
     synthetic: ClassVar[bool] = False  # stated wherever results are shown
     augments: ClassVar[tuple[str, ...]] = ()  # of `recipe.OF_DATA`, what it augments images by
+    regions: ClassVar[str] = ""  # how pictures are split that other data sets split, too; other regions, other splits
     targets: ClassVar[tuple[str, ...]] = ("label",)  # what each image can have; a task names one that it needs
 
     def __post_init__(self) -> None:

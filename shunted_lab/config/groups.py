@@ -24,6 +24,7 @@ from shunted_lab.config.recipe import (
     DETECT_LITE_RECIPE,
     FINETUNE_RECIPE,
     LITE_RECIPE,
+    MINI_RECIPE,
     PAPER_RECIPE,
     SEGMENT_LITE_RECIPE,
     RecipeConfig,
@@ -32,6 +33,7 @@ from shunted_lab.config.schema import ConfigError
 
 DATA_SETS = {
     "earth": "shunted_lab.data.earth.EarthConfig",
+    "earth32": "shunted_lab.data.earth.Earth32Config",
     "scales": "shunted_lab.data.scales.ScalesConfig",
     "imagenet": "shunted_lab.data.imagenet.ImageNetConfig",
     "inat2018": "shunted_lab.data.inat.INat2018Config",
@@ -60,6 +62,7 @@ RECIPES: tuple[RecipeConfig, ...] = (
     PAPER_RECIPE,
     FINETUNE_RECIPE,
     LITE_RECIPE,
+    MINI_RECIPE,
     SEGMENT_LITE_RECIPE,
     DETECT_LITE_RECIPE,
     ADE20K_SEMANTIC_FPN_RECIPE,

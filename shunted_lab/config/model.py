@@ -187,6 +187,14 @@ MODELS = {
         mlp_ratios=[4, 4, 4, 4],
         drop_path_rate=0.0,
     ),
+    # Smaller still, for 32 px images and experiments with many seeds: heads of 8 channels, one block in a stage.
+    "shunted_mini": ModelConfig(
+        "shunted_mini",
+        embed_dims=[16, 32, 64, 128],
+        depths=[1, 1, 1, 1],
+        mlp_ratios=[4, 4, 4, 4],
+        drop_path_rate=0.0,
+    ),
     "pvt_v2_b0": _pvt_v2("b0", [2, 2, 2, 2], 0.1, embed_dims=[32, 64, 160, 256]),
     "pvt_v2_b1": _pvt_v2("b1", [2, 2, 2, 2], 0.1),
     "pvt_v2_b2": _pvt_v2("b2", [3, 4, 6, 3], 0.1),

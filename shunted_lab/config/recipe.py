@@ -230,6 +230,9 @@ LITE_RECIPE = RecipeConfig(
     precision="32-true",
 )
 
+# Chosen for the least spread between seeds in the time of a table (experiments/LOG.md, 2026-11-27).
+MINI_RECIPE = dataclasses.replace(LITE_RECIPE, name="mini", epochs=8, lr=2e-3, ema=0.99, recalibrate_bn=10)
+
 # ConvNeXt's fine-tuning of models that were trained on the same images (arXiv 2201.03545, appendix A; `TRAINING.md` of
 # its repository): no paper of the Shunted Transformer says how to go on from its weights.
 FINETUNE_RECIPE = RecipeConfig(

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shunted_lab.nn.aggregation import ConvAggregation, FixedPooling
-from shunted_lab.nn.dwconv import ResidualDWConv
+from shunted_lab.nn.dwconv import DWConv, ResidualDWConv
 from shunted_lab.nn.initial import place_seed, seeded
 from shunted_lab.nn.layout import Grid, to_map, to_tokens
 from shunted_lab.nn.linear import Linear
@@ -79,7 +79,7 @@ class HeadGroup(nn.Module):
         if self.enhances_values:
             self.local = ResidualDWConv(width)
         elif self.enhances_output:
-            self.local = nn.Conv2d(width, width, 3, padding=1, groups=width)
+            self.local = DWConv(width)
 
     def keys_values(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Grid]:
         """(B, N, C) -> keys and values, each (B, M, h*d), and their grid."""

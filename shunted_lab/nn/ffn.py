@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from shunted_lab.nn.dwconv import ResidualDWConv
+from shunted_lab.nn.dwconv import DWConv, ResidualDWConv
 from shunted_lab.nn.layout import Grid, to_map, to_tokens
 from shunted_lab.nn.linear import Linear
 from shunted_lab.nn.registry import MLP
@@ -38,7 +38,7 @@ class DWConvMlp(Mlp):
     def __init__(self, dim: int, hidden_dim: int, proj_drop: float = 0.0, relu: bool = False):
         super().__init__(dim, hidden_dim, proj_drop)
         self.relu = nn.ReLU(inplace=True) if relu else nn.Identity()
-        self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
+        self.dwconv = DWConv(hidden_dim)
 
     def hidden(self, x: Tensor, grid: Grid) -> Tensor:
         # The activation of a map and not of tokens: a compiler fuses it into the convolution.
@@ -72,7 +72,7 @@ class ConvGLU(nn.Module):
         super().__init__()
         width = max(1, 2 * hidden_dim // 3)
         self.fc1 = Linear(dim, 2 * width)
-        self.dwconv = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.dwconv = DWConv(width)
         self.act = nn.GELU()
         self.drop1 = nn.Dropout(proj_drop)
         self.fc2 = Linear(width, dim)

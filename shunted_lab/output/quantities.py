@@ -5,6 +5,7 @@ What a metric is shown in is declared by its task (`config.task.Metric`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,13 +14,21 @@ from dataclasses import dataclass
 class Unit:
     """What people are shown a quantity in: value x `scale`, with so many `digits` after the point.
 
-    `of_difference` is the unit of a difference, where it is another one.
+    `of_difference` is the unit of a difference, where it is another one. A small value has more digits, until
+    `significant` of them are not leading zeros.
     """
 
     symbol: str
     scale: float = 1
     digits: int = 4
     of_difference: str = ""
+    significant: int = 0
+
+    def places(self, value: float) -> int:
+        """Digits after the point of a value in this unit."""
+        if not self.significant or not value:
+            return self.digits
+        return max(self.digits, self.significant - 1 - math.floor(math.log10(abs(value))))
 
 
 PERCENT = Unit("%", 100, 2, "percentage points")
@@ -27,9 +36,9 @@ LOSS = Unit("")
 COSTS = {
     "latency": Unit("ms", 1e3, 1),
     "memory": Unit("MB", 1e-6, 1),
-    "params": Unit("M", 1e-6, 2),
-    "macs": Unit("G", 1e-9, 3),
-    "macs_attention": Unit("G", 1e-9, 3),
+    "params": Unit("M", 1e-6, 2, significant=3),
+    "macs": Unit("G", 1e-9, 3, significant=3),
+    "macs_attention": Unit("G", 1e-9, 3, significant=3),
 }
 
 
@@ -40,7 +49,8 @@ def value_text(value: float, unit: Unit) -> str:
 
 def cell_text(value: float, unit: Unit) -> str:
     """The number of `value_text`, for a column whose head has the unit."""
-    return f"{value * unit.scale:,.{unit.digits}f}"
+    shown = value * unit.scale
+    return f"{shown:,.{unit.places(shown)}f}"
 
 
 def head_text(label: str, unit: Unit) -> str:
@@ -50,7 +60,8 @@ def head_text(label: str, unit: Unit) -> str:
 
 def signed_text(value: float, unit: Unit) -> str:
     """The number of a difference with its sign: `+1.23`, `−0.4`."""
-    return f"{value * unit.scale:+,.{unit.digits}f}".replace("-", "−")
+    shown = value * unit.scale
+    return f"{shown:+,.{unit.places(shown)}f}".replace("-", "−")
 
 
 def difference_text(value: float, unit: Unit) -> str:

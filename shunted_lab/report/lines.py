@@ -10,7 +10,7 @@ from pathlib import Path
 from shunted_lab.config.experiment import Config
 from shunted_lab.data import DataFacts
 from shunted_lab.nn import Cost
-from shunted_lab.output.quantities import counted
+from shunted_lab.output.quantities import COSTS, cell_text, counted
 from shunted_lab.output.terminal import Grid
 from shunted_lab.report.shown import Shown
 from shunted_lab.study.folder import TRACEBACK
@@ -24,7 +24,10 @@ def plan_grid(config: Config, states: list[RunState], costs: dict[str, Cost]) ->
     for state in states:
         runs[state.run.variant][state.run.seed] = state.state
     planned = [seed for seed in config.all_seeds if any(seed in of for of in runs.values())]
-    known = {name: (name, f"{cost.params / 1e6:.2f}", f"{cost.macs / 1e9:.3f}") for name, cost in costs.items()}
+    known = {
+        name: (name, cell_text(cost.params, COSTS["params"]), cell_text(cost.macs, COSTS["macs"]))
+        for name, cost in costs.items()
+    }
     head = ("variant", "params (M)", "GMACs")
     counts = [(*known[name], _counted(list(found.values()))) for name, found in runs.items()]
     short = Grid(config.name, (*head, counted(len(planned), "seed")), counts)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shunted_lab.nn.cost import Cost
-from shunted_lab.output.quantities import COSTS, Unit, head_text, signed_text
+from shunted_lab.output.quantities import COSTS, Unit, cell_text, head_text, signed_text
 from shunted_lab.output.terminal import Grid
 from shunted_lab.report.facts import Fact, bullets, lines, sentences
 from shunted_lab.report.table import Row, Table
@@ -135,11 +135,11 @@ def paper_cells(row: Row, table: Table) -> Sequence[str]:
 
 
 def _millions(count: int) -> str:
-    return f"{count / 1e6:.2f}"
+    return cell_text(count, COSTS["params"])
 
 
 def _giga(count: int) -> str:
-    return f"{count / 1e9:.3f}"
+    return cell_text(count, COSTS["macs"])
 
 
 def _headline(row: Row, unit: Unit) -> str:

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from shunted_lab.config.model import ModelConfig
 from shunted_lab.config.run import RunConfig
 from shunted_lab.config.schema import ConfigError
-from shunted_lab.output.quantities import Unit, cell_text, counted, difference_text, head_text
+from shunted_lab.output.quantities import COSTS, Unit, cell_text, counted, difference_text, head_text
 from shunted_lab.output.terminal import Grid
 from shunted_lab.report.facts import INCOMPLETE, SMOKE_TEST, Fact
 from shunted_lab.report.proxies import baseline_blocks
@@ -213,7 +213,7 @@ def _row(manifest: Manifest, names: Sequence[str], trial: FrozenTrial) -> Sequen
     label = trial.user_attrs["name"]
     shown = f"{label} ({known[label]})" if label in known else label
     values = (cell_text(v, manifest.goal.unit(name)) for name, v in zip(names, trial.values, strict=True))
-    return shown, *values, f"{costs['params'] / 1e6:.3f}", f"{costs['macs'] / 1e9:.4f}"
+    return shown, *values, *(cell_text(costs[name], COSTS[name]) for name in ("params", "macs"))
 
 
 def _counts(search: SearchSpec, study: Study | None, trials: dict[str, list[FrozenTrial]], over: bool) -> list[Fact]:

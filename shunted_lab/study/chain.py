@@ -72,6 +72,7 @@ def find_chain(experiment: Experiment) -> Chain:
             if run is None:
                 missing += [(name, seed)] if name in only else []
                 continue
+            _check_split(name, experiment.variants[name], run.config, begin)
             _check_model(name, experiment.variants[name], run, begin)
             files[name, seed] = _checkpoint(run, config, begin)
             result = read_result(run)
@@ -82,7 +83,10 @@ def find_chain(experiment: Experiment) -> Chain:
         return Chain(files, about=about)
     overrides = _overrides(config, begin, manifest)
     names = [_their_name(name, config, begin) for name, _ in missing]
-    return Chain(files, tuple(missing), _source(config, begin, manifest, names, overrides), overrides, about)
+    source = _source(config, begin, manifest, names, overrides)
+    for name, _ in missing:
+        _check_split(name, experiment.variants[name], source.variants[_their_name(name, config, begin)], begin)
+    return Chain(files, tuple(missing), source, overrides, about)
 
 
 def source_folder(config: Config, begin: BeginWithConfig) -> Path:
@@ -113,6 +117,16 @@ def _their_name(name: str, config: Config, begin: BeginWithConfig) -> str:
     settings = [setting for setting in config.across if name.endswith(f"-{setting}")]
     plain = name.removesuffix(f"-{max(settings, key=len)}") if settings else name
     return begin.variants.get(plain, plain)
+
+
+def _check_split(name: str, ours: RunConfig, theirs: RunConfig, begin: BeginWithConfig) -> None:
+    """Refuse weights that were trained on pictures which this run is tested on."""
+    if ours.data.regions and theirs.data.regions and ours.data.regions != theirs.data.regions:
+        raise ConfigError(
+            f"begin_with: variants.{name}: data={ours.data.name} splits the same pictures otherwise than "
+            f"data={theirs.data.name} of experiment={begin.experiment}, so its weights have seen test images; "
+            f"give both the same data"
+        )
 
 
 def _check_model(name: str, ours: RunConfig, theirs: Run, begin: BeginWithConfig) -> None:

@@ -251,7 +251,7 @@ def _packed(manifest: Manifest) -> dict[str, Any]:
         facts = manifest.facts[name]
         variants[name] = {
             "config": asdict(run),
-            "data": {key: getattr(run.data, key) for key in ("description", "preparation", "synthetic")},
+            "data": {key: getattr(run.data, key) for key in ("description", "preparation", "regions", "synthetic")},
             "task": {
                 "per_class_meaning": run.task.per_class_meaning,
                 "input_size": run.task.input_size(run.data),

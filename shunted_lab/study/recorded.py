@@ -31,6 +31,10 @@ class RecordedData(DataConfig):
         return bool(self.about["synthetic"])
 
     @property
+    def regions(self) -> str:  # type: ignore[override]
+        return str(self.about.get("regions", ""))  # studies of before 2026-11-27 did not record it
+
+    @property
     def description(self) -> str:
         return str(self.about["description"])
 

@@ -18,7 +18,7 @@ from scipy.ndimage import uniform_filter
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from shunted_lab.data.earth.datasets import cut, label_picture
-from shunted_lab.data.earth.tiles import CLASS_NAMES, IGNORED, Tiles, find_map_tiles, find_tiles
+from shunted_lab.data.earth.tiles import CLASS_NAMES, EARTH, EARTH32, IGNORED, Tiles, find_map_tiles, find_tiles
 from shunted_lab.tasks.iou import mean_iou
 
 PERCENTILES = (5, 25, 50, 75, 95)
@@ -30,8 +30,9 @@ def features(tiles: Tiles) -> NDArray[np.float64]:
     """Mean, standard deviation and percentiles of each channel, in the tile and in its centre: `(n, 42)`."""
     rows = []
     for index in range(len(tiles.labels)):
-        tile = cut(tiles, index)  # (64, 64, 3)
-        rows.append(np.concatenate([_statistics(tile), _statistics(tile[16:48, 16:48])]))
+        tile, quarter = cut(tiles, index), tiles.tiling.tile // 4  # (tile, tile, 3)
+        centre = tile[quarter:-quarter, quarter:-quarter]
+        rows.append(np.concatenate([_statistics(tile), _statistics(centre)]))
     return np.array(rows)
 
 
@@ -78,7 +79,13 @@ def pixels() -> None:
 def main() -> None:
     if sys.argv[1:] == ["pixels"]:
         return pixels()
-    tiles = find_tiles()
+    for name, tiling in (("earth", EARTH), ("earth32", EARTH32)):
+        print(name)
+        labels(find_tiles(tiling))
+
+
+def labels(tiles: dict[str, Tiles]) -> None:
+    """Print the accuracy of trees on the labels of tiles."""
     x = {split: features(tiles[split]) for split in tiles}
     y = {split: tiles[split].labels for split in tiles}
     print("most frequent training class:", *_accuracies(y, {split: np.bincount(y["train"]).argmax() for split in y}))

@@ -1,4 +1,4 @@
-"""data=earth: rules of tiles and split recomputed the slow way, the build, and the data card."""
+"""data=earth and data=earth32: rules of tiles and split recomputed the slow way, the build, and the data card."""
 
 import hashlib
 import io
@@ -15,63 +15,94 @@ from PIL import Image
 from shunted_lab.config.recipe import LITE_RECIPE
 from shunted_lab.data import check_data, make_datamodule
 from shunted_lab.data.dataset import TransformedImages
-from shunted_lab.data.earth import EarthConfig, build
+from shunted_lab.data.earth import Earth32Config, EarthConfig, build
 from shunted_lab.data.earth.datasets import TileBatches, cut
-from shunted_lab.data.earth.tiles import CLASS_NAMES, FOLDER, LABELS, PICTURE, SPLITS, STATS, find_tiles, load_labels
+from shunted_lab.data.earth.tiles import (
+    CLASS_NAMES,
+    EARTH,
+    EARTH32,
+    FINE_SPLITS,
+    FOLDER,
+    LABELS,
+    PICTURE,
+    SPLITS,
+    Tiling,
+    blocks_of,
+    find_tiles,
+    load_labels,
+)
 
 MARKS = {".": "train", "v": "val", "T": "test"}
 SIZES = {"train": 5484, "val": 868, "test": 1550}
+SIZES_32 = {"train": 5541, "val": 1636, "test": 6976}
+both = pytest.mark.parametrize(("tiling", "sizes"), [(EARTH, SIZES), (EARTH32, SIZES_32)], ids=["earth", "earth32"])
 
 
-@pytest.fixture(scope="module")
-def expected() -> dict[str, list[tuple[int, int, int]]]:
+def expected(tiling: Tiling) -> dict[str, list[tuple[int, int, int]]]:
     """(y, x, label) of every tile by split: the rules of the data card, tile by tile, without any sharing of work."""
-    labels, found = load_labels(), {split: [] for split in SIZES}
+    labels, tile, block = load_labels(), tiling.tile, 5400 / len(tiling.splits[0])
+    found: dict[str, list[tuple[int, int, int]]] = {split: [] for split in SIZES}
+    quarter, stride, purity, kept_water = {64: (16, 16, 0.6, 25), 32: (8, 8, 0.9, 100)}[tile]
     seen_water = dict.fromkeys(SIZES, 0)
-    for y, x in itertools.product(range(0, 2250 - 63, 16), range(0, 5400 - 63, 16)):
-        marks = {SPLITS[j // 225][i // 225] for j, i in itertools.product((y, y + 63), (x, x + 63))}
-        counts = np.bincount(labels[y + 16 : y + 48, x + 16 : x + 48].ravel(), minlength=256)[:9]
+    for y, x in itertools.product(range(0, 2251 - tile, stride), range(0, 5401 - tile, stride)):
+        centre = labels[y + quarter : y + 3 * quarter, x + quarter : x + 3 * quarter]
+        counts = np.bincount(centre.ravel(), minlength=256)[:9]
         label = int(counts.argmax())
-        if len(marks) > 1 or counts[label] < 614.4:  # 60 % of 1024
+        corners = itertools.product((y, y + tile - 1), (x, x + tile - 1))
+        marks = {tiling.splits[int(j // block)][int(i // block)] for j, i in corners}
+        if len(marks) > 1 or counts[label] < purity * centre.size:
             continue
         split = MARKS[marks.pop()]
         seen_water[split] += label == 0
-        if label != 0 or seen_water[split] % 25 == 1:
+        if label != 0 or seen_water[split] % kept_water == 1:
             found[split].append((y, x, label))
     return found
 
 
-def test_tiles_follow_the_rules(expected):
-    for split, tiles in find_tiles().items():
-        assert list(zip(tiles.y, tiles.x, tiles.labels, strict=True)) == expected[split]
+@both
+def test_tiles_follow_the_rules(tiling, sizes):
+    rules = expected(tiling)
+    for split, tiles in find_tiles(tiling).items():
+        assert list(zip(tiles.y, tiles.x, tiles.labels, strict=True)) == rules[split]
+        assert len(rules[split]) == sizes[split]
 
 
-def test_no_pixel_is_in_two_splits():
+@both
+def test_no_pixel_is_in_two_splits(tiling, sizes):
     painted = np.zeros((2700, 5400), np.uint8)
-    for bit, tiles in enumerate(find_tiles().values()):
+    for bit, tiles in enumerate(find_tiles(tiling).values()):
         for y, x in zip(tiles.y, tiles.x, strict=True):
-            painted[y : y + 64, x : x + 64] |= 1 << bit
+            painted[y : y + tiling.tile, x : x + tiling.tile] |= 1 << bit
     assert set(np.unique(painted)) == {0, 1, 2, 4}
     assert not painted[2250:].any()  # south of 60 S
 
 
-def test_every_class_is_in_every_split_and_the_card_has_the_counts():
-    counts = {split: np.bincount(tiles.labels, minlength=9) for split, tiles in find_tiles().items()}
-    assert {split: int(n.sum()) for split, n in counts.items()} == SIZES
+@both
+def test_every_class_is_in_every_split_and_the_card_has_the_counts(tiling, sizes):
+    counts = {split: np.bincount(tiles.labels, minlength=9) for split, tiles in find_tiles(tiling).items()}
     assert min(n.min() for n in counts.values()) >= 30
     card = (FOLDER / "README.md").read_text()
     for label, name in enumerate(CLASS_NAMES):
-        row = " | ".join(str(counts[split][label]) for split in SIZES)
+        row = " | ".join(str(counts[split][label]) for split in sizes)
         assert f"| {name} | {row} |" in card
-    assert f"| all | {' | '.join(map(str, SIZES.values()))} |" in card
+    assert f"| all | {' | '.join(map(str, sizes.values()))} |" in card
 
 
-def test_a_quarter_of_the_blocks_is_for_the_test_and_they_are_spread():
-    blocks = np.array([list(row) for row in SPLITS])
-    assert blocks.shape == (10, 24) and set(np.unique(blocks)) == set(MARKS)
-    assert (blocks == "T").sum() == 60
+@pytest.mark.parametrize(("rows", "shape", "tested"), [(SPLITS, (10, 24), 1 / 4), (FINE_SPLITS, (20, 48), 1 / 2)])
+def test_blocks_for_the_test_are_as_many_as_the_card_says_and_they_are_spread(rows, shape, tested):
+    blocks = np.array([list(row) for row in rows])
+    assert blocks.shape == shape and set(np.unique(blocks)) == set(MARKS)
+    assert (blocks == "T").mean() == tested and (blocks == "v").mean() == 1 / 8
     for part in (*np.split(blocks, 2), *np.split(blocks, 4, axis=1)):  # both hemispheres, every quarter of longitude
-        assert (part == "T").mean() > 0.15 and (part == "v").any()
+        assert (part == "T").mean() > 0.6 * tested and (part == "v").any()
+
+
+@both
+def test_blocks_of_the_test_are_numbered_row_by_row(tiling, sizes):
+    tiles, columns = find_tiles(tiling)["test"], len(tiling.splits[0])
+    degrees = 360 / columns
+    for y, x, block in list(zip(tiles.y, tiles.x, blocks_of(tiles), strict=True))[::97]:
+        assert block == int((y / 15) // degrees) * columns + int((x / 15) // degrees)
 
 
 def test_files_are_those_of_the_card():
@@ -82,24 +113,29 @@ def test_files_are_those_of_the_card():
     assert set(np.unique(load_labels())) == {*range(9), 255}
 
 
-def test_statistics_are_those_of_the_training_tiles():
-    tiles = find_tiles()["train"]
+@both
+def test_statistics_are_those_of_the_training_tiles(tiling, sizes):
+    tiles = find_tiles(tiling)["train"]
     pixels = np.stack([cut(tiles, index)[::4, ::4] for index in range(len(tiles.labels))]) / 255
-    np.testing.assert_allclose([pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))], STATS, atol=2e-3)
+    np.testing.assert_allclose([pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))], tiling.stats, atol=2e-3)
 
 
-def test_evaluation_batches_are_the_tiles_normalised_and_in_order():
-    data = make_datamodule(EarthConfig(), LITE_RECIPE, 0)
-    assert data.sizes == SIZES and data.num_classes == check_data(EarthConfig()).num_classes == 9
+@both
+def test_evaluation_batches_are_the_tiles_normalised_and_in_order(tiling, sizes):
+    config = {EARTH: EarthConfig, EARTH32: Earth32Config}[tiling]()
+    data = make_datamodule(config, LITE_RECIPE, 0)
+    assert data.sizes == sizes and data.num_classes == check_data(config).num_classes == 9
     assert data.class_names[7] == "snow"
-    picture = np.asarray(Image.open(PICTURE))
+    picture, tile = np.asarray(Image.open(PICTURE)), tiling.tile
     for split, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
-        tiles, (images, labels) = find_tiles()[split], next(iter(loader))
-        assert images.shape == (64, 3, 64, 64) and images.dtype == torch.float32 and labels.dtype == torch.int64
-        assert labels.tolist() == tiles.labels[:64].tolist()
+        tiles, (images, labels) = find_tiles(tiling)[split], next(iter(loader))
+        size = len(labels)
+        assert images.shape == (size, 3, tile, tile) and images.dtype == torch.float32 and labels.dtype == torch.int64
+        assert labels.tolist() == tiles.labels[:size].tolist()
         y, x = tiles.y[9], tiles.x[9]
-        whole = (picture[y : y + 64, x : x + 64] / 255 - STATS[0]) / STATS[1]
+        whole = (picture[y : y + tile, x : x + tile] / 255 - tiling.stats[0]) / tiling.stats[1]
         np.testing.assert_allclose(images[9], whole.transpose(2, 0, 1), atol=1e-5)
+    assert len(data.splits.test_groups) == sizes["test"]
 
 
 def test_another_size_is_the_same_picture():

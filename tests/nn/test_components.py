@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from shunted_lab.config.groups import PRESETS
 from shunted_lab.nn import AGGREGATION, MLP, PATCH_EMBED, ComponentError, Pyramid, init_weights, linear
 from shunted_lab.nn.attention import SSA, spread_rates
-from shunted_lab.nn.dwconv import ResidualDWConv
+from shunted_lab.nn.dwconv import DWConv, ResidualDWConv
 from shunted_lab.nn.linear import Linear
 from shunted_lab.nn.pyramid import DropPath
 
@@ -186,13 +186,19 @@ def test_detail_specific_without_its_convolution_is_a_plain_mlp():
     torch.testing.assert_close(detail(x, (3, 4)), plain(x, (3, 4)))
 
 
+@pytest.mark.parametrize("grid", [(5, 7), (3, 3), (2, 2), (1, 1), (1, 5), (2, 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_the_residual_convolution_is_the_sum_as_written(dtype):
-    conv = ResidualDWConv(6).to(dtype)
-    x = torch.randn(2, 6, 5, 7, dtype=dtype, requires_grad=True)
-    plain = x + F.conv2d(x, conv.weight, conv.bias, padding=1, groups=6)
-    tolerance = {} if dtype == torch.float32 else {"rtol": 0, "atol": 0}
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_depthwise_convolution_of_any_grid_is_as_written(residual, dtype, grid):
+    conv = (ResidualDWConv if residual else DWConv)(6).to(dtype)
+    x = torch.randn(2, 6, *grid, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
+    plain = F.conv2d(x, conv.weight, conv.bias, padding=1, groups=6) + (x if residual else 0)
+    tolerance = {torch.float64: {"rtol": 1e-12, "atol": 1e-12}, torch.bfloat16: {"rtol": 2e-2, "atol": 2e-2}}.get(
+        dtype, {}
+    )
     torch.testing.assert_close(conv(x), plain, **tolerance)
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x), plain, **tolerance)
     expected = torch.autograd.grad(plain.square().sum(), [x, conv.weight, conv.bias])
     found = torch.autograd.grad(conv(x).square().sum(), [x, conv.weight, conv.bias])
     for a, b in zip(found, expected, strict=True):

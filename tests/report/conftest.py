@@ -105,6 +105,7 @@ def make(tmp_path):
         return 0.7 + 0.02 * seed + 0.001 * len(variant)
 
     def made(accuracy=usual, *words, name="ablate_embed"):
-        return Made([f"experiment={name}", f"runs_dir={tmp_path}/runs", *words], accuracy)
+        small = ["model=shunted_lite", "data=earth", "recipe=lite", "seeds=[0,1,2]"] if name == "ablate_embed" else []
+        return Made([f"experiment={name}", f"runs_dir={tmp_path}/runs", *small, *words], accuracy)
 
     return made

@@ -46,7 +46,9 @@ def test_a_renamed_variant_keeps_its_curves_and_its_evidence(make, tmp_path, mon
     text = (Path(__file__).parents[2] / "experiments" / "ablate_embed.yaml").read_text()
     renamed = text.replace("conv_stem:", "my_stem:").replace("  conv_stem", "  my_stem")
     (tmp_path / "experiments" / "ablate_embed.yaml").write_text(renamed)
-    assert command.main(["experiment=ablate_embed", "launch.measure=false", f"runs_dir={tmp_path}/runs"]) == 0
+    small = ["model=shunted_lite", "data=earth", "recipe=lite", "seeds=[0,1,2]"]  # as `make` has it
+    words = ["experiment=ablate_embed", "launch.measure=false", f"runs_dir={tmp_path}/runs"]
+    assert command.main([*words, *small]) == 0
     data = load_study(made.folder)
     assert list(data.variants) == ["non_overlapping", "overlapping", "my_stem"] and data.table.complete
     assert [len(line) for line in curves(data, "val/top1")["my_stem"]] == [4, 4, 4]

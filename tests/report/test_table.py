@@ -40,7 +40,8 @@ def result(accuracy: float, device: str = "a CPU (2 threads)") -> dict:
 
 
 def experiment(*words: str) -> Experiment:
-    return compose(["experiment=ablate_embed", *words])
+    small = ["model=shunted_lite", "data=earth", "recipe=lite", "seeds=[0,1,2]"]
+    return compose(["experiment=ablate_embed", *small, *words])
 
 
 def states(found: Experiment) -> list[RunState]:
@@ -66,9 +67,9 @@ def test_a_complete_table():
     made = table()
     assert made.complete
     assert [line for line in blocks(made)[0].rows] == [
-        ("non_overlapping", "2.00", "0.021", "72.00 ± 2.00 (3)", "baseline"),
-        ("overlapping", "2.00", "0.021", "74.00 ± 3.00 (3)", "+2.00 [+0.15, +3.85]"),
-        ("conv_stem", "2.00", "0.021", "71.93 ± 1.84 (3)", "−0.07 [−1.92, +1.78]"),
+        ("non_overlapping", "2.00", "0.0214", "72.00 ± 2.00 (3)", "baseline"),
+        ("overlapping", "2.00", "0.0214", "74.00 ± 3.00 (3)", "+2.00 [+0.15, +3.85]"),
+        ("conv_stem", "2.00", "0.0214", "71.93 ± 1.84 (3)", "−0.07 [−1.92, +1.78]"),
     ]
     caption = sentences(blocks(made)[0].facts)
     for text in (
@@ -145,7 +146,7 @@ def test_one_variant_has_no_difference_to_itself_in_any_format():
     ]
     made = table(found, done)
     assert Fact("Seeds", "3 (0, 1, 2); mean ± standard deviation") in made.facts
-    assert blocks(made)[0].rows == [("model", "2.00", "0.021", "71.00 ± 1.00 (3)")]
+    assert blocks(made)[0].rows == [("model", "2.00", "0.0214", "71.00 ± 1.00 (3)")]
     _has_no_differences(made)
 
 
@@ -340,7 +341,7 @@ def test_markdown_is_a_table():
 def test_csv_has_the_tables_numbers_as_they_are_rounded_there():
     read = pd.read_csv(io.StringIO(to_csv(table())), dtype=str).set_index("variant")
     row = read.loc["overlapping"]
-    assert (row.params_m, row.gmacs, row.top1, row.top1_std, row.n) == ("2.00", "0.021", "74.00", "3.00", "3")
+    assert (row.params_m, row.gmacs, row.top1, row.top1_std, row.n) == ("2.00", "0.0214", "74.00", "3.00", "3")
     assert (row.difference, row.difference_low, row.difference_high, row.n_pairs) == ("2.00", "0.15", "3.85", "3")
     assert read.baseline.to_dict() == {"non_overlapping": "True", "overlapping": "False", "conv_stem": "False"}
     assert read.loc["conv_stem"].paper_top1 == "82.9" and pd.isna(row.paper_top1)

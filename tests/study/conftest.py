@@ -135,7 +135,7 @@ def manifest_of(experiment):
 
 
 def experiment_of(tmp_path, *words):
-    return compose(["experiment=ablate_embed", f"runs_dir={tmp_path}/runs", "launch.measure=false", *words])
+    return compose(["experiment=pretrain_earth", f"runs_dir={tmp_path}/runs", "launch.measure=false", *words])
 
 
 def opened(experiment):

@@ -26,7 +26,7 @@ data: earth
 task: segmentation
 task.head: semantic_fpn_lite
 recipe: segment_lite
-begin_with: {experiment: ablate_embed}
+begin_with: {experiment: pretrain_earth}
 seeds: [0, 1]
 baseline: non_overlapping
 variants:
@@ -55,13 +55,13 @@ def keep_weights(config, folder, listener):
 
 @pytest.fixture
 def sources(tmp_path, trained):
-    """A finished `ablate_embed` with two seeds."""
+    """A finished `pretrain_earth` with two seeds."""
     for name in ("non_overlapping", "overlapping", "conv_stem"):
         for seed in range(4):
             trained.script[name, seed] = keep_weights
     command(tmp_path, "seeds=[0,1]")
     trained.clear()
-    return tmp_path / "runs" / "ablate_embed"
+    return tmp_path / "runs" / "pretrain_earth"
 
 
 def runs_of(experiment):
@@ -77,7 +77,7 @@ def test_each_run_begins_with_the_run_of_its_variant_and_seed(tmp_path, sources)
         assert run.config.model.checkpoint == str(source.folder / "checkpoints" / "last.ckpt")
         assert source.seed == run.seed and source.config.model.patch_embed == run.config.model.patch_embed
         assert len(run.sources["model.checkpoint"]) == 16
-    assert "the run of ablate_embed of the same variant and seed (data=earth, 4 epochs; Top-1 40.00 %)" == (
+    assert "the run of pretrain_earth of the same variant and seed (data=earth, 4 epochs; Top-1 40.00 %)" == (
         find_chain(chain_of(tmp_path)).about
     )
 
@@ -89,7 +89,7 @@ def test_a_plan_on_disk_knows_the_weights_of_each_seed(tmp_path, sources, traine
 
     plan_id = manifest.write(make_home(manifest.folder, None))
     read = read_manifest(manifest.folder, plan_id)
-    assert read.begins_with == "x" and read.config.begin_with.experiment == "ablate_embed"
+    assert read.begins_with == "x" and read.config.begin_with.experiment == "pretrain_earth"
     for before, after in zip(manifest.runs, read.runs, strict=True):
         assert after.config.model.checkpoint == before.config.model.checkpoint
         assert after.sources == before.sources
@@ -119,13 +119,13 @@ def test_what_the_other_experiment_lacks_is_planned_first(tmp_path, sources):
 
 def test_settings_of_across_and_other_names_lead_to_the_same_variant(tmp_path, sources):
     text = SEGMENT.replace("  conv_stem:", "  stem:").replace(
-        "begin_with: {experiment: ablate_embed}",
-        "begin_with: {experiment: ablate_embed, variants: {stem: conv_stem}}\nacross: {small: {recipe.lr: 1.0e-3}}",
+        "begin_with: {experiment: pretrain_earth}",
+        "begin_with: {experiment: pretrain_earth, variants: {stem: conv_stem}}\nacross: {small: {recipe.lr: 1.0e-3}}",
     )
     for run in runs_of(chain_of(tmp_path, text=text)):
         assert run.variant.endswith("-small")
         name = run.variant.removesuffix("-small").replace("stem", "conv_stem")
-        assert f"/ablate_embed/{name}/seed{run.seed}-" in run.config.model.checkpoint
+        assert f"/pretrain_earth/{name}/seed{run.seed}-" in run.config.model.checkpoint
 
 
 def test_weights_freeze_the_statistics_where_the_recipe_leaves_it_open(tmp_path, sources):
@@ -140,12 +140,12 @@ def fails(message, *args, **kwargs):
 
 def test_bad_chains_are_refused_in_one_line(tmp_path, sources):
     fails(
-        "begin_with: variants.non_overlapping: model.mlp_ratios is .* in the run of experiment=ablate_embed",
+        "begin_with: variants.non_overlapping: model.mlp_ratios is .* in the run of experiment=pretrain_earth",
         tmp_path,
         "model.mlp_ratios=[2,2,2,2]",
     )
     other = SEGMENT.replace("conv_stem:", "stem:")
-    fails("begin_with: experiment=ablate_embed has no variant: 'stem'", tmp_path, text=other)
+    fails("begin_with: experiment=pretrain_earth has no variant: 'stem'", tmp_path, text=other)
     fails("experiment: 'ablate_embd' is not known", tmp_path, "begin_with.experiment=ablate_embd")
     fails("model.checkpoint: .* cannot be combined with begin_with", tmp_path, "model.checkpoint=x.pth")
     fails("begin_with.experiment: chain is this experiment itself", tmp_path, "begin_with.experiment=chain")
@@ -153,6 +153,23 @@ def test_bad_chains_are_refused_in_one_line(tmp_path, sources):
         for file in path.iterdir():
             file.unlink()
     fails(r"begin_with: .*last.ckpt does not exist; .* launch.keep=weights rerun=all trains it again", tmp_path)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_weights_that_have_seen_test_images_are_refused(tmp_path, trained, finished):
+    if finished:
+        trained.script = dict.fromkeys(
+            [(name, 0) for name in ("non_overlapping", "overlapping", "conv_stem")], keep_weights
+        )
+        command(tmp_path, "seeds=[0]", "data=earth32")
+    message = (
+        "begin_with: variants.non_overlapping: data=earth splits the same pictures otherwise than data=earth32 of "
+        "experiment={}, so its weights have seen test images; give both the same data"
+    )
+    source = "pretrain_earth" if finished else "ablate_embed"
+    fails(message.format(source), tmp_path, "seeds=[0]", text=SEGMENT.replace("pretrain_earth", source))
+    text = SEGMENT.replace("pretrain_earth", source).replace("data: earth", "data: scales\ndata.image_size: 64")
+    fails("data=scales splits the same pictures otherwise", tmp_path, "seeds=[0]", text=text)
 
 
 def test_frozen_statistics_need_weights(tmp_path):
@@ -172,7 +189,7 @@ def test_an_experiment_that_was_trained_with_other_words_is_not_mixed(tmp_path, 
 @pytest.mark.slow
 def test_a_chain_in_python(tmp_path):
     few = ["recipe.epochs=1", "recipe.warmup_epochs=0", "recipe.limit_batches=2", "launch.measure=false"]
-    (tmp_path / "experiments" / "ablate_embed.yaml").write_text(
+    (tmp_path / "experiments" / "pretrain_earth.yaml").write_text(
         "data: earth\nrecipe: lite\nrecipe.epochs: 1\nrecipe.warmup_epochs: 0\nrecipe.limit_batches: 2\n"
         "baseline: non_overlapping\nvariants: {non_overlapping: {model.patch_embed: non_overlapping}, overlapping: "
         "{model.patch_embed: overlapping}, conv_stem: {model.patch_embed: conv_stem1}}\n"
@@ -182,7 +199,7 @@ def test_a_chain_in_python(tmp_path):
     assert study.todo == ["conv_stem"]
     study.execute()
     assert Study(tmp_path / "runs" / "chain").runs.set_index("variant").state["conv_stem"] == "done"
-    assert [path.parent.name for path in tmp_path.glob("runs/ablate_embed/*/seed0-*")] == ["conv_stem"]
+    assert [path.parent.name for path in tmp_path.glob("runs/pretrain_earth/*/seed0-*")] == ["conv_stem"]
 
 
 @pytest.mark.slow
@@ -190,11 +207,11 @@ def test_one_command_trains_the_chain_and_again_nothing(tmp_path, capsys):
     words = ["experiment=segment_earth", "runs_dir=runs", "smoke=true", "seeds=[0]"]
     assert run_command.main([*words, "plan_only=true"]) == 0
     planned = capsys.readouterr().out
-    assert "begins with ablate_embed: 3 runs of ablate_embed, then 3 of segment_earth" in planned
+    assert "begins with pretrain_earth: 3 runs of pretrain_earth, then 3 of segment_earth" in planned
     assert not (tmp_path / "runs").exists()
     assert run_command.main(words) == 0
     said = capsys.readouterr().out
-    assert "begins with the run of ablate_embed of the same variant and seed (data=earth, 1 epoch; Top-1" in said
+    assert "begins with the run of pretrain_earth of the same variant and seed (data=earth, 1 epoch; Top-1" in said
     result = json.loads(next((tmp_path / "runs/segment_earth-smoke").glob("conv_stem/seed0-*/result.json")).read_text())
     assert result["initial_weights"]["head"] == "the file is of another task, and its backbone is taken"
     table = (tmp_path / "runs/segment_earth-smoke/table.md").read_text()

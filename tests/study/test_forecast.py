@@ -53,14 +53,14 @@ def test_large_runs_share_the_machine_as_they_are_told(machine):
 
 
 def test_a_run_is_small_by_the_work_of_its_batch():
-    run = compose(["experiment=ablate_embed"]).variants["conv_stem"]  # 64 images at a time
+    run = compose(["experiment=pretrain_earth"]).variants["conv_stem"]  # 64 images at a time
     assert is_small(run, 22e6)
     assert not is_small(run, 2e9)  # Shunted-T at 224 x 224
 
 
 @pytest.mark.parametrize(("macs", "share"), [(22e6, 1), (2e9, 4)])
 def test_threads_follow_from_the_run_alone(macs, share):
-    run = compose(["experiment=ablate_embed"]).variants["conv_stem"]
+    run = compose(["experiment=pretrain_earth"]).variants["conv_stem"]
     assert [pace.threads_of(run, macs, worker) for worker in (4, None)] == [share, None if share > 1 else 1]
     chosen = replace(run, launch=replace(run.launch, threads=3))
     assert pace.threads_of(chosen, macs, 8) == 3
@@ -92,7 +92,7 @@ def test_runs_in_their_order_go_to_the_worker_that_is_free_first(machine):
 
 
 def test_times_of_finished_runs_are_taken_before_measuring(machine, monkeypatch):
-    experiment = compose(["experiment=ablate_embed", "seeds=[0]"])
+    experiment = compose(["experiment=pretrain_earth", "seeds=[0]"])
     facts = plan.data_facts(experiment)
     runs = plan.plan_runs(experiment, facts)
     asked = []
@@ -108,7 +108,7 @@ def test_times_of_finished_runs_are_taken_before_measuring(machine, monkeypatch)
 
 
 def test_the_line_of_a_plan_names_workers_time_and_place(machine, tmp_path):
-    experiment = compose(["experiment=ablate_embed", f"runs_dir={tmp_path}"])
+    experiment = compose(["experiment=pretrain_earth", f"runs_dir={tmp_path}"])
     runs = plan.plan_runs(experiment, plan.data_facts(experiment))
     costs = dict.fromkeys(experiment.variants, COST)
     found = Forecast([Slot(0, threads=1), Slot(1, threads=1)], dict.fromkeys(experiment.variants, 60.0))
@@ -116,7 +116,7 @@ def test_the_line_of_a_plan_names_workers_time_and_place(machine, tmp_path):
     # 2 workers write checkpoints of 3 x 4 bytes a parameter twice; 9 runs keep 4 bytes each, and 2 MB beside
     assert line == (
         "9 runs on 2 workers with 1 thread each (8 cores, 6 GB of free memory; launch.devices=N for another number): "
-        f"about 5 min, and up to 102 MB in {tmp_path}/ablate_embed"
+        f"about 5 min, and up to 102 MB in {tmp_path}/pretrain_earth"
     )
     unknown = forecast_line(experiment.config, Forecast([Slot(0)]), runs[:1], costs)
     assert "1 run on 1 worker with all cores (" in unknown and "the time is known after the first steps" in unknown

@@ -13,7 +13,7 @@ from shunted_lab.study.identity import LAYOUT, RESULTS, sources_of
 from shunted_lab.study.states import read_states
 from shunted_lab.tasks.model import batch_layout
 
-WORDS = ["experiment=ablate_embed", "data.batch_size=16"]
+WORDS = ["experiment=pretrain_earth", "data.batch_size=16"]
 
 
 def config(*words, variant="conv_stem"):

@@ -236,7 +236,7 @@ def test_a_silent_machine_loses_its_run_when_it_was_watched_for_the_grace_period
 
 def _beat(tmp_path, job, ending):
     """A worker of another machine, whose clock is an hour late, in a process of its own."""
-    home, manifest = read_home(tmp_path / "runs" / "ablate_embed"), manifest_of(experiment_of(tmp_path, "seeds=[0]"))
+    home, manifest = read_home(tmp_path / "runs" / "pretrain_earth"), manifest_of(experiment_of(tmp_path, "seeds=[0]"))
     queue = Queue(study_of_home(home, manifest), home.folder, {job.run.fingerprint: job.run})
     while not ending.wait(0.1):
         queue.storage.set_trial_user_attr(job.trial_id, "heartbeat", time.time() - 3600)

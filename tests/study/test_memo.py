@@ -45,7 +45,7 @@ def test_what_cannot_be_read_is_computed_again_and_what_cannot_be_written_costs_
 
 
 def test_costs_and_sources_are_those_that_are_computed(monkeypatch):
-    experiment = compose(["experiment=ablate_embed"])
+    experiment = compose(["experiment=pretrain_earth"])
     facts = plan.data_facts(experiment)
     first = plan.count_costs(experiment, facts), plan.plan_runs(experiment, facts)
     monkeypatch.setattr("shunted_lab.nn.count.count_cost", None)  # cannot be called

@@ -55,7 +55,7 @@ def test_a_finished_study_would_train_nothing(tmp_path, trained):
 
 def test_only_the_chosen_rows_are_trained_and_the_table_has_all(tmp_path, trained, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["experiment=ablate_embed", "seeds=[0]", "launch.accelerator=cpu", "launch.measure=false"]
+    words = ["experiment=pretrain_earth", "seeds=[0]", "launch.accelerator=cpu", "launch.measure=false"]
     chosen, lines = plan_of(tmp_path, "seeds=[0]", "only=[conv_stem,overlapping]")
     assert chosen == {("overlapping", 0), ("conv_stem", 0)}
     assert lines[1] == "would not train, because of only=overlapping,conv_stem: non_overlapping (seed 0)"
@@ -63,7 +63,7 @@ def test_only_the_chosen_rows_are_trained_and_the_table_has_all(tmp_path, traine
     assert trained.all() == [("conv_stem", 0)]
     out = " ".join(capsys.readouterr().out.split())
     assert "INCOMPLETE: 2 of 3 runs not done: non_overlapping seed 0 missing; overlapping seed 0 missing" in out
-    table = (tmp_path / "runs" / "ablate_embed" / "table.md").read_text()
+    table = (tmp_path / "runs" / "pretrain_earth" / "table.md").read_text()
     assert "| overlapping | " in table and "(0 of 1: 1 missing)" in table
     assert main_command.main([*words, "only=conv_stem", "rerun=all"]) == 0  # of the chosen row only
     assert trained.all() == [("conv_stem", 0)] * 2
@@ -100,7 +100,7 @@ def test_the_jobs_are_listed_with_their_resources(tmp_path):
 
 def test_a_plan_refuses_what_the_call_refuses_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["experiment=ablate_embed", "seeds=[0]", "plan_only=true"]
+    words = ["experiment=pretrain_earth", "seeds=[0]", "plan_only=true"]
     assert main_command.main([*words, *SLURM]) == 1
     found = capsys.readouterr()
     assert "would submit 2 jobs" in found.out and "would train 3 of 3 runs" in found.out

@@ -18,7 +18,7 @@ from shunted_lab.study.states import other_runs, read_states
 
 
 def test_runs_go_seed_by_seed_so_that_pairs_are_complete_early():
-    runs = planned(compose(["experiment=ablate_embed", "seeds=[3,1]"]))
+    runs = planned(compose(["experiment=pretrain_earth", "seeds=[3,1]"]))
     assert [(run.seed, run.variant) for run in runs[:4]] == [
         (3, "non_overlapping"),
         (3, "overlapping"),
@@ -38,7 +38,7 @@ def test_finished_runs_are_skipped_and_a_new_seed_runs_only_itself(tmp_path, tra
 
 
 def compose_variants():
-    return list(compose(["experiment=ablate_embed"]).variants)
+    return list(compose(["experiment=pretrain_earth"]).variants)
 
 
 def test_what_cannot_change_the_result_does_not_run_it_again(tmp_path, trained):
@@ -120,7 +120,7 @@ def test_a_rerun_that_was_interrupted_goes_on_and_does_not_begin_again(tmp_path,
 def test_smoke_runs_have_a_study_of_their_own(tmp_path, trained):
     command(tmp_path, "seeds=[0]")
     experiment = experiment_of(tmp_path, "seeds=[0]", "smoke=true")
-    assert plan.study_folder(experiment.config).name == "ablate_embed-smoke"
+    assert plan.study_folder(experiment.config).name == "pretrain_earth-smoke"
     assert names(read_states(planned(experiment), None)) == ["missing"] * 3
 
 
@@ -131,7 +131,7 @@ def test_a_trial_holds_configuration_metrics_costs_origin_and_folder(tmp_path, t
     assert trial.value == 0.5  # the validation split, never the test split
     assert (attrs["variant"], attrs["seed"]) == ("non_overlapping", 4)
     assert attrs["costs"] == {"params": 1_000_000, "macs": 3, "macs_attention": 1}
-    result, folder = attrs["result"], tmp_path / "runs" / "ablate_embed" / attrs["folder"]
+    result, folder = attrs["result"], tmp_path / "runs" / "pretrain_earth" / attrs["folder"]
     assert result["metrics"]["test/top1"] == 0.4
     (origin,) = result["origins"]
     assert {"torch", "lightning", "optuna", "python"} <= origin["versions"].keys()
@@ -213,7 +213,7 @@ def test_many_workers_find_a_run_without_trying_all_that_others_have(tmp_path):
 
 def test_a_lost_database_is_filled_again_from_the_folders_of_the_plan(tmp_path, trained):
     command(tmp_path, "seeds=[0]")
-    for file in (tmp_path / "runs" / "ablate_embed").glob("study.db*"):
+    for file in (tmp_path / "runs" / "pretrain_earth").glob("study.db*"):
         file.unlink()
     assert names(command(tmp_path, "seeds=[0]")) == ["done"] * 3
     assert len(trained.all()) == 3 and len(trials(tmp_path)) == 3
@@ -223,6 +223,6 @@ def test_a_lost_database_is_filled_again_from_the_folders_of_the_plan(tmp_path, 
 def test_an_impossible_variant_fails_in_the_plan(smoke):
     from shunted_lab.config.schema import ConfigError
 
-    experiment = compose(["experiment=ablate_embed", "model.mlp=my_package.Mlp", f"smoke={smoke}"])
+    experiment = compose(["experiment=pretrain_earth", "model.mlp=my_package.Mlp", f"smoke={smoke}"])
     with pytest.raises(ConfigError, match=r"model\.mlp: .* module 'my_package' is neither"):
         planned(experiment)

@@ -31,7 +31,7 @@ def test_such_a_result_counts_as_a_failed_run_with_the_reason(tmp_path, one):
 
 
 def test_no_command_of_the_study_ends_with_it(tmp_path, one, capsys):
-    words = ["experiment=ablate_embed", f"runs_dir={tmp_path}/runs", "seeds=[0]", "launch.accelerator=cpu"]
+    words = ["experiment=pretrain_earth", f"runs_dir={tmp_path}/runs", "seeds=[0]", "launch.accelerator=cpu"]
     assert main([*words, "plan_only=true"]) == 0
     assert "failed" in capsys.readouterr().out
 

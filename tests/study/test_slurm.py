@@ -27,7 +27,7 @@ from shunted_lab.tasks.listener import RunListener
 submitit = pytest.importorskip("submitit", reason="pip install 'shunted_lab[cluster]'")
 
 WORDS = [
-    "experiment=ablate_embed",
+    "experiment=pretrain_earth",
     "launch=slurm",
     "launch.partition=gpu",
     "launch.nodes=3",
@@ -65,11 +65,11 @@ def work_of(folder, launch, todo=1):
 
 def test_the_script_asks_for_what_was_configured_word_by_word(cluster):
     said = []
-    work = work_of(cluster / "runs" / "ablate_embed", compose(WORDS).config.launch, todo=9)
+    work = work_of(cluster / "runs" / "pretrain_earth", compose(WORDS).config.launch, todo=9)
     assert not slurm.Slurm().run(work, said.append)  # launch.wait=false
-    assert said == [f"jobs 42_0, 42_1, 42_2; {cluster}/runs/ablate_embed/jobs"]
+    assert said == [f"jobs 42_0, 42_1, 42_2; {cluster}/runs/pretrain_earth/jobs"]
     script = (cluster / "script").read_text().strip()
-    logs = f"{cluster}/runs/ablate_embed/jobs/%A_%a_"
+    logs = f"{cluster}/runs/pretrain_earth/jobs/%A_%a_"
     with open(script) as file:
         lines = file.read().splitlines()
     assert lines[:-1] == [
@@ -82,7 +82,7 @@ def test_the_script_asks_for_what_was_configured_word_by_word(cluster):
         "#SBATCH --cpus-per-task=32",
         f"#SBATCH --error={logs}0_log.err",
         "#SBATCH --gpus-per-node=4",
-        "#SBATCH --job-name=ablate_embed",
+        "#SBATCH --job-name=pretrain_earth",
         "#SBATCH --mem=128GB",
         "#SBATCH --nodes=1",
         "#SBATCH --ntasks-per-node=1",
@@ -104,7 +104,7 @@ def test_the_script_asks_for_what_was_configured_word_by_word(cluster):
     step = "--nodes=1 --ntasks=1 --cpus-per-task=32 --overlap "
     command = f"srun --unbuffered --output {logs}%t_log.out --error {logs}%t_log.err {step}"
     assert lines[-1].startswith(command) and " -m submitit.core._submit " in lines[-1]
-    (pickled,) = (cluster / "runs" / "ablate_embed" / "jobs").glob("42_0_submitted.pkl")
+    (pickled,) = (cluster / "runs" / "pretrain_earth" / "jobs").glob("42_0_submitted.pkl")
     submission = submitit.core.utils.DelayedSubmission.load(pickled)
     assert submission.function.command[1:] == ["-m", "shunted_lab.worker", str(work.folder), "plan=1a2b"]
     assert submission._timeout_countdown == 5 and submission._timeout_min == 90
@@ -378,13 +378,13 @@ except SystemExit as error:
 
 @pytest.mark.slow
 def test_jobs_of_the_local_executor_share_a_study(tmp_path):
-    words = ["experiment=ablate_embed", "smoke=true", "seeds=[0]", "launch=slurm", "launch.executor=local"]
+    words = ["experiment=pretrain_earth", "smoke=true", "seeds=[0]", "launch=slurm", "launch.executor=local"]
     words += ["launch.gpus=0", "launch.nodes=2", "launch.threads=1", f"runs_dir={tmp_path}/runs"]
     command = [sys.executable, "-m", "shunted_lab.run", *words]
     found = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stdout + found.stderr
     assert len(list(tmp_path.glob("runs/*/*/seed0-*/result.json"))) == 3
-    logs = "".join(path.read_text() for path in tmp_path.glob("runs/ablate_embed-smoke/jobs/*_log.out"))
+    logs = "".join(path.read_text() for path in tmp_path.glob("runs/pretrain_earth-smoke/jobs/*_log.out"))
     assert (
         len(re.findall(r"\[\d/\d\] \w+, seed 0: val/top1 ", logs)) == 3
         and "(1)" in found.stdout

@@ -28,7 +28,7 @@ def slurm():
 @pytest.mark.slow
 def test_jobs_train_a_study_once_and_a_finished_one_submits_none(tmp_path, slurm, postgres):
     pytest.importorskip("submitit", reason="pip install 'shunted_lab[cluster]'")
-    words = ["experiment=ablate_embed", "smoke=true", "seeds=[0]", "launch=slurm", "launch.nodes=2", "launch.gpus=0"]
+    words = ["experiment=pretrain_earth", "smoke=true", "seeds=[0]", "launch=slurm", "launch.nodes=2", "launch.gpus=0"]
     words += ["launch.threads=1", f"study.storage={postgres}", f"runs_dir={tmp_path}/runs"]
 
     def command(*more):

@@ -65,8 +65,8 @@ def test_four_commands_train_200_runs_exactly_once_in_a_journal(tmp_path, traine
     _all_at_once(tmp_path, *words)
     assert len(trained.all()) == len(set(trained.all())) == 201
     assert len(complete_once(trials(tmp_path, *words))) == 201
-    assert (tmp_path / "runs" / "ablate_embed" / "study.journal").exists()
-    assert not (tmp_path / "runs" / "ablate_embed" / "study.db").exists()
+    assert (tmp_path / "runs" / "pretrain_earth" / "study.journal").exists()
+    assert not (tmp_path / "runs" / "pretrain_earth" / "study.db").exists()
 
 
 @pytest.mark.slow
@@ -75,7 +75,7 @@ def test_four_commands_train_200_runs_exactly_once_on_postgresql(tmp_path, train
     _all_at_once(tmp_path, *words)
     assert len(trained.all()) == len(set(trained.all())) == 201
     assert len(complete_once(trials(tmp_path, *words))) == 201
-    assert not (tmp_path / "runs" / "ablate_embed" / "study.db").exists()
+    assert not (tmp_path / "runs" / "pretrain_earth" / "study.db").exists()
 
 
 @pytest.mark.slow
@@ -145,21 +145,21 @@ def test_a_command_on_a_study_that_is_there_has_the_password(tmp_path, monkeypat
 
 def test_a_database_of_a_newer_schema_is_refused(tmp_path, trained):
     command(tmp_path, "seeds=[0]")
-    with sqlite3.connect(tmp_path / "runs" / "ablate_embed" / "study.db") as connection:
+    with sqlite3.connect(tmp_path / "runs" / "pretrain_earth" / "study.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'v99.0.0'")
     with pytest.raises(ConfigError, match=r"study\.db: .*no longer compatible with the table schema.*updating optuna"):
         _refuse(tmp_path)
 
 
 def test_a_database_that_is_none_is_refused(tmp_path):
-    (tmp_path / "runs" / "ablate_embed").mkdir(parents=True)
-    (tmp_path / "runs" / "ablate_embed" / "study.db").write_text("not a database, but long enough to be looked at")
+    (tmp_path / "runs" / "pretrain_earth").mkdir(parents=True)
+    (tmp_path / "runs" / "pretrain_earth" / "study.db").write_text("not a database, but long enough to be looked at")
     with pytest.raises(ConfigError, match=r"study\.db: is not a study of this version"):
         _refuse(tmp_path)
 
 
 def test_a_command_that_was_killed_before_it_had_made_the_study_leaves_nothing_in_the_way(tmp_path, trained):
-    home = make_home(tmp_path / "runs" / "ablate_embed", None)
+    home = make_home(tmp_path / "runs" / "pretrain_earth", None)
     storage.write_storage(home.folder / "study.db").engine.dispose()  # tables, and no study
     assert opened(experiment_of(tmp_path)) is None
     assert names(command(tmp_path, "seeds=[0]")) == ["done"] * 3
@@ -194,9 +194,9 @@ def _edit(path, **changes):
 
 def test_a_folder_of_another_version_is_refused_before_training(tmp_path, trained):
     command(tmp_path, "seeds=[0]")
-    for file in (tmp_path / "runs" / "ablate_embed").glob("study.db*"):
+    for file in (tmp_path / "runs" / "pretrain_earth").glob("study.db*"):
         file.unlink()
-    note = next(tmp_path.glob("runs/ablate_embed/overlapping/*/run.json"))
+    note = next(tmp_path.glob("runs/pretrain_earth/overlapping/*/run.json"))
     _edit(note, format=99, version="9.9")
     with pytest.raises(
         ConfigError, match=r"run\.json: format 99, written by shunted_lab 9\.9; this version reads format"
@@ -209,7 +209,7 @@ def test_a_folder_of_another_version_is_refused_before_training(tmp_path, traine
 
 
 def test_a_full_disk_is_refused_before_training(tmp_path, monkeypatch):
-    experiment = compose(["experiment=ablate_embed", f"runs_dir={tmp_path}/new"])
+    experiment = compose(["experiment=pretrain_earth", f"runs_dir={tmp_path}/new"])
     runs = planned(experiment)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(plan.shutil, "disk_usage", lambda folder: usage(0, 0, 70e6))
@@ -220,7 +220,7 @@ def test_a_full_disk_is_refused_before_training(tmp_path, monkeypatch):
 
 def test_a_runs_dir_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    experiment = compose(["experiment=ablate_embed", f"runs_dir={tmp_path}/file"])
+    experiment = compose(["experiment=pretrain_earth", f"runs_dir={tmp_path}/file"])
     with pytest.raises(ConfigError, match=r"runs_dir: .*file cannot be written: .*/file is not a folder"):
         plan.check_runs_dir(experiment.config)
     assert plan.check_runs_dir(compose(["experiment=train", f"runs_dir={tmp_path}/a/b"]).config) == tmp_path

@@ -33,7 +33,7 @@ variants:
 
 @pytest.fixture
 def other(tmp_path, monkeypatch):
-    """Another experiment, one of whose variants is a variant of ablate_embed under another name."""
+    """Another experiment, one of whose variants is a variant of pretrain_earth under another name."""
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "other.yaml").write_text(OTHER)
     monkeypatch.chdir(tmp_path)
@@ -47,7 +47,7 @@ def test_an_identical_run_of_another_experiment_is_taken_and_the_plan_says_so(tm
     command(tmp_path, "seeds=[0]")
     trained.clear()
     (line,) = twin_lines(other.config, planned(other))
-    assert line == f"1 run taken from {tmp_path}/runs/ablate_embed, which has trained the same: plain (seed 0)"
+    assert line == f"1 run taken from {tmp_path}/runs/pretrain_earth, which has trained the same: plain (seed 0)"
     states = command(tmp_path, experiment=other)
     assert names(states) == ["done"] * 2 and trained.all() == [("mine", 0)]
     folder = states[0].run.folder
@@ -65,7 +65,7 @@ def test_a_run_that_another_experiment_trains_just_now_is_waited_for(tmp_path, t
     until(lambda: ("plain", 0) in trained.all())
     mine = fork.Process(target=command, args=(tmp_path, "seeds=[0]"))
     mine.start()
-    until(lambda: any((tmp_path / "runs" / "ablate_embed").glob("workers/*")))
+    until(lambda: any((tmp_path / "runs" / "pretrain_earth").glob("workers/*")))
     time.sleep(0.5)
     assert trained.all() == [("plain", 0)], "it has claimed its run, and waits"
     (tmp_path / "go").touch()

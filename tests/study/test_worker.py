@@ -136,7 +136,7 @@ def test_devices_that_do_not_divide_the_batch_are_refused_by_hand(tmp_path, caps
 
 @pytest.mark.slow
 def test_the_command_keeps_two_workers_busy_and_survives_the_death_of_one(tmp_path):
-    words = ["experiment=ablate_embed", *SMALL, "recipe.epochs=30", "launch.devices=2", f"runs_dir={tmp_path}/runs"]
+    words = ["experiment=pretrain_earth", *SMALL, "recipe.epochs=30", "launch.devices=2", f"runs_dir={tmp_path}/runs"]
     words += ["launch.measure=false", "launch.pictures=false"]
     process = subprocess.Popen(
         [sys.executable, "-m", "shunted_lab.run", *words],

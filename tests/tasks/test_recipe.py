@@ -28,7 +28,7 @@ from shunted_lab.tasks.schedule import highest_rate, learning_rate
 from shunted_lab.tasks.train import make_module, make_trainer, train
 
 SMALL = [
-    "experiment=ablate_embed",
+    "experiment=pretrain_earth",
     "launch.accelerator=cpu",
     "launch.pictures=false",
     "data.batch_size=16",
@@ -115,7 +115,7 @@ def test_a_warm_up_that_hides_the_top_of_the_cosine_is_known_by_its_number():
 def test_the_plan_warns_of_a_rate_that_is_not_nearly_reached():
     from shunted_lab.study.plan import low_rates
 
-    words = ["experiment=ablate_embed", "recipe=paper", "data.batch_size=1024"]
+    words = ["experiment=pretrain_earth", "recipe=paper", "data.batch_size=1024"]
     assert low_rates(compose(words)) == low_rates(compose([*words, "recipe.epochs=30"])) == []
     assert low_rates(compose([*words, "recipe.epochs=10"])) == [
         "warning: recipe.warmup_epochs: 5 of 10 epochs; the learning rate reaches 0.0008, 80 % of 0.001 "

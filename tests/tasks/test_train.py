@@ -18,7 +18,7 @@ from shunted_lab.tasks.listener import RunListener
 from shunted_lab.tasks.predictions import read_predictions
 from shunted_lab.tasks.train import images_used, make_module, make_trainer, train
 
-SMALL = ["experiment=ablate_embed", "launch.accelerator=cpu", "launch.pictures=false", "data.batch_size=16"]
+SMALL = ["experiment=pretrain_earth", "launch.accelerator=cpu", "launch.pictures=false", "data.batch_size=16"]
 
 
 def variants(*words: str) -> dict[str, RunConfig]:

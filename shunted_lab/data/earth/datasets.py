@@ -21,9 +21,8 @@ from shunted_lab.config.recipe import RecipeConfig
 from shunted_lab.data.dataset import TransformedImages
 from shunted_lab.data.earth.tiles import (
     CLASS_NAMES,
-    STATS,
-    TILE,
     Tiles,
+    Tiling,
     blocks_of,
     find_map_tiles,
     find_tiles,
@@ -36,12 +35,12 @@ from shunted_lab.data.symmetry import apply_symmetry, draw_symmetry, needs_no_pi
 from shunted_lab.data.transforms import train_transform
 
 
-def earth_splits(image_size: int, recipe: RecipeConfig, seed: int) -> Splits:
-    """Training, validation and test tiles."""
-    tiles = find_tiles()
+def earth_splits(tiling: Tiling, image_size: int, recipe: RecipeConfig, seed: int) -> Splits:
+    """Training, validation and test tiles; a test tile's group is its block."""
+    tiles = find_tiles(tiling)
     train: Dataset = TileBatches(tiles["train"], image_size, recipe, seed)
     if not needs_no_pil(recipe):
-        transform = train_transform(recipe, image_size, "bicubic", STATS, fast=True)
+        transform = train_transform(recipe, image_size, "bicubic", tiling.stats, fast=True)
         train = TransformedImages(TileImages(tiles["train"]), tiles["train"].labels, transform, recipe, seed)  # type: ignore[arg-type]
     val, test = (TileBatches(tiles[split], image_size) for split in ("val", "test"))
     return Splits(train, val, test, CLASS_NAMES, test_groups=blocks_of(tiles["test"]))
@@ -75,7 +74,7 @@ class TileBatches(Dataset[tuple[Tensor, Any]]):
         self.image_size = image_size
         self.recipe = recipe
         self.seed = seed
-        self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in STATS)
+        self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in tiles.tiling.stats)
 
     def __len__(self) -> int:
         return len(self.tiles.labels)
@@ -84,7 +83,7 @@ class TileBatches(Dataset[tuple[Tensor, Any]]):
         drawn = [(key, 0) if isinstance(key, int) else (key[1], self._symmetry(key)) for key in keys]
         batch = np.stack([apply_symmetry(cut(self.tiles, index), which) for index, which in drawn])
         pixels = torch.from_numpy(batch).permute(0, 3, 1, 2)
-        if self.image_size != TILE:
+        if self.image_size != self.tiles.tiling.tile:
             pixels = F.interpolate(pixels, size=(self.image_size,) * 2, mode="bicubic", antialias=True)
         images = pixels.float().sub_(self.mean).div_(self.std)
         return images, self._targets(drawn)
@@ -107,9 +106,9 @@ class MapBatches(TileBatches):
 
 
 def cut(tiles: Tiles, index: int, source: np.ndarray | None = None) -> np.ndarray:
-    """(64, 64, 3) uint8, a view of the picture; or (64, 64) of another source of its size."""
-    y, x = int(tiles.y[index]), int(tiles.x[index])
-    return (picture() if source is None else source)[y : y + TILE, x : x + TILE]
+    """(tile, tile, 3) uint8, a view of the picture; or (tile, tile) of another source of its size."""
+    y, x, tile = int(tiles.y[index]), int(tiles.x[index]), tiles.tiling.tile
+    return (picture() if source is None else source)[y : y + tile, x : x + tile]
 
 
 @dataclass(frozen=True)

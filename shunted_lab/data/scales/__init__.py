@@ -37,6 +37,7 @@ class ScalesConfig(DataConfig):
     )
 
     synthetic: ClassVar[bool] = True
+    regions: ClassVar[str] = earth.REGIONS
     targets: ClassVar[tuple[str, ...]] = (
         "sizes",
         "label map",

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from shunted_lab.config.recipe import RecipeConfig
 from shunted_lab.config.schema import ConfigError
-from shunted_lab.data.earth.tiles import STATS
+from shunted_lab.data.earth.tiles import EARTH
 from shunted_lab.data.label_maps import LabelMaps
 from shunted_lab.data.module import Key, Splits
 from shunted_lab.data.objects import Objects, Truth, boxes_of, seed_of
@@ -77,7 +77,7 @@ class SceneBatches(Dataset[tuple[Tensor, Any]]):
         self.sizes = sizes
         self.recipe = recipe
         self.seed = seed
-        self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in STATS)
+        self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in EARTH.stats)
 
     def __len__(self) -> int:
         return len(self.sizes)
