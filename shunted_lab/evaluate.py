@@ -97,6 +97,11 @@ def compose_evaluate(overrides: Sequence[str], run: RunConfig | None = None) -> 
         given, own = getattr(config.model, name), getattr(run.model, name)
         if given != own:
             raise ConfigError(f"model.{name}: {given} differs from the run's, {own}; leave model=... out")
+    if config.data.splits_otherwise(run.data):
+        raise ConfigError(
+            f"data: {config.data.name} splits the same pictures otherwise than the run's, {run.data.name}, so its "
+            f"weights have seen test images; leave data=... out"
+        )
     return _for_task(config)
 
 

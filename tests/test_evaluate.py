@@ -413,6 +413,14 @@ def test_another_model_than_the_runs_is_refused(run, capsys):
     assert evaluate.main(same) == 0
 
 
+def test_tiles_that_were_trained_on_are_not_tested(run, capsys):
+    refused(
+        [f"checkpoint={run[0]}", "data=earth32"],
+        r"data: earth32 splits the same pictures otherwise than the run's, earth, so its weights have seen ",
+        capsys,
+    )
+
+
 def test_a_run_without_a_finished_epoch_is_refused(run, tmp_path, capsys):
     shutil.copy(run[0] / "run.json", tmp_path / "run.json")
     refused([f"checkpoint={tmp_path}"], "the run has not finished an epoch", capsys)

@@ -58,13 +58,18 @@ class DataConfig(ABC):
 
     synthetic: ClassVar[bool] = False  # stated wherever results are shown
     augments: ClassVar[tuple[str, ...]] = ()  # of `recipe.OF_DATA`, what it augments images by
-    regions: ClassVar[str] = ""  # how pictures are split that other data sets split, too; other regions, other splits
+    # How pictures are split that several data sets share: weights of one split do not test on another. "": not shared
+    regions: ClassVar[str] = ""
     targets: ClassVar[tuple[str, ...]] = ("label",)  # what each image can have; a task names one that it needs
 
     def __post_init__(self) -> None:
         # Strides reach 32 in the fourth stage.
         require(self.image_size >= 32, "data.image_size", self.image_size, "is too small for four stages: at least 32")
         at_least(1, "data", self, "batch_size")
+
+    def splits_otherwise(self, other: DataConfig) -> bool:
+        """Whether test images of one of both are training images of the other."""
+        return bool(self.regions and other.regions) and self.regions != other.regions
 
     def for_target(self, target: str) -> DataConfig:
         """The data set as a task sees it that needs `target`, one of `targets`: with these classes and splits.

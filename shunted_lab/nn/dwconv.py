@@ -36,11 +36,11 @@ def dwconv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     no value: for smaller maps oneDNN's backward pass takes its reference kernel, 3 to 15 times slower.
     """
     H, W = x.shape[-2], x.shape[-1]
-    groups = weight.shape[0]
-    if x.device.type != "cpu" or not torch.is_grad_enabled() or (H >= KERNEL and W >= KERNEL):
-        return F.conv2d(x, weight, bias, padding=KERNEL // 2, groups=groups)
-    x = F.pad(x, (0, max(0, KERNEL - W), 0, max(0, KERNEL - H)))
-    return F.conv2d(x, weight, bias, padding=KERNEL // 2, groups=groups)[:, :, :H, :W]
+    dim, kernel = weight.shape[0], weight.shape[-1]  # TorchScript knows no constants of a module
+    if x.device.type != "cpu" or not torch.is_grad_enabled() or (H >= kernel and W >= kernel):
+        return F.conv2d(x, weight, bias, padding=kernel // 2, groups=dim)
+    x = F.pad(x, [0, max(0, kernel - W), 0, max(0, kernel - H)])
+    return F.conv2d(x, weight, bias, padding=kernel // 2, groups=dim)[:, :, :H, :W]
 
 
 def residual_dwconv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -121,7 +121,7 @@ def _their_name(name: str, config: Config, begin: BeginWithConfig) -> str:
 
 def _check_split(name: str, ours: RunConfig, theirs: RunConfig, begin: BeginWithConfig) -> None:
     """Refuse weights that were trained on pictures which this run is tested on."""
-    if ours.data.regions and theirs.data.regions and ours.data.regions != theirs.data.regions:
+    if ours.data.splits_otherwise(theirs.data):
         raise ConfigError(
             f"begin_with: variants.{name}: data={ours.data.name} splits the same pictures otherwise than "
             f"data={theirs.data.name} of experiment={begin.experiment}, so its weights have seen test images; "

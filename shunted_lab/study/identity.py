@@ -34,16 +34,21 @@ def with_weights(config: RunConfig) -> RunConfig:
     tested with.
 
     Raises:
-        ConfigError: if there is no such file.
+        ConfigError: if there is no such file, or if it is of a run that was trained on images which this one tests.
     """
     given = config.model.checkpoint
     if given is None:
         return config
     try:
-        file = find_checkpoint(given)[1].absolute()
+        run, file = find_checkpoint(given)
     except ConfigError as error:
         raise ConfigError(f"{WEIGHTS}: {str(error).removeprefix('checkpoint: ')}") from None
-    return replace(config, model=replace(config.model, checkpoint=str(file)))
+    if run is not None and config.data.splits_otherwise(run.config.data):
+        raise ConfigError(
+            f"{WEIGHTS}: {given} was trained on data={run.config.data.name}, which splits the same pictures otherwise "
+            f"than data={config.data.name}, so its weights have seen test images"
+        )
+    return replace(config, model=replace(config.model, checkpoint=str(file.absolute())))
 
 
 def check_frozen(config: RunConfig) -> None:

@@ -140,6 +140,14 @@ def test_trained_elsewhere_then_here_at_another_size_and_for_other_classes(folde
     shown = evaluate.show([f"checkpoint={run}", "device=cpu"])
     result = json.loads((run / "result.json").read_text())
     assert shown["images"] == 8 and result["sizes"]["test"] == 8
+    # Other tiles of the same pictures are split otherwise: the weights have seen some that are tested there.
+    capsys.readouterr()
+    assert main(["experiment=train", *words, "data=earth32", f"model.checkpoint={before}"]) == 1
+    assert re.fullmatch(
+        rf"error: model\.checkpoint: {before}\S* was trained on data=earth, which splits the same pictures otherwise "
+        r"than data=earth32, so its weights have seen test images\n",
+        capsys.readouterr().err,
+    )
 
 
 # --- what it is known by ---------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ SPLITS = (
     ".Tv....TT.TTTT..........",
 )
 
-# The same for blocks of 7.5 degrees; half is test.
+# The same for blocks of 7.5 degrees; half is test. It was drawn in the same way, independently of the map above.
 FINE_SPLITS = (
     ".TTvvTTT.T.TTv.TTTT.Tv.v.TTT...T.TT.TTvT.T.T.T.v",
     ".T..TTTTTTT.T.v.vTT...T...TT..T..T..Tv...v.v..vT",
