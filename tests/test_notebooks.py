@@ -20,7 +20,7 @@ def studies(tmp_path_factory):
     folder = tmp_path_factory.mktemp("studies")
     words = {
         "ablation": ["experiment=ablate_embed", "seeds=[0,1]", *SMALL],
-        "search": ["experiment=search_rates", "search.trials=4", "search.pruner=null", *SMALL],
+        "search": ["experiment=search_rates", "search.trials=4", *SMALL],
         "segmentation": ["experiment=segment_earth", "begin_with=null", "seeds=[0,1]", *SMALL],
         "detection": ["experiment=detect_scales", f"data.cache={folder}/cache", "seeds=[0]", *SMALL, *SCENES, *TWO],
         "scales": ["experiment=train", "data=scales", "seeds=[0]", f"data.cache={folder}/cache", *SMALL, *SCENES],

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shunted_lab.nn.convolution import PatchConv
 from shunted_lab.nn.layout import Grid, pad_to_multiple, to_map, to_tokens
 from shunted_lab.nn.linear import Linear
 from shunted_lab.nn.registry import AGGREGATION
@@ -24,7 +25,7 @@ class ConvAggregation(nn.Module):
     def __init__(self, dim: int, rate: int, gelu: bool = True):
         super().__init__()
         self.rate = rate
-        self.conv = nn.Conv2d(dim, dim, rate, rate)
+        self.conv = PatchConv(dim, dim, rate)
         self.norm = nn.LayerNorm(dim, eps=1e-5)
         self.act = nn.GELU() if gelu else nn.Identity()
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shunted_lab.nn.aggregation import ConvAggregation, FixedPooling
-from shunted_lab.nn.dwconv import DWConv, ResidualDWConv
+from shunted_lab.nn.convolution import DWConv, ResidualDWConv
 from shunted_lab.nn.initial import place_seed, seeded
 from shunted_lab.nn.layout import Grid, to_map, to_tokens
 from shunted_lab.nn.linear import Linear

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from shunted_lab.nn.convolution import PatchConv
 from shunted_lab.nn.layout import Grid, pad_to_multiple, to_tokens
 from shunted_lab.nn.registry import DOWNSAMPLE, PATCH_EMBED, ComponentError
 
@@ -58,7 +59,7 @@ class ConvStem(nn.Module):
                 conv = nn.Conv2d(in_chans, embed_dim, 7, 2, 3, bias=False)
             layers += [conv, nn.BatchNorm2d(embed_dim), nn.ReLU(inplace=True)]
         self.conv = nn.Sequential(*layers)
-        self.proj = nn.Conv2d(embed_dim, embed_dim, 2, 2)
+        self.proj = PatchConv(embed_dim, embed_dim, 2)
         self.norm = nn.LayerNorm(embed_dim, eps=1e-5)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:

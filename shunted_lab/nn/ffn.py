@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from shunted_lab.nn.dwconv import DWConv, ResidualDWConv
+from shunted_lab.nn.convolution import DWConv, ResidualDWConv
 from shunted_lab.nn.layout import Grid, to_map, to_tokens
 from shunted_lab.nn.linear import Linear
 from shunted_lab.nn.registry import MLP

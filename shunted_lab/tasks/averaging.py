@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Averages(WeightAveraging):
@@ -21,10 +23,16 @@ class Averages(WeightAveraging):
     """
 
     def __init__(self, decay: float):
-        def average(averaged: Tensor, current: Tensor, updates: Tensor) -> Tensor:
-            return decay * averaged + (1 - decay) * current if current.is_floating_point() else current
+        average = get_ema_multi_avg_fn(decay)
 
-        super().__init__(avg_fn=average)
+        def average_or_copy(averaged: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+            """Of tensors of one type; all at once, where one at a time takes a tenth of a small model's step."""
+            if averaged[0].is_floating_point():
+                average(averaged, current, updates)
+            else:
+                torch._foreach_copy_(averaged, current)
+
+        super().__init__(multi_avg_fn=average_or_copy)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, task: L.LightningModule, *args: Any) -> None:
         if trainer.state.fn == TrainerFn.FITTING:

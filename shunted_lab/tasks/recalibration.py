@@ -18,7 +18,8 @@ from shunted_lab.tasks.base import TaskModule
 
 
 class Recalibration(Callback):
-    """Before each validation, computes the statistics of BatchNorm from `batches` batches of training images.
+    """Before each validation, computes the statistics of BatchNorm from `batches` batches of training images, at most
+    those of the epoch.
 
     The running averages of the training belong to weights that have changed since, and averaged weights
     (`recipe.ema`) never saw a batch ("precise BN", Wu and Johnson, arXiv 2105.07576, section 3). The batches are the
@@ -38,7 +39,7 @@ class Recalibration(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageData)
         with _cumulative(layers), torch.no_grad():
-            for images, targets in data.first_batches(self.batches):
+            for images, targets in data.first_batches(min(self.batches, int(trainer.num_training_batches))):
                 images, targets = trainer.strategy.batch_to_device((images, targets), task.device)
                 with trainer.precision_plugin.forward_context():
                     task.net(*task.task.inputs(images, targets))

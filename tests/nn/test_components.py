@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from shunted_lab.config.groups import PRESETS
 from shunted_lab.nn import AGGREGATION, MLP, PATCH_EMBED, ComponentError, Pyramid, init_weights, linear
 from shunted_lab.nn.attention import SSA, spread_rates
-from shunted_lab.nn.dwconv import DWConv, ResidualDWConv
+from shunted_lab.nn.convolution import DWConv, PatchConv, ResidualDWConv
 from shunted_lab.nn.linear import Linear
 from shunted_lab.nn.pyramid import DropPath
 
@@ -193,16 +193,31 @@ def test_a_depthwise_convolution_of_any_grid_is_as_written(residual, dtype, grid
     conv = (ResidualDWConv if residual else DWConv)(6).to(dtype)
     x = torch.randn(2, 6, *grid, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
     plain = F.conv2d(x, conv.weight, conv.bias, padding=1, groups=6) + (x if residual else 0)
-    tolerance = {torch.float64: {"rtol": 1e-12, "atol": 1e-12}, torch.bfloat16: {"rtol": 2e-2, "atol": 2e-2}}.get(
-        dtype, {}
-    )
+    same_with_gradients(conv, x, plain)
+
+
+@pytest.mark.parametrize(("rate", "grid"), [(2, (4, 6)), (4, (4, 4)), (8, (16, 8)), (1, (3, 5))])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_a_convolution_of_patches_is_as_written(layout, dtype, rate, grid):
+    conv = PatchConv(6, 8, rate).to(dtype)
+    x = torch.randn(2, 6, *grid, dtype=dtype).to(memory_format=layout).requires_grad_()
+    same_with_gradients(conv, x, F.conv2d(x, conv.weight, conv.bias, stride=rate))
+
+
+def same_with_gradients(conv, x, plain):
+    """conv(x) is `plain`, in training and in inference, and so are the gradients of both."""
+    tolerances = {torch.float64: {"rtol": 1e-12, "atol": 1e-12}, torch.bfloat16: {"rtol": 2e-2, "atol": 2e-2}}
+    tolerance = tolerances.get(x.dtype, {"rtol": 1e-5, "atol": 1e-5})
     torch.testing.assert_close(conv(x), plain, **tolerance)
     with torch.no_grad():
         torch.testing.assert_close(conv(x), plain, **tolerance)
-    expected = torch.autograd.grad(plain.square().sum(), [x, conv.weight, conv.bias])
-    found = torch.autograd.grad(conv(x).square().sum(), [x, conv.weight, conv.bias])
+    along = torch.randn_like(plain)
+    expected = torch.autograd.grad(plain, [x, conv.weight, conv.bias], along)
+    found = torch.autograd.grad(conv(x), [x, conv.weight, conv.bias], along)
+    tolerance |= {"atol": 10 * tolerance["atol"]}  # sums over the batch and the map
     for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(a, b, **tolerance)
 
 
 @pytest.mark.parametrize("bias", [True, False])

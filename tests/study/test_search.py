@@ -462,7 +462,7 @@ def test_a_search_has_a_page_with_its_figures(tmp_path, trained, monkeypatch, ca
 
     monkeypatch.setattr(training, "train", train)
     monkeypatch.setattr(slots_module, "CONTEXT", "fork")
-    words = ["experiment=search_rates", f"runs_dir={tmp_path}/runs", "search.trials=8", "search.pruner=null"]
+    words = ["experiment=search_rates", f"runs_dir={tmp_path}/runs", "search.trials=8"]
     assert command.main(words) == 0
     folder = tmp_path / "runs" / "search_rates"
     page = (folder / "report" / "index.html").read_text(encoding="utf-8")

@@ -66,9 +66,11 @@ def test_each_source_has_its_own_seed_in_training(tmp_path, monkeypatch):
     assert torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])
 
 
-@pytest.mark.parametrize("ema", ["null", "0.9"])
-def test_statistics_are_those_of_the_weights_that_are_tested(tmp_path, ema):
-    run = config("recipe.recalibrate_bn=2", f"recipe.ema={ema}", "model.patch_embed=conv_stem1", "recipe.epochs=2")
+@pytest.mark.parametrize(("ema", "batches"), [("null", 2), ("0.9", 2), ("0.9", 100)])
+def test_statistics_are_those_of_the_weights_that_are_tested(tmp_path, ema, batches):
+    """Of so many batches, or of all that an epoch has (three)."""
+    words = [f"recipe.ema={ema}", "model.patch_embed=conv_stem1", "recipe.epochs=2"]
+    run = config(f"recipe.recalibrate_bn={batches}", *words)
     result = train(run, tmp_path)
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     module = make_module(run, [str(i) for i in range(9)])
@@ -83,12 +85,12 @@ def test_statistics_are_those_of_the_weights_that_are_tested(tmp_path, ema):
         layer.momentum = None
         layer.train()
     with torch.no_grad():
-        for images, _ in itertools.islice(data.train_dataloader(), 2):
+        for images, _ in itertools.islice(data.train_dataloader(), min(batches, 3)):
             module.net(images)
     assert layers, "the stem has BatchNorm"
     for layer, (mean, var) in zip(layers, found, strict=True):
         assert torch.allclose(layer.running_mean, mean, atol=1e-6) and torch.allclose(layer.running_var, var, atol=1e-5)
-    plain = train(config(f"recipe.ema={ema}", "model.patch_embed=conv_stem1", "recipe.epochs=2"), tmp_path / "plain")
+    plain = train(config(*words), tmp_path / "plain")
     assert plain["metrics"]["test/loss"] != result["metrics"]["test/loss"]
     if ema == "null":
         trained = torch.load(tmp_path / "plain" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
