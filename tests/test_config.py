@@ -82,7 +82,7 @@ def test_variants_differ_in_what_they_name_and_in_nothing_else():
 
 
 def test_paper_scale_ignores_the_command_line_but_keeps_the_variants():
-    paper = compose([*BASE, "model.depths=[1,1,1,1]"]).paper
+    paper = compose(["experiment=ablate_embed", "model.depths=[1,1,1,1]"]).paper
     assert paper["overlapping"].model.depths == [2, 4, 12, 1]
     assert paper["overlapping"].model.patch_embed == "overlapping"
 
@@ -96,7 +96,7 @@ def test_a_variant_can_choose_a_preset(own):
 
 def test_a_file_in_the_working_directory_wins(own):
     own("baseline: a\nvariants: {a: {}}", name="ablate_embed")
-    assert list(compose(BASE).variants) == ["a"]
+    assert list(compose(["experiment=ablate_embed"]).variants) == ["a"]
     assert "train" in experiment_files()
 
 

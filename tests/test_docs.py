@@ -309,7 +309,7 @@ def test_the_quick_start_runs_as_it_stands(workplace):
     folder, done = workplace
     assert len(done) >= 8 and [words for words, status in done if status != 0] == []
     seeds = {path.parent.name.partition("-")[0] for path in folder.glob("runs/ablate_embed/conv_stem/*/result.json")}
-    assert seeds == {f"seed{i}" for i in range(5)}
+    assert seeds == {f"seed{i}" for i in range(10)}
     for name in ("ablate_embed", "ablate_embed-smoke", "two_rates"):
         assert (folder / "runs" / name / "table.tex").stat().st_size
         assert (folder / "runs" / name / "report" / "index.html").stat().st_size

@@ -35,8 +35,11 @@ def test_every_ablation_trains_its_variants(tmp_path, name):
 def test_help_lists_groups_choices_and_every_key(tmp_path):
     found = run("--help", cwd=tmp_path)
     assert found.returncode == 0 and found.stderr == ""
-    assert re.search(r"^  model +shunted_t, shunted_s, shunted_b, shunted_lite, pvt_v2_b0, ", found.stdout, re.M)
-    data = "earth, scales, imagenet, inat2018, inat2019, folder, shards, ade20k, coco, segmentation_folder, cifar100"
+    assert re.search(
+        r"^  model +shunted_t, shunted_s, shunted_b, shunted_lite, shunted_mini, pvt_v2_b0, ", found.stdout, re.M
+    )
+    data = "earth, earth32, scales, imagenet, inat2018, inat2019, folder, shards, ade20k, coco, segmentation_folder, "
+    data += "cifar100"
     assert re.search(rf"^  data +{data}$", found.stdout, re.M)
     assert re.search(r"^  experiment .*ablate_embed", found.stdout, re.M)
     for line in (
@@ -66,7 +69,7 @@ def test_a_users_mistake_is_one_line_and_status_1(tmp_path, words, message):
 def test_plan_only_prints_the_plan_and_writes_nothing(tmp_path):
     found = run("experiment=ablate_embed", "plan_only=true", "seeds=[0,4]", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
-    assert re.search(r"conv_stem .*\d\.\d\d .*0\.\d{3} .*missing .*missing", found.stdout)
+    assert re.search(r"conv_stem .*0\.\d{3} .*0\.00\d{3} .*missing .*missing", found.stdout)
     assert "0 of 6 runs done" in found.stdout and "seed 4" in found.stdout
     assert list(tmp_path.iterdir()) == []
 

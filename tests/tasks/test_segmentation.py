@@ -215,13 +215,13 @@ def test_images_and_labels_are_turned_together(words):
 
 
 def test_tiles_of_earth_that_are_evaluated_do_not_overlap_and_share_no_pixel_with_training():
-    from shunted_lab.data.earth.tiles import TILE, blocks_of, find_map_tiles
+    from shunted_lab.data.earth.tiles import EARTH, blocks_of, find_map_tiles
 
     tiles = find_map_tiles()
     seen = {split: np.zeros((2700, 5400), np.uint8) for split in tiles}
     for split, of in tiles.items():
         for y, x in zip(of.y, of.x, strict=True):
-            seen[split][y : y + TILE, x : x + TILE] += 1
+            seen[split][y : y + EARTH.tile, x : x + EARTH.tile] += 1
         assert np.array_equal(of.labels, blocks_of(of))
     assert seen["test"].max() == seen["val"].max() == 1
     assert not ((seen["train"] > 0) & ((seen["test"] > 0) | (seen["val"] > 0))).any()
