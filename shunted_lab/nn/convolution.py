@@ -45,9 +45,9 @@ class PatchConv(nn.Conv2d):
 def dwconv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """DWConv(x), (B, C, H, W) -> (B, C, H, W).
 
-    For maps that are smaller than the kernel, oneDNN's backward pass takes its reference kernel, 3 to 15 times slower.
-    In training on a CPU a map of one pixel is therefore multiplied by the kernel's centre, and another small map is
-    enlarged by zeros to the kernel's size; neither changes a value.
+    For maps that are smaller than the kernel, oneDNN's backward pass takes its reference kernel. In training on a CPU a
+    map of one pixel is therefore multiplied by the kernel's centre (30 times faster), and another small map is enlarged
+    by zeros to the kernel's size (5 times faster); neither changes a value (docs/benchmarks.md).
     """
     H, W = x.shape[-2], x.shape[-1]
     dim, kernel = weight.shape[0], weight.shape[-1]  # TorchScript knows no constants of a module
@@ -77,8 +77,8 @@ def residual_dwconv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def patch_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Conv2d with kernel = stride = r, (B, C, H, W) -> (B, C', H / r, W / r), channels last in memory on a CPU.
 
-    In training on a CPU it is a linear layer of whole patches: oneDNN's backward pass of the convolution is slower, by
-    a tenth for the maps of an image of 224 pixels and up to 4 times for those of an image of 32 pixels.
+    In training on a CPU it is a linear layer of whole patches: 1.0 to 1.4 times as fast as the convolution for the maps
+    of an image of 224 pixels, and 1.9 to 3.6 times for those of an image of 32 pixels (docs/benchmarks.md).
     """
     rate = weight.shape[-1]
     if x.device.type != "cpu" or not torch.is_grad_enabled():
