@@ -36,7 +36,7 @@ are in runs_dir/NAME. A value with spaces or brackets is quoted for the shell: '
 
   python -m shunted_lab.run experiment=ablate_embed
   python -m shunted_lab.run experiment=ablate_embed smoke=true
-  python -m shunted_lab.run experiment=ablate_embed plan_only=true seeds=[0,1,2,3,4,5,6,7]
+  python -m shunted_lab.run experiment=ablate_embed plan_only=true seeds=[0,1,2,3,4,5,6,7,8,9]
   python -m shunted_lab.run experiment=ablate_embed only=conv_stem
   python -m shunted_lab.run experiment=search_rates launch.devices=2
   python -m shunted_lab.run experiment=ablate_embed model=shunted_s recipe=paper data=imagenet data.root=/data/imagenet

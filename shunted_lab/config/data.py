@@ -58,7 +58,8 @@ class DataConfig(ABC):
 
     synthetic: ClassVar[bool] = False  # stated wherever results are shown
     augments: ClassVar[tuple[str, ...]] = ()  # of `recipe.OF_DATA`, what it augments images by
-    # How pictures are split that several data sets share: weights of one split do not test on another. "": not shared
+    # Names the split of pictures that several data sets share: weights trained on one split are not tested on another.
+    # Empty: no other data set has these pictures.
     regions: ClassVar[str] = ""
     targets: ClassVar[tuple[str, ...]] = ("label",)  # what each image can have; a task names one that it needs
 
@@ -68,7 +69,7 @@ class DataConfig(ABC):
         at_least(1, "data", self, "batch_size")
 
     def splits_otherwise(self, other: DataConfig) -> bool:
-        """Whether test images of one of both are training images of the other."""
+        """Whether both have the same pictures in different splits, so that one tests what the other trains on."""
         return bool(self.regions and other.regions) and self.regions != other.regions
 
     def for_target(self, target: str) -> DataConfig:

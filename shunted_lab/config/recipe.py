@@ -231,7 +231,7 @@ LITE_RECIPE = RecipeConfig(
 )
 
 # Chosen for the least spread between seeds in the time of a table (experiments/LOG.md, 2026-11-27 and 2026-11-28). All
-# 86 batches of an epoch of earth32 recalibrate BatchNorm: with ten, the accuracy of a run depends on which by a point.
+# 86 batches of an epoch of earth32 recalibrate BatchNorm: which ten are taken moves the accuracy of a run by a point.
 MINI_RECIPE = dataclasses.replace(LITE_RECIPE, name="mini", epochs=8, lr=2e-3, ema=0.99, recalibrate_bn=100)
 
 # ConvNeXt's fine-tuning of models that were trained on the same images (arXiv 2201.03545, appendix A; `TRAINING.md` of

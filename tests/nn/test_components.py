@@ -186,6 +186,20 @@ def test_detail_specific_without_its_convolution_is_a_plain_mlp():
     torch.testing.assert_close(detail(x, (3, 4)), plain(x, (3, 4)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_residual_convolution_is_the_sum_as_written(dtype):
+    """Exactly, but in float32, where the identity is added to the kernel."""
+    conv = ResidualDWConv(6).to(dtype)
+    x = torch.randn(2, 6, 5, 7, dtype=dtype, requires_grad=True)
+    plain = x + F.conv2d(x, conv.weight, conv.bias, padding=1, groups=6)
+    tolerance = {} if dtype == torch.float32 else {"rtol": 0, "atol": 0}
+    torch.testing.assert_close(conv(x), plain, **tolerance)
+    expected = torch.autograd.grad(plain.square().sum(), [x, conv.weight, conv.bias])
+    found = torch.autograd.grad(conv(x).square().sum(), [x, conv.weight, conv.bias])
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("grid", [(5, 7), (3, 3), (2, 2), (1, 1), (1, 5), (2, 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("residual", [True, False])

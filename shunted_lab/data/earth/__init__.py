@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,7 +22,7 @@ EARTH32_IDENTITY = "earth32-1"
 REGIONS = "blocks of 15 degrees"
 
 
-class Tiled(DataConfig, ABC):
+class Tiled(DataConfig):
     """What both tilings have in common: nine classes, and statistics of the training tiles."""
 
     def __post_init__(self) -> None:
